@@ -1,0 +1,226 @@
+//! The validated configuration: what the rest of Tollgate works with. Every default is filled in.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use api::{Mode, Protocol, Scheduler, StaticNeighbour, StaticRoute, Timeouts, ToaMode};
+
+/// A whole configuration file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[dataplane]`.
+    pub dataplane: Dataplane,
+    /// `[control]`.
+    pub control: Control,
+    /// `[[port]]`.
+    pub ports: Vec<Port>,
+    /// `[[local_pool]]`.
+    pub local_pools: Vec<LocalPool>,
+    /// `[[service]]`.
+    pub services: Vec<Service>,
+    /// `[[neighbour]]`.
+    pub static_neighbours: Vec<StaticNeighbour>,
+    /// `[[route]]`.
+    pub static_routes: Vec<StaticRoute>,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
+}
+
+/// `[dataplane]`: read at start only.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataplane {
+    /// How many workers.
+    pub workers: u16,
+    /// The CPUs for them, one each; empty: chosen by the dataplane.
+    pub cpus: Vec<u32>,
+    /// Memory for packet buffers and DPDK, in MiB.
+    pub memory_mib: u32,
+    /// Huge pages.
+    pub huge_pages: HugePages,
+    /// Idle behaviour.
+    pub idle: Idle,
+    /// Steering of packets to their owner.
+    pub steering: Steering,
+    /// Connections over all workers.
+    pub connections_max: u32,
+    /// Services at most.
+    pub services_max: u32,
+    /// Real servers at most, over all services.
+    pub real_servers_max: u32,
+    /// Packet buffers; 0: computed from queues and workers.
+    pub mbufs: u32,
+    /// The API's unix socket.
+    pub api_socket: PathBuf,
+    /// Makes two instances on one machine possible; DPDK's file prefix.
+    pub instance: String,
+    /// Punted packets per second and class that the kernel is shown at most.
+    pub punt_rate_limit: u32,
+    /// Fixed seed for hashes and port choice; `None`: random. For benches and golden tests.
+    pub seed: Option<u64>,
+    /// Further EAL arguments, passed through.
+    pub eal_args: Vec<String>,
+}
+
+/// Huge pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    /// Start fails without them.
+    Require,
+    /// Missing ones are reserved; if that fails the start goes on without, with a warning.
+    Prefer,
+    /// Not used.
+    Never,
+}
+
+/// What a worker without packets does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// Adaptive when workers share CPUs with others, else poll.
+    Auto,
+    /// Polls without pause.
+    Poll,
+    /// Backs off to short sleeps.
+    Adaptive,
+}
+
+/// How packets find their owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steering {
+    /// RSS where every port can do it, else software.
+    Auto,
+    /// The NIC's hash.
+    Rss,
+    /// The receiving worker hands over.
+    Software,
+}
+
+/// `[control]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Control {
+    /// Where `/metrics` is served; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Control's own socket, for `tollgate reload` and health in `tollgate services`.
+    pub socket: PathBuf,
+    /// Log filter, as in `RUST_LOG`.
+    pub log: String,
+    /// Whether VIPs, LIPs and port addresses are put on the kernel twins.
+    pub manage_addresses: bool,
+}
+
+/// `[[port]]`: a DPDK port and its kernel twin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Port {
+    /// The operator's name.
+    pub name: String,
+    /// PCI address or vdev (`net_...`).
+    pub device: Device,
+    /// Name of the kernel twin; `None`: no twin.
+    pub kernel_interface: Option<String>,
+    /// Addresses of the gateway itself on the twin, with prefix length.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Largest IP packet; `None`: the device's own.
+    pub mtu: Option<u16>,
+    /// Receive and transmit queues; `None`: as many as workers, if the device has them.
+    pub queues: Option<u16>,
+    /// Descriptors per receive queue.
+    pub rx_descriptors: u16,
+    /// Descriptors per transmit queue.
+    pub tx_descriptors: u16,
+    /// Promiscuous mode.
+    pub promiscuous: bool,
+}
+
+/// What drives a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Device {
+    /// A PCI address, e.g. 0000:01:00.0.
+    Pci(String),
+    /// A DPDK virtual device with arguments, e.g. `net_af_xdp,iface=eth1`; the dataplane adds a unique number to
+    /// the driver's name.
+    Vdev(String),
+}
+
+/// `[[local_pool]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LocalPool {
+    /// Its name.
+    pub name: String,
+    /// The port whose twin owns the addresses.
+    pub port: String,
+    /// The addresses; ranges and networks are expanded.
+    pub addresses: Vec<IpAddr>,
+    /// First and last local port.
+    pub ports: (u16, u16),
+}
+
+/// `[[service]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// VIP:vport.
+    pub listen: SocketAddr,
+    /// The port whose twin owns the VIP.
+    pub port: String,
+    /// Mode.
+    pub mode: Mode,
+    /// Scheduler.
+    pub scheduler: Scheduler,
+    /// Name of the local pool.
+    pub local_pool: String,
+    /// Client address to real servers.
+    pub toa: ToaMode,
+    /// Health check of its real servers; `None`: always up.
+    pub health_check: Option<HealthCheck>,
+    /// Timeouts; `None`: `[timeouts]`.
+    pub timeouts: Option<Timeouts>,
+    /// The real servers.
+    pub real_servers: Vec<RealServer>,
+}
+
+/// `[[service.real_server]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RealServer {
+    /// RIP:rport.
+    pub address: SocketAddr,
+    /// Weight, 0 to 65535.
+    pub weight: u16,
+    /// Its own check; `None`: the service's.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// `health_check = {…}`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// Port to ask; `None`: the real server's.
+    pub port: Option<u16>,
+    /// Time between two checks.
+    pub interval: Duration,
+    /// How long one check may take.
+    pub timeout: Duration,
+    /// Passes in a row that bring a server up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+}
+
+/// What a check asks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CheckKind {
+    /// A TCP handshake.
+    Tcp,
+    /// An HTTP/1.1 GET.
+    Http {
+        /// Path.
+        path: String,
+        /// Host header; `None`: the real server's address.
+        host: Option<String>,
+        /// Status codes that pass, as inclusive ranges.
+        status: Vec<(u16, u16)>,
+    },
+}
