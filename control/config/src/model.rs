@@ -188,7 +188,7 @@ pub struct RealServer {
     pub address: SocketAddr,
     /// Weight, 0 to 65535.
     pub weight: u16,
-    /// Its own check; `None`: the service's.
+    /// Its own check, or the service's if it has none of its own; `None`: always up.
     pub health_check: Option<HealthCheck>,
 }
 
@@ -224,3 +224,9 @@ pub enum CheckKind {
         status: Vec<(u16, u16)>,
     },
 }
+
+/// Descriptors per queue where a port sets none.
+pub const DESCRIPTORS_DEFAULT: u16 = 1024;
+
+/// Local ports where a pool sets none: all but the privileged ones.
+pub const LOCAL_PORTS_DEFAULT: (u16, u16) = (1024, 65_535);
