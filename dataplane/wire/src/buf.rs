@@ -37,6 +37,11 @@ pub trait PacketBuf {
     /// Cuts the frame to `len` bytes; no change when it is already as short.
     fn truncate(&mut self, len: usize);
 
+    /// The port that the frame came in on, numbered as the platform numbers its ports.
+    fn port(&self) -> u16 {
+        0
+    }
+
     /// The receive-side-scaling hash that the NIC computed, if it did.
     fn rss_hash(&self) -> Option<u32> {
         None
@@ -51,3 +56,141 @@ pub trait PacketBuf {
     #[inline(always)]
     fn prefetch_data(&self) {}
 }
+
+/// Room that [`HeapBuf::from_frame`] leaves at either end, as a DPDK mbuf's default headroom.
+pub const ROOM_DEFAULT: usize = 128;
+
+/// A packet on the heap: what tests, the simulator and the fuzzer give to the engine.
+///
+/// ```text
+/// |<- headroom ->|<- data ->|<- tailroom ->|
+/// ```
+#[derive(Clone, Debug)]
+pub struct HeapBuf {
+    storage: Vec<u8>,
+    start: usize,
+    end: usize,
+    port: u16,
+    rss_hash: Option<u32>,
+}
+
+impl HeapBuf {
+    /// A packet with this frame and [`ROOM_DEFAULT`] at either end.
+    #[must_use]
+    pub fn from_frame(frame: &[u8]) -> Self {
+        Self::with_room(frame, ROOM_DEFAULT, ROOM_DEFAULT)
+    }
+
+    /// A packet with this frame and so much room before and behind it.
+    #[must_use]
+    pub fn with_room(frame: &[u8], head: usize, tail: usize) -> Self {
+        let mut storage = vec![0; head + frame.len() + tail];
+        let end = head + frame.len();
+        storage[head..end].copy_from_slice(frame);
+        Self { storage, start: head, end, port: 0, rss_hash: None }
+    }
+
+    /// The same packet, come in on `port`.
+    #[must_use]
+    pub fn on_port(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+
+    /// The same packet, with the hash that a NIC would have computed.
+    #[must_use]
+    pub fn with_rss_hash(self, hash: u32) -> Self {
+        Self { rss_hash: Some(hash), ..self }
+    }
+
+    /// Puts another frame in this buffer's place, with `head` bytes of room before it; allocates only when the storage
+    /// is too small. For loops that must not allocate.
+    pub fn reload(&mut self, frame: &[u8], head: usize) {
+        let end = head + frame.len();
+        if self.storage.len() < end {
+            self.storage.resize(end, 0);
+        }
+        self.storage[head..end].copy_from_slice(frame);
+        (self.start, self.end) = (head, end);
+    }
+
+    /// A copy of the frame.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.data().to_vec()
+    }
+}
+
+impl PacketBuf for HeapBuf {
+    #[inline]
+    fn data(&self) -> &[u8] {
+        &self.storage[self.start..self.end]
+    }
+
+    #[inline]
+    fn data_mut(&mut self) -> &mut [u8] {
+        &mut self.storage[self.start..self.end]
+    }
+
+    #[inline]
+    fn headroom(&self) -> usize {
+        self.start
+    }
+
+    #[inline]
+    fn tailroom(&self) -> usize {
+        self.storage.len() - self.end
+    }
+
+    #[inline]
+    fn push_front(&mut self, len: usize) -> bool {
+        let room = len <= self.headroom();
+        if room {
+            self.start -= len;
+        }
+        room
+    }
+
+    #[inline]
+    fn pull_front(&mut self, len: usize) -> bool {
+        let enough = len <= self.end - self.start;
+        if enough {
+            self.start += len;
+        }
+        enough
+    }
+
+    #[inline]
+    fn push_back(&mut self, len: usize) -> bool {
+        let room = len <= self.tailroom();
+        if room {
+            self.end += len;
+        }
+        room
+    }
+
+    #[inline]
+    fn truncate(&mut self, len: usize) {
+        if len < self.end - self.start {
+            self.end = self.start + len;
+        }
+    }
+
+    #[inline]
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    #[inline]
+    fn rss_hash(&self) -> Option<u32> {
+        self.rss_hash
+    }
+}
+
+/// Equal when their frames are; room and metadata do not count.
+impl PartialEq for HeapBuf {
+    fn eq(&self, other: &Self) -> bool {
+        self.data() == other.data()
+    }
+}
+
+impl Eq for HeapBuf {}

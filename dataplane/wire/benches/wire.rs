@@ -1,0 +1,2 @@
+//! Criterion benches for parsing, checksums and option stripping.
+fn main() {}
