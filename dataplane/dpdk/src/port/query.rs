@@ -1,0 +1,210 @@
+//! What a port tells about itself.
+
+use super::{Link, Port, PortId, PortInfo, PortStats, all_ports, port_name, step_error};
+use crate::error::Error;
+use crate::{Eal, PortConfig, ffi};
+use dpdk_sys::{rte_eth_dev_info, rte_eth_rss_conf, rte_eth_rss_reta_entry64};
+use std::sync::Arc;
+
+/// Entries per group of a redirection table, as C passes it.
+const GROUP_LEN: usize = dpdk_sys::RTE_ETH_RETA_GROUP_SIZE as usize;
+
+/// The groups for a table of `size` entries, all of them asked for.
+pub(super) fn reta_groups(size: u16) -> Vec<rte_eth_rss_reta_entry64> {
+    let group = |index: usize| {
+        let entries = (usize::from(size) - index * GROUP_LEN).min(GROUP_LEN);
+        let mask = u64::MAX >> (GROUP_LEN - entries);
+        rte_eth_rss_reta_entry64 { mask, ..Default::default() }
+    };
+    (0..usize::from(size).div_ceil(GROUP_LEN)).map(group).collect()
+}
+
+impl Port {
+    /// What a port is and can do, without opening it.
+    pub fn probe_info(_eal: &Eal, id: PortId) -> Result<PortInfo, Error> {
+        let Some(name) = port_name(id) else {
+            return Err(Error::UnknownPortId {
+                id: id.0,
+                known: all_ports().filter_map(port_name).collect(),
+            });
+        };
+        let mut raw = rte_eth_dev_info::default();
+        // SAFETY: C fills the structure.
+        let ret = unsafe { dpdk_sys::rte_eth_dev_info_get(id.0, &mut raw) };
+        if ret != 0 {
+            return Err(step_error(&name, "unknown driver", "tell about itself", ret));
+        }
+        // SAFETY: the strings belong to the device and its driver, which exist while the port does.
+        let (device, driver, socket) = unsafe {
+            (
+                ffi::text(dpdk_sys::tg_device_name(raw.device)),
+                ffi::text(raw.driver_name),
+                dpdk_sys::rte_eth_dev_socket_id(id.0),
+            )
+        };
+        Ok(PortInfo {
+            name,
+            device,
+            driver,
+            if_index: raw.if_index,
+            max_rx_queues: raw.max_rx_queues,
+            max_tx_queues: raw.max_tx_queues,
+            numa_node: u32::try_from(socket).ok(),
+            reta_size: raw.reta_size,
+            rss_key_size: raw.hash_key_size,
+            rss_offloads: raw.flow_type_rss_offloads,
+            min_mtu: raw.min_mtu,
+            max_mtu: raw.max_mtu,
+            rx_desc_limits: (raw.rx_desc_lim.nb_min, raw.rx_desc_lim.nb_max),
+            tx_desc_limits: (raw.tx_desc_lim.nb_min, raw.tx_desc_lim.nb_max),
+        })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> PortId {
+        self.shared.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.shared.info.name
+    }
+
+    /// What was asked for and is missing; the caller logs it.
+    pub fn warnings(&self) -> &[String] {
+        &self.shared.warnings
+    }
+
+    /// What it is and can do.
+    pub fn info(&self) -> &PortInfo {
+        &self.shared.info
+    }
+
+    /// Its hardware address, as it was when the port was opened.
+    pub fn mac(&self) -> [u8; 6] {
+        self.shared.mac
+    }
+
+    /// Its MTU.
+    pub fn mtu(&self) -> u16 {
+        let mut mtu = 0;
+        // SAFETY: C writes the number. It cannot fail for a port that exists.
+        unsafe { dpdk_sys::rte_eth_dev_get_mtu(self.shared.id.0, &mut mtu) };
+        mtu
+    }
+
+    /// The state of its link, as the driver last saw it; down when the driver cannot tell.
+    pub fn link(&self) -> Link {
+        let mut link = dpdk_sys::tg_link::default();
+        // SAFETY: C fills the structure, or leaves its zeroes, which mean "down".
+        unsafe { dpdk_sys::tg_link_get(self.shared.id.0, &mut link) };
+        Link { up: link.up != 0, speed_mbps: link.speed_mbps, full_duplex: link.full_duplex != 0 }
+    }
+
+    /// Its counters; zeroes when the driver has none.
+    pub fn stats(&self) -> PortStats {
+        let mut raw = dpdk_sys::rte_eth_stats::default();
+        // SAFETY: C fills the structure, or leaves its zeroes; the driver's counters may be read from any thread.
+        unsafe { dpdk_sys::rte_eth_stats_get(self.shared.id.0, &mut raw) };
+        PortStats {
+            rx_packets: raw.ipackets,
+            tx_packets: raw.opackets,
+            rx_bytes: raw.ibytes,
+            tx_bytes: raw.obytes,
+            rx_missed: raw.imissed,
+            rx_errors: raw.ierrors,
+            tx_errors: raw.oerrors,
+            rx_nombuf: raw.rx_nombuf,
+        }
+    }
+
+    /// The driver's own counters by name; none when the driver has none.
+    pub fn xstats(&self) -> Vec<(String, u64)> {
+        let id = self.shared.id.0;
+        // SAFETY: without a buffer C only returns the number of counters.
+        let count = unsafe { dpdk_sys::rte_eth_xstats_get_names(id, std::ptr::null_mut(), 0) };
+        let count = usize::try_from(count).unwrap_or(0);
+        let mut names = vec![dpdk_sys::rte_eth_xstat_name::default(); count];
+        let mut values = vec![dpdk_sys::rte_eth_xstat::default(); count];
+        // SAFETY: both buffers have `count` elements, and C fills no more.
+        let (named, valued) = unsafe {
+            (
+                dpdk_sys::rte_eth_xstats_get_names(id, names.as_mut_ptr(), count as u32),
+                dpdk_sys::rte_eth_xstats_get(id, values.as_mut_ptr(), count as u32),
+            )
+        };
+        names.truncate(usize::try_from(named).unwrap_or(0));
+        values.truncate(usize::try_from(valued).unwrap_or(0));
+        let pair = |value: &dpdk_sys::rte_eth_xstat| {
+            let name = names.get(usize::try_from(value.id).ok()?)?;
+            // SAFETY: the driver terminates its names within the array.
+            Some((unsafe { ffi::text(name.name.as_ptr()) }, value.value))
+        };
+        values.iter().filter_map(pair).collect()
+    }
+
+    /// The key of its receive hash; `None` when it has no RSS, has it off, or hides the key.
+    pub fn rss_key(&self) -> Result<Option<Vec<u8>>, Error> {
+        let size = self.shared.info.rss_key_size;
+        let mut key = vec![0; usize::from(size)];
+        let mut conf =
+            rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: size, ..Default::default() };
+        if size == 0 {
+            return Ok(None);
+        }
+        // SAFETY: the structure points to a buffer of the length that it says, which is the driver's own.
+        let ret = unsafe { dpdk_sys::rte_eth_dev_rss_hash_conf_get(self.shared.id.0, &mut conf) };
+        if ret == -libc::ENOTSUP {
+            return Ok(None);
+        }
+        self.check("tell its RSS key", ret)?;
+        // A driver that has the function but not the key leaves the zeroes.
+        Ok((conf.rss_hf != 0 && key.iter().any(|byte| *byte != 0)).then_some(key))
+    }
+
+    /// The queue for each value of the low bits of the receive hash; `None` when it has no such table.
+    pub fn reta(&self) -> Result<Option<Vec<u16>>, Error> {
+        let size = self.shared.info.reta_size;
+        if size == 0 {
+            return Ok(None);
+        }
+        let mut table = reta_groups(size);
+        // SAFETY: the table has the groups that `size` entries need.
+        let ret = unsafe { dpdk_sys::rte_eth_dev_rss_reta_query(self.shared.id.0, table.as_mut_ptr(), size) };
+        if ret == -libc::ENOTSUP {
+            return Ok(None);
+        }
+        self.check("tell its redirection table", ret)?;
+        Ok(Some(table.iter().flat_map(|group| group.reta).take(usize::from(size)).collect()))
+    }
+
+    /// The NUMA node that it is attached to, if that is known.
+    pub fn numa_node(&self) -> Option<u32> {
+        self.shared.info.numa_node
+    }
+
+    /// Stops the port; [`Error::PortInUse`] while a queue of it still exists. Dropping the port and its queues stops
+    /// it too, and closes it.
+    pub fn stop(&self) -> Result<(), Error> {
+        if Arc::strong_count(&self.shared) > 1 {
+            return Err(Error::PortInUse { port: self.shared.info.name.clone() });
+        }
+        // SAFETY: no queue is left, so nobody sends or receives.
+        let ret = unsafe { dpdk_sys::rte_eth_dev_stop(self.shared.id.0) };
+        self.check("stop", ret)
+    }
+
+    fn check(&self, what: &str, ret: i32) -> Result<(), Error> {
+        if ret == 0 {
+            Ok(())
+        } else {
+            Err(step_error(&self.shared.info.name, &self.shared.info.driver, what, ret))
+        }
+    }
+}
+
+const _: () = {
+    const fn is_send_and_sync<T: Send + Sync>() {}
+    is_send_and_sync::<Port>();
+    is_send_and_sync::<PortConfig>();
+};
