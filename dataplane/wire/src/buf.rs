@@ -194,3 +194,34 @@ impl PartialEq for HeapBuf {
 }
 
 impl Eq for HeapBuf {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_grows_and_shrinks_within_its_room() {
+        let mut buf = HeapBuf::with_room(b"frame", 4, 2).on_port(3).with_rss_hash(7);
+        assert_eq!((buf.headroom(), buf.tailroom(), buf.port(), buf.rss_hash()), (4, 2, 3, Some(7)));
+        assert!(!buf.push_front(5) && !buf.push_back(3) && !buf.pull_front(6));
+        assert_eq!(buf.data(), b"frame");
+        assert!(buf.push_front(4) && buf.push_back(2));
+        assert_eq!((buf.headroom(), buf.tailroom(), buf.data().len()), (0, 0, 11));
+        assert_eq!(&buf.data()[4..9], b"frame");
+        assert!(buf.pull_front(4));
+        buf.truncate(5);
+        buf.truncate(6);
+        assert_eq!((buf.data(), buf.tailroom()), (&b"frame"[..], 2));
+        assert!(buf.pull_front(5) && buf.data().is_empty());
+    }
+
+    #[test]
+    fn a_reloaded_buffer_keeps_its_storage_where_that_is_large_enough() {
+        let mut buf = HeapBuf::from_frame(&[1; 60]);
+        let at = buf.data().as_ptr();
+        buf.reload(&[2; 50], ROOM_DEFAULT);
+        assert_eq!((buf.data(), buf.data().as_ptr()), (&[2; 50][..], at));
+        buf.reload(&[3; 2000], 10);
+        assert_eq!((buf.data(), buf.headroom()), (&[3; 2000][..], 10));
+    }
+}

@@ -1,1 +1,127 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::build::{EchoFrame, Ipv4Base, TcpFrame, TcpFrame6, documentation_v6};
+use crate::{icmpv6, ipv6};
+
+fn segment(payload_len: usize) -> Vec<u8> {
+    TcpFrame { payload: vec![0x55; payload_len], ..TcpFrame::default() }.to_vec()[14..].to_vec()
+}
+
+#[test]
+fn an_error_quotes_what_fits_576_bytes_and_has_a_valid_checksum() {
+    let original = segment(1460);
+    let mut out = [0; 1500];
+    let rest = rest_of_mtu(1400);
+    let len = error_v4(TYPE_UNREACHABLE, CODE_FRAGMENTATION_NEEDED, rest, &original, &mut out).unwrap();
+    assert_eq!(len, 576 - 20);
+    assert_eq!(out[8..len], original[..548]);
+    assert!(checksum::Sum::ZERO.bytes(&out[..len]).is_valid());
+    let header: &Header = crate::view(&out, 0).unwrap();
+    assert_eq!((header.kind, header.code, header.next_hop_mtu()), (3, 4, 1400));
+    assert!(header.is_error());
+}
+
+#[test]
+fn a_short_packet_is_quoted_whole_and_without_its_padding() {
+    let original = segment(0);
+    let padded = [&original[..], &[0xee; 6]].concat();
+    let mut out = [0; 1500];
+    assert_eq!(error_v4(TYPE_TIME_EXCEEDED, 0, U32::ZERO, &padded, &mut out), Some(8 + 40));
+    assert_eq!(out[8..48], original[..]);
+}
+
+#[test]
+fn an_error_that_cannot_quote_enough_is_not_made() {
+    let original = segment(100);
+    assert_eq!(error_v4(3, 1, U32::ZERO, &original, &mut [0; 8 + 28]), Some(36));
+    assert_eq!(error_v4(3, 1, U32::ZERO, &original, &mut [0; 8 + 27]), None);
+    assert_eq!(error_v4(3, 1, U32::ZERO, &original, &mut [0; 7]), None);
+    assert_eq!(error_v4(3, 1, U32::ZERO, &original[..27], &mut [0; 100]), Some(8 + 27), "all that there is");
+    assert_eq!(error_v4(3, 1, U32::ZERO, &original[..19], &mut [0; 100]), None);
+    assert_eq!(error_v4(3, 1, U32::ZERO, &[0x60; 40], &mut [0; 100]), None);
+}
+
+#[test]
+fn errors_are_answered_to_one_sender_about_a_first_fragment_that_is_no_error() {
+    assert!(may_answer_v4(&segment(10)));
+    let echo = |kind| EchoFrame { kind, ..EchoFrame::default() }.to_vec()[14..].to_vec();
+    assert!(may_answer_v4(&echo(TYPE_ECHO_REQUEST)));
+    for kind in
+        [TYPE_UNREACHABLE, TYPE_REDIRECT, TYPE_TIME_EXCEEDED, TYPE_PARAMETER_PROBLEM, TYPE_SOURCE_QUENCH]
+    {
+        assert!(!may_answer_v4(&echo(kind)), "type {kind}");
+    }
+    let ip = |ip: Ipv4Base| ip.frame(&[0; 20])[14..].to_vec();
+    assert!(!may_answer_v4(&ip(Ipv4Base { dst: U32::new(0xe000_0001), ..Ipv4Base::default() })), "multicast");
+    assert!(!may_answer_v4(&ip(Ipv4Base { dst: U32::MAX_VALUE, ..Ipv4Base::default() })), "broadcast");
+    assert!(!may_answer_v4(&ip(Ipv4Base { src: U32::ZERO, ..Ipv4Base::default() })), "from nobody");
+    assert!(
+        !may_answer_v4(&ip(Ipv4Base { flags_fragment: U16::new(7), ..Ipv4Base::default() })),
+        "a later fragment"
+    );
+    let cut = ip(Ipv4Base { protocol: ipv4::PROTO_ICMP, ..Ipv4Base::default() });
+    assert!(!may_answer_v4(&cut[..20]), "an ICMP message whose type is cut off");
+    assert!(!may_answer_v4(&[]));
+}
+
+#[test]
+fn an_icmpv6_error_fits_the_least_mtu_and_has_a_valid_checksum() {
+    let frame =
+        TcpFrame6 { tcp: TcpFrame { payload: vec![7; 1400], ..TcpFrame::default() }, ..TcpFrame6::default() };
+    let original = &frame.to_vec()[14..];
+    assert!(icmpv6::may_answer_v6(icmpv6::TYPE_PACKET_TOO_BIG, original));
+    let (src, dst) = (documentation_v6(9), documentation_v6(1));
+    let mut out = [0; 2000];
+    let message = (icmpv6::TYPE_PACKET_TOO_BIG, 0, U32::new(1400));
+    let len = icmpv6::error_v6(message, (&src, &dst), original, &mut out).unwrap();
+    assert_eq!(len + ipv6::HEADER_LEN, ipv6::MTU_MIN);
+    assert_eq!(out[8..len], original[..len - 8]);
+    let sum = checksum::pseudo_v6(&src, &dst, ipv4::PROTO_ICMPV6, U32::new(len as u32)).bytes(&out[..len]);
+    assert!(sum.is_valid());
+    assert_eq!(icmpv6::error_v6(message, (&src, &dst), original, &mut [0; 8 + 47]), None);
+}
+
+#[test]
+fn icmpv6_errors_are_not_answered_with_errors() {
+    let packet = |next: u8, dst: [u8; 16], payload: &[u8]| {
+        let header = crate::build::ipv6_header(documentation_v6(1), dst, (next, 64), payload.len());
+        [header.as_bytes(), payload].concat()
+    };
+    let (one, group) = (documentation_v6(2), [0xff; 16]);
+    let unreachable = icmpv6::TYPE_UNREACHABLE;
+    assert!(!icmpv6::may_answer_v6(unreachable, &packet(58, one, &[1, 0, 0, 0])));
+    assert!(!icmpv6::may_answer_v6(unreachable, &packet(58, one, &[137, 0, 0, 0])));
+    assert!(!icmpv6::may_answer_v6(unreachable, &packet(58, one, &[])));
+    assert!(icmpv6::may_answer_v6(unreachable, &packet(58, one, &[128, 0, 0, 0])));
+    assert!(!icmpv6::may_answer_v6(unreachable, &packet(17, group, &[0; 8])));
+    assert!(icmpv6::may_answer_v6(icmpv6::TYPE_PACKET_TOO_BIG, &packet(17, group, &[0; 8])));
+}
+
+proptest! {
+    #[test]
+    fn errors_about_noise_are_valid_or_not_made(
+        mut original in prop::collection::vec(any::<u8>(), 0..700),
+        version_ihl in 0x43u8..0x50,
+        room in 0usize..700,
+    ) {
+        if let Some(first) = original.first_mut() {
+            *first = version_ihl;
+        }
+        let mut out = vec![0xaa; room];
+        let _ = may_answer_v4(&original);
+        if let Some(len) = error_v4(TYPE_UNREACHABLE, 1, U32::ZERO, &original, &mut out) {
+            prop_assert!(len <= room && len <= HEADER_LEN + QUOTE_LEN_MAX);
+            prop_assert!(checksum::Sum::ZERO.bytes(&out[..len]).is_valid());
+            prop_assert_eq!(&out[8..len], &original[..len - 8]);
+            prop_assert!(out[len..].iter().all(|byte| *byte == 0xaa));
+        }
+    }
+
+    #[test]
+    fn icmpv6_errors_about_noise_do_not_panic(original in prop::collection::vec(any::<u8>(), 0..100), room in 0usize..100) {
+        let (src, dst) = (documentation_v6(9), documentation_v6(1));
+        let _ = icmpv6::may_answer_v6(1, &original);
+        let _ = icmpv6::error_v6((1, 0, U32::ZERO), (&src, &dst), &original, &mut vec![0; room]);
+    }
+}

@@ -333,4 +333,4 @@ fn fill_with_nop(bytes: &mut [u8], offset: usize) -> Delta {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
