@@ -1,1 +1,32 @@
-//! (to be written)
+//! The test bed: network namespaces, veths, processes in them, and whole rigs made of these.
+//!
+//! A [`Rig`] is the network that the demo and the end-to-end tests use: clients, a gateway whose two ports DPDK
+//! drives, and nginx real servers. Everything here works through the ordinary programs (`ip`, `ethtool`, `curl`,
+//! `tcpdump`, …) run as child processes, so what a test does can be repeated by hand.
+//!
+//! Whatever is made is taken away when its value is dropped: processes are ended by their id, namespaces deleted.
+//! A run that was killed leaves namespaces behind; the next [`Rig`] removes those whose maker no longer lives.
+//!
+//! Everything needs root. Nothing touches addresses or interfaces outside the namespaces made here.
+#![forbid(unsafe_code)]
+
+pub mod capture;
+pub mod config;
+pub mod gateway;
+pub mod load;
+pub mod netns;
+pub mod nginx;
+pub mod pcap;
+pub mod process;
+pub mod prometheus;
+pub mod rig;
+pub mod run;
+pub mod wait;
+
+pub use config::ConfigFile;
+pub use gateway::Gateway;
+pub use netns::Netns;
+pub use process::Process;
+pub use rig::{Rig, RigOptions};
+pub use run::Cmd;
+pub use wait::wait_until;

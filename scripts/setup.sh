@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Makes a Debian 12 machine ready for `make demo` and `make test`: installs the packages that are missing, looks for
+# Rust, reserves huge pages. Does nothing, quickly, when all is there.
+set -euo pipefail
+
+# A program or file that must be there, and the Debian package that has it.
+needs=(
+    "/usr/include/dpdk/rte_eal.h libdpdk-dev"
+    "dpdk-testpmd dpdk"
+    "pkg-config pkg-config"
+    "cc build-essential"
+    "clang clang"
+    "/usr/lib/llvm-14/lib/libclang.so libclang-dev"
+    "ip iproute2"
+    "ethtool ethtool"
+    "nft nftables"
+    "sysctl procps"
+    "setpriv util-linux"
+    "nginx nginx-light"
+    "curl curl"
+    "wrk wrk"
+    "tcpdump tcpdump"
+    "tshark tshark"
+    "prometheus prometheus"
+)
+# 2 MiB pages; the dataplane asks for more by itself when its configuration wants more.
+huge_pages=512
+huge_dir=/sys/kernel/mm/hugepages/hugepages-2048kB
+rust_min=1.91
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+present() {
+    case $1 in
+        /*) [ -e "$1" ] ;;
+        *) command -v "$1" >/dev/null 2>&1 ;;
+    esac
+}
+
+install_missing() {
+    local missing=() need
+    for need in "${needs[@]}"; do
+        present "${need%% *}" || missing+=("${need##* }")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    command -v apt-get >/dev/null || die "missing: ${missing[*]} (Debian's names), and there is no apt-get to install them"
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    # Packages such as nginx and prometheus start a service when they are installed; only the programs are wanted.
+    local policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod +x $policy
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    for need in "${needs[@]}"; do
+        present "${need%% *}" || die "package ${need##* } is installed but ${need%% *} is not there"
+    done
+}
+
+check_rust() {
+    if ! command -v cargo >/dev/null; then
+        die "Rust is missing: install it from https://rustup.rs (version $rust_min or newer), then run this again"
+    fi
+    local have
+    have=$(rustc --version | awk '{print $2}')
+    [ "$(printf '%s\n%s\n' "$rust_min" "$have" | sort -V | head -n1)" = "$rust_min" ] ||
+        die "Rust $have is too old: $rust_min or newer is needed (rustup update)"
+}
+
+reserve_huge_pages() {
+    if [ ! -w $huge_dir/nr_hugepages ]; then
+        say "no huge pages can be reserved here; DPDK will do without, slower"
+        return
+    fi
+    [ "$(cat $huge_dir/nr_hugepages)" -ge $huge_pages ] && return
+    say "reserving $huge_pages huge pages of 2 MiB"
+    echo $huge_pages >$huge_dir/nr_hugepages
+    [ "$(cat $huge_dir/nr_hugepages)" -ge $huge_pages ] ||
+        say "only $(cat $huge_dir/nr_hugepages) could be reserved: memory is short or in pieces; DPDK will do without the rest"
+}
+
+[ "$(id -u)" -eq 0 ] || die "this needs root (network namespaces, huge pages): sudo -E env PATH=\"\$PATH\" make …"
+PATH=$PATH:/usr/sbin:/sbin
+install_missing
+check_rust
+reserve_huge_pages

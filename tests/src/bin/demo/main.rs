@@ -1,0 +1,3 @@
+//! The demo.
+#![forbid(unsafe_code)]
+fn main() {}

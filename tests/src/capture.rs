@@ -1,0 +1,170 @@
+//! Capturing packets in a namespace, and reading TOA out of them.
+//!
+//! The few header fields that are needed are read here by hand, on purpose not with Tollgate's own parser: a test
+//! that checks Tollgate's packets must not share its mistakes.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::netns::Netns;
+use crate::pcap::{self, Frame};
+use crate::process::{Bond, Process};
+use crate::run::Cmd;
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// TCP flag bits (RFC 9293, 3.1).
+pub mod flag {
+    /// FIN.
+    pub const FIN: u8 = 0x01;
+    /// SYN.
+    pub const SYN: u8 = 0x02;
+    /// RST.
+    pub const RST: u8 = 0x04;
+    /// ACK.
+    pub const ACK: u8 = 0x10;
+}
+
+/// A running tcpdump.
+#[derive(Debug)]
+pub struct Capture {
+    process: Process,
+    path: PathBuf,
+}
+
+impl Capture {
+    /// Starts to capture what passes `interface` and matches `filter`.
+    pub fn start(netns: &Netns, interface: &str, filter: &str, dir: &Path) -> Result<Capture> {
+        let path = dir.join(format!("{interface}-{}.pcap", netns.name()));
+        let command = Cmd::line(&format!("tcpdump -Z root --immediate-mode -U -n -i {interface} -w"))
+            .arg(&path)
+            .arg(filter);
+        let name = format!("tcpdump-{}", netns.name());
+        let mut process = Process::spawn(&name, netns, &command, dir, Bond::DiesWithParent)?;
+        process.wait_log("listening on", START_LIMIT)?;
+        Ok(Capture { process, path })
+    }
+
+    /// The TCP segments captured so far.
+    pub fn segments(&self) -> Result<Vec<Segment>> {
+        if !self.path.exists() {
+            return Ok(Vec::new());
+        }
+        Ok(pcap::read(&self.path)?.iter().filter_map(Segment::parse).collect())
+    }
+
+    /// The capture file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ends tcpdump; the file is complete then.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.terminate()
+    }
+}
+
+/// A TCP segment over IPv4.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Sender.
+    pub from: SocketAddrV4,
+    /// Receiver.
+    pub to: SocketAddrV4,
+    /// See [`flag`].
+    pub flags: u8,
+    /// Sequence number.
+    pub sequence: u32,
+    /// The TCP options: kind and what follows the length byte.
+    pub options: Vec<(u8, Vec<u8>)>,
+    /// Bytes of payload.
+    pub payload_len: usize,
+}
+
+impl Segment {
+    /// `None`: not TCP over IPv4, or cut off.
+    pub fn parse(frame: &Frame) -> Option<Segment> {
+        let ethernet = frame.bytes.get(..14)?;
+        let ip = frame.bytes.get(14..)?;
+        let ip_header_len = usize::from(ip.first()? & 0x0f) * 4;
+        if ethernet[12..] != [0x08, 0x00] || ip[0] >> 4 != 4 || *ip.get(9)? != 6 {
+            return None;
+        }
+        let ip_len = usize::from(u16_at(ip, 2)?);
+        let tcp = ip.get(ip_header_len..ip_len)?;
+        let tcp_header_len = usize::from(tcp.get(12)? >> 4) * 4;
+        let address = |at: usize| Some(Ipv4Addr::from(u32_at(ip, at)?));
+        Some(Segment {
+            from: SocketAddrV4::new(address(12)?, u16_at(tcp, 0)?),
+            to: SocketAddrV4::new(address(16)?, u16_at(tcp, 2)?),
+            flags: tcp[13],
+            sequence: u32_at(tcp, 4)?,
+            options: options(tcp.get(20..tcp_header_len)?),
+            payload_len: tcp.len() - tcp_header_len,
+        })
+    }
+
+    /// The client that a TOA option of this kind names.
+    pub fn toa(&self, kind: u8) -> Option<SocketAddrV4> {
+        let (_, value) = self.options.iter().find(|(found, value)| *found == kind && value.len() == 6)?;
+        Some(SocketAddrV4::new(Ipv4Addr::from(u32_at(value, 2)?), u16_at(value, 0)?))
+    }
+
+    /// Whether exactly these of SYN, ACK, FIN and RST are set.
+    pub fn has_flags(&self, flags: u8) -> bool {
+        self.flags & (flag::SYN | flag::ACK | flag::FIN | flag::RST) == flags
+    }
+}
+
+fn options(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut found = Vec::new();
+    loop {
+        match bytes {
+            [] | [0, ..] => return found,
+            [1, rest @ ..] => bytes = rest,
+            [kind, len, ..] if usize::from(*len) >= 2 && usize::from(*len) <= bytes.len() => {
+                let (option, rest) = bytes.split_at(usize::from(*len));
+                found.push((*kind, option[2..].to_vec()));
+                bytes = rest;
+            }
+            _ => return found,
+        }
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn toa_is_found_behind_other_options() {
+        let mut bytes = vec![0; 12];
+        bytes.extend([0x08, 0x00]);
+        bytes.extend([0x45, 0, 0, 20 + 32, 0, 0, 0, 0, 64, 6, 0, 0, 10, 2, 0, 200, 10, 2, 0, 11]);
+        bytes.extend([0x04, 0x00, 0, 80, 0, 0, 0, 5, 0, 0, 0, 6, 0x80, flag::ACK, 0, 0, 0, 0, 0, 0]);
+        bytes.extend([1, 1, 254, 8, 0x30, 0x39, 10, 1, 0, 11, 0, 0]);
+        let segment = Segment::parse(&Frame { time_ns: 0, bytes }).unwrap();
+        assert_eq!(segment.from, "10.2.0.200:1024".parse().unwrap());
+        assert_eq!(segment.toa(254), Some("10.1.0.11:12345".parse().unwrap()));
+        assert_eq!(segment.toa(253), None);
+        assert!(segment.has_flags(flag::ACK));
+        assert_eq!(segment.payload_len, 0);
+    }
+
+    #[test]
+    fn broken_options_end_the_list() {
+        assert_eq!(options(&[254, 1, 0, 0]), []);
+        assert_eq!(options(&[2, 4, 5, 180, 254, 8, 1]), [(2, vec![5, 180])]);
+    }
+}

@@ -1,0 +1,79 @@
+//! A real server: nginx in a namespace, which answers with its own name.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::netns::Netns;
+use crate::process::{Bond, Process};
+use crate::run::Cmd;
+use crate::wait::wait_until;
+
+/// How long nginx may take to listen.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// nginx on port 80 of a namespace. `/` answers with the server's name, `/health` with `ok`, `/files/` serves the
+/// directory that it was given.
+#[derive(Debug)]
+pub struct Nginx {
+    process: Option<Process>,
+    config: PathBuf,
+    dir: PathBuf,
+    name: String,
+    bond: Bond,
+}
+
+impl Nginx {
+    /// Writes the configuration of the server `name`; its own files go to `dir`, it serves those of `files`.
+    pub fn new(name: &str, dir: &Path, files: &Path, bond: Bond) -> Result<Nginx> {
+        let config = dir.join(format!("{name}.conf"));
+        std::fs::write(&config, config_text(name, dir, files))?;
+        Ok(Nginx { process: None, config, dir: dir.to_owned(), name: name.to_owned(), bond })
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn start(&mut self, netns: &Netns) -> Result<()> {
+        let command = Cmd::new("nginx").arg("-c").arg(&self.config);
+        let mut process = Process::spawn(&self.name, netns, &command, &self.dir, self.bond)?;
+        wait_until(&format!("{} listens on port 80", self.name), START_LIMIT, || {
+            process.must_run()?;
+            Ok(!Cmd::line("ss -Hltn sport = :80").in_netns(netns).run()?.stdout.is_empty())
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it with its workers, as a crash would: the kernel answers its port with RST from now on.
+    pub fn crash(&mut self, netns: &Netns) -> Result<()> {
+        netns.kill_all()?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// The running process.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+}
+
+fn config_text(name: &str, dir: &Path, files: &Path) -> String {
+    let (dir, files) = (dir.display(), files.display());
+    format!(
+        "daemon off; user root; worker_processes 1; worker_rlimit_nofile 65536;
+pid {dir}/{name}.pid; error_log {dir}/{name}.error.log;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; keepalive_requests 10000000; default_type text/plain;
+  client_body_temp_path {dir}/{name}.body; proxy_temp_path {dir}/{name}.proxy;
+  fastcgi_temp_path {dir}/{name}.fastcgi; uwsgi_temp_path {dir}/{name}.uwsgi; scgi_temp_path {dir}/{name}.scgi;
+  server {{
+    listen 80 backlog=4096;
+    location / {{ return 200 \"{name}\\n\"; }}
+    location /health {{ return 200 \"ok\\n\"; }}
+    location /files/ {{ alias {files}/; }}
+  }}
+}}
+"
+    )
+}
