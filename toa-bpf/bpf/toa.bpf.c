@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * TOA receiver without a kernel module.
+ *
+ * A FULLNAT gateway connects to the real server from its own local address
+ * (LIP) and tells the client's address in a TCP option, "TOA". The first
+ * program below reads that option from the segment that turns a half-open
+ * connection into a socket, and keeps the address in storage that lives and
+ * dies with the socket. The other two show it wherever the kernel answers
+ * "who is the peer?": accept(), getpeername() and SO_PEERNAME.
+ *
+ * Nothing else of the socket is changed, and no packet after the handshake is
+ * looked at. An option is believed only when the packet's source, the LIP, is
+ * in the trust map; without an entry nothing is believed.
+ *
+ *   kind  len  contents (network order)        sent by
+ *   254    8   port(2), IPv4 address(4)        LVS, DPVS, Tollgate; most clouds
+ *   253    8   the same                        some appliances
+ *   200    8   the same                        the first public FULLNAT
+ *   254   20   port(2), IPv6 address(16)       DPVS, Tollgate
+ *   253   20   the same                        LVS with IPv6
+ */
+#include <linux/bpf.h>
+#include <linux/tcp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+
+#define TCPOPT_END 0
+#define TCPOPT_NOP 1
+#define TOA_KIND_V4_OLD 200
+#define TOA_KIND_ALT 253
+#define TOA_KIND 254
+#define TOA_LEN_V4 8
+#define TOA_LEN_V6 20
+
+/* The option space is 40 bytes, and an option takes at least one. */
+#define OPTIONS_MAX 40
+#define TCP_HEADER_LEN 20
+/* A TCP header has at most 60 bytes, so an offset into it fits 6 bits. */
+#define OFFSET_MASK 63
+
+/* The order is shared with src/counters.rs. */
+enum counter {
+	COUNTER_LEARNT,		/* client's address taken from a trusted option */
+	COUNTER_WITHOUT,	/* trusted LIP, but no option on the segment */
+	COUNTER_UNTRUSTED,	/* an option, but the LIP is not trusted */
+	COUNTER_MALFORMED,	/* options that do not parse */
+	COUNTER_BAD_ADDRESS,	/* an address that no client can have */
+	COUNTER_NO_MEMORY,	/* socket storage could not be had */
+	COUNTER_SHOWN,		/* answers given with the client's address */
+	COUNTER_END,
+};
+
+/* An address as IPv6; IPv4 is mapped (::ffff:a.b.c.d). All in network order. */
+struct addr {
+	__be32 word[4];
+};
+
+struct client {
+	struct addr addr;
+	__be16 port;
+	__u16 is_ipv4;
+};
+
+struct trust_key {
+	__u32 prefix_len;
+	struct addr addr;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct client);
+} clients SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct trust_key);
+	__type(value, __u32);
+} trust SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTER_END);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+/* Where the programs are attached; only tollgate-toa writes and reads it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, char[256]);
+} about SEC(".maps");
+
+static __always_inline void count(enum counter which)
+{
+	__u32 key = which;
+	__u64 *value = bpf_map_lookup_elem(&counters, &key);
+
+	/*
+	 * Per CPU, but sockops may interrupt a getpeername on the same CPU:
+	 * the atomic add keeps the sum right.
+	 */
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
+static __always_inline void map_ipv4(struct addr *out, __be32 ipv4)
+{
+	out->word[0] = 0;
+	out->word[1] = 0;
+	out->word[2] = bpf_htonl(0xffff);
+	out->word[3] = ipv4;
+}
+
+
+/* No client has address 0.x, 127.x or 224.x and above, nor port 0. */
+static __always_inline int ipv4_is_client(__be32 ipv4)
+{
+	__u32 first = bpf_ntohl(ipv4) >> 24;
+
+	return first != 0 && first != 127 && first < 224;
+}
+
+/* No client has ::/96 (unspecified, loopback), ::ffff:0:0/96 or ff00::/8. */
+static __always_inline int ipv6_is_client(const struct addr *a)
+{
+	if (a->word[0] == 0 && a->word[1] == 0 &&
+	    (a->word[2] == 0 || a->word[2] == bpf_htonl(0xffff)))
+		return 0;
+	return (bpf_ntohl(a->word[0]) >> 24) != 0xff;
+}
+
+enum parsed {
+	PARSED_NONE,
+	PARSED_CLIENT,
+	PARSED_MALFORMED,
+};
+
+static __always_inline int is_toa(__u8 kind, __u8 len)
+{
+	if (len == TOA_LEN_V4)
+		return kind == TOA_KIND || kind == TOA_KIND_ALT || kind == TOA_KIND_V4_OLD;
+	if (len == TOA_LEN_V6)
+		return kind == TOA_KIND || kind == TOA_KIND_ALT;
+	return 0;
+}
+
+/* Copies by bytes: options have no alignment. The caller checked the bounds. */
+static __always_inline void read_client(const __u8 *option, __u8 len, struct client *out)
+{
+	__builtin_memcpy(&out->port, option + 2, 2);
+	if (len == TOA_LEN_V4) {
+		__be32 ipv4;
+
+		__builtin_memcpy(&ipv4, option + 4, 4);
+		map_ipv4(&out->addr, ipv4);
+		out->is_ipv4 = 1;
+	}
+}
+
+/*
+ * Finds the first TOA option between the TCP header's fixed part and its end.
+ * Other options, also ones of the same kinds with another length (kinds 253
+ * and 254 are shared by experiments), are stepped over.
+ *
+ * Bounded by skb_data_end, which the kernel sets to the end of the TCP header,
+ * and not by doff: a bound that the verifier has to derive from a bit field
+ * costs it more states than it allows. The barrier keeps the compiler from
+ * dropping the mask that tells the verifier that the offset stays small.
+ */
+static __always_inline enum parsed parse(struct bpf_sock_ops *ctx, struct client *out)
+{
+	const __u8 *data = (const __u8 *)(long)ctx->skb_data;
+	const __u8 *end = (const __u8 *)(long)ctx->skb_data_end;
+	__u32 at = TCP_HEADER_LEN;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < OPTIONS_MAX; i++) {
+		const __u8 *option;
+		__u8 kind, len;
+
+		at &= OFFSET_MASK;
+		asm volatile("" : "+r"(at));
+		option = data + at;
+		if (option + 1 > end)
+			return PARSED_NONE;
+		kind = option[0];
+		if (kind == TCPOPT_END)
+			return PARSED_NONE;
+		if (kind == TCPOPT_NOP) {
+			at += 1;
+			continue;
+		}
+		if (option + 2 > end)
+			return PARSED_MALFORMED;
+		len = option[1];
+		if (len < 2 || len > OPTIONS_MAX)
+			return PARSED_MALFORMED;
+		if (is_toa(kind, len)) {
+			if (option + TOA_LEN_V4 > end)
+				return PARSED_MALFORMED;
+			read_client(option, len, out);
+			if (len == TOA_LEN_V4)
+				return PARSED_CLIENT;
+			if (option + TOA_LEN_V6 > end)
+				return PARSED_MALFORMED;
+			__builtin_memcpy(&out->addr, option + 4, 16);
+			out->is_ipv4 = 0;
+			return PARSED_CLIENT;
+		}
+		at += len;
+	}
+	return PARSED_NONE;
+}
+
+/*
+ * The context is read into locals first, each behind a barrier: the compiler
+ * would otherwise fold the two branches into one load through a moved context
+ * pointer, which the verifier refuses.
+ */
+#define READ_CTX(field) ({ __u32 value_ = (field); asm volatile("" : "+r"(value_)); value_; })
+
+static __always_inline int lip_is_trusted(struct bpf_sock_ops *ctx)
+{
+	struct trust_key key = { .prefix_len = 128 };
+	__u32 ipv4 = READ_CTX(ctx->remote_ip4);
+	struct addr ipv6 = { {
+		READ_CTX(ctx->remote_ip6[0]),
+		READ_CTX(ctx->remote_ip6[1]),
+		READ_CTX(ctx->remote_ip6[2]),
+		READ_CTX(ctx->remote_ip6[3]),
+	} };
+
+	if (ctx->family == AF_INET)
+		map_ipv4(&key.addr, ipv4);
+	else
+		key.addr = ipv6;
+	return bpf_map_lookup_elem(&trust, &key) != 0;
+}
+
+static __always_inline int is_client(const struct client *client, __be32 lip)
+{
+	if (client->port == 0)
+		return 0;
+	if (!client->is_ipv4)
+		return ipv6_is_client(&client->addr);
+	return ipv4_is_client(client->addr.word[3]) && client->addr.word[3] != lip;
+}
+
+static __always_inline void learn(struct bpf_sock_ops *ctx, const struct client *client)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct client *kept;
+
+	if (!sk)
+		return;
+	kept = bpf_sk_storage_get(&clients, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!kept) {
+		count(COUNTER_NO_MEMORY);
+		return;
+	}
+	*kept = *client;
+	count(COUNTER_LEARNT);
+}
+
+SEC("sockops")
+int toa_established(struct bpf_sock_ops *ctx)
+{
+	struct client client = {};
+	__be32 lip = READ_CTX(ctx->remote_ip4);
+
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		return 1;
+	switch (parse(ctx, &client)) {
+	case PARSED_NONE:
+		if (lip_is_trusted(ctx))
+			count(COUNTER_WITHOUT);
+		break;
+	case PARSED_MALFORMED:
+		count(COUNTER_MALFORMED);
+		break;
+	case PARSED_CLIENT:
+		if (!lip_is_trusted(ctx))
+			count(COUNTER_UNTRUSTED);
+		else if (!is_client(&client, lip))
+			count(COUNTER_BAD_ADDRESS);
+		else
+			learn(ctx, &client);
+		break;
+	}
+	return 1;
+}
+
+SEC("cgroup/getpeername4")
+int toa_getpeername4(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct client *client;
+
+	if (!sk)
+		return 1;
+	client = bpf_sk_storage_get(&clients, sk, 0, 0);
+	/* A sockaddr_in has no room for an IPv6 client: leave the LIP. */
+	if (!client || !client->is_ipv4)
+		return 1;
+	ctx->user_ip4 = client->addr.word[3];
+	ctx->user_port = client->port;
+	count(COUNTER_SHOWN);
+	return 1;
+}
+
+SEC("cgroup/getpeername6")
+int toa_getpeername6(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct client *client;
+
+	if (!sk)
+		return 1;
+	client = bpf_sk_storage_get(&clients, sk, 0, 0);
+	if (!client)
+		return 1;
+	ctx->user_ip6[0] = client->addr.word[0];
+	ctx->user_ip6[1] = client->addr.word[1];
+	ctx->user_ip6[2] = client->addr.word[2];
+	ctx->user_ip6[3] = client->addr.word[3];
+	ctx->user_port = client->port;
+	count(COUNTER_SHOWN);
+	return 1;
+}
+
+char LICENSE[] SEC("license") = "GPL";

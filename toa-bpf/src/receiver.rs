@@ -1,0 +1,316 @@
+//! Attaches, inspects and detaches the three BPF programs.
+//!
+//! The links to the control group are pinned in a directory of a BPF file system, together with the maps that
+//! `status` reads. The directory exists exactly while the receiver is attached: `attach` makes it last into being or
+//! removes it again, so nothing half-attached stays behind.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, SockOps};
+use aya::{Ebpf, EbpfError};
+
+use crate::counters::COUNTERS;
+use crate::mounts;
+use crate::prefix::Prefix;
+
+/// Aligned as the ELF parser wishes.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/toa.bpf.o"));
+
+/// Order matters: `toa_established` comes last, so that no client is learnt before it can be shown.
+const PROGRAMS: [&str; 3] = ["toa_getpeername4", "toa_getpeername6", "toa_established"];
+const MAP_TRUST: &str = "trust";
+const MAP_COUNTERS: &str = "counters";
+const MAP_ABOUT: &str = "about";
+const MAPS: [&str; 3] = [MAP_TRUST, MAP_COUNTERS, MAP_ABOUT];
+/// Entries of the map `trust` in the BPF program.
+const TRUST_MAX: usize = 1024;
+/// Bytes of the map `about` in the BPF program.
+const ABOUT_LEN: usize = 256;
+
+/// Why the receiver could not be attached, read or detached.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A file system is missing.
+    #[error(transparent)]
+    Mounts(#[from] mounts::Error),
+    /// There is one already.
+    #[error("already attached: {0} exists; `tollgate-toa detach` first, or give another --pin-dir")]
+    AlreadyAttached(PathBuf),
+    /// There is none.
+    #[error("not attached: {0} does not exist; `tollgate-toa attach --trust PREFIX` attaches")]
+    NotAttached(PathBuf),
+    /// No rights.
+    #[error(
+        "no permission to {doing}; run as root, or with CAP_BPF, CAP_NET_ADMIN and rights on the directories"
+    )]
+    Permission {
+        /// What was tried.
+        doing: &'static str,
+    },
+    /// The map has room for so many.
+    #[error("{0} trusted prefixes are given; {TRUST_MAX} is the most")]
+    TooManyPrefixes(usize),
+    /// The path is kept for `status`.
+    #[error("the control group's path {0} is longer than {ABOUT_LEN} bytes")]
+    CgroupPathLength(PathBuf),
+    /// A file operation.
+    #[error("cannot {doing} {path}")]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refuses the object file as a whole.
+    #[error("the kernel cannot take the BPF maps (Linux 5.11 or newer with CONFIG_CGROUP_BPF is needed)")]
+    Load(#[source] Box<EbpfError>),
+    /// The kernel refuses a program.
+    #[error(
+        "the kernel cannot take the BPF program {name} (Linux 5.11 or newer with CONFIG_CGROUP_BPF is needed)"
+    )]
+    Program {
+        /// Which program.
+        name: &'static str,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// A pin does not hold what it should.
+    #[error("the pin {0} is not of this version of tollgate-toa; `tollgate-toa detach`, then attach again")]
+    Pin(PathBuf),
+    /// A map operation.
+    #[error("cannot use the BPF map {name}")]
+    Map {
+        /// Which map.
+        name: &'static str,
+        /// What the kernel said.
+        source: Box<MapError>,
+    },
+}
+
+/// What `status` tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// The control group that it was attached to.
+    pub(crate) cgroup: PathBuf,
+    /// False when the group was removed: the kernel has then detached the programs by itself.
+    pub(crate) cgroup_present: bool,
+    /// Trusted prefixes, sorted.
+    pub(crate) trust: Vec<Prefix>,
+    /// In the order of [`COUNTERS`], summed over all CPUs.
+    pub(crate) counters: [u64; COUNTERS.len()],
+}
+
+/// Removes the pins again unless `keep` is called: no half-attached receiver stays behind.
+struct Pins<'a> {
+    directory: &'a Path,
+    kept: bool,
+}
+
+impl<'a> Pins<'a> {
+    fn create(directory: &'a Path) -> Result<Self, Error> {
+        match fs::create_dir(directory) {
+            Ok(()) => Ok(Self { directory, kept: false }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::AlreadyAttached(directory.to_owned()))
+            }
+            Err(source) => Err(file_error("make the directory", directory, source)),
+        }
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Pins<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Nothing better can be done with a failure here; the first one is already on its way up.
+            let _ = fs::remove_dir_all(self.directory);
+        }
+    }
+}
+
+/// Attaches the programs to a control group, the root one by default, and returns which.
+pub(crate) fn attach(pin_dir: &Path, cgroup: Option<PathBuf>, trust: &[Prefix]) -> Result<PathBuf, Error> {
+    if trust.len() > TRUST_MAX {
+        return Err(Error::TooManyPrefixes(trust.len()));
+    }
+    let cgroup = match cgroup {
+        Some(path) => path,
+        None => mounts::cgroup2_root()?,
+    };
+    mounts::require_cgroup2(&cgroup)?;
+    mounts::require_bpffs(pin_dir)?;
+    let group = File::open(&cgroup).map_err(|source| file_error("open", &cgroup, source))?;
+
+    let pins = Pins::create(pin_dir)?;
+    let mut object = Ebpf::load(OBJECT).map_err(load_error)?;
+    fill_maps(&mut object, &cgroup, trust)?;
+    for name in MAPS {
+        let map = object.map(name).ok_or_else(|| Error::Pin(pin_dir.join(name)))?;
+        let path = pin_dir.join(name);
+        map.pin(&path).map_err(|error| file_error("pin", &path, io::Error::other(error)))?;
+    }
+    for name in PROGRAMS {
+        let link = attach_program(&mut object, name, &group)?;
+        let path = pin_dir.join(name);
+        link.pin(&path).map_err(|error| file_error("pin", &path, io::Error::other(error)))?;
+    }
+    pins.keep();
+    Ok(cgroup)
+}
+
+fn fill_maps(object: &mut Ebpf, cgroup: &Path, trust: &[Prefix]) -> Result<(), Error> {
+    let mut path = [0; ABOUT_LEN];
+    let bytes = cgroup.as_os_str().as_encoded_bytes();
+    path.get_mut(..bytes.len())
+        .ok_or_else(|| Error::CgroupPathLength(cgroup.to_owned()))?
+        .copy_from_slice(bytes);
+    let mut about =
+        Array::<_, [u8; ABOUT_LEN]>::try_from(map_mut(object, MAP_ABOUT)?).map_err(in_map(MAP_ABOUT))?;
+    about.set(0, path, 0).map_err(in_map(MAP_ABOUT))?;
+
+    let mut trie =
+        LpmTrie::<_, [u8; 16], u32>::try_from(map_mut(object, MAP_TRUST)?).map_err(in_map(MAP_TRUST))?;
+    for prefix in trust {
+        trie.insert(&Key::new(prefix.map_len(), prefix.octets()), 1, 0).map_err(in_map(MAP_TRUST))?;
+    }
+    Ok(())
+}
+
+fn map_mut<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, Error> {
+    object.map_mut(name).ok_or_else(|| in_map(name)(MapError::InvalidName { name: name.to_owned() }))
+}
+
+/// Loads and attaches one program; it is held by the returned link alone.
+fn attach_program(object: &mut Ebpf, name: &'static str, group: &File) -> Result<FdLink, Error> {
+    // A link shares the group with other programs in any case; kernels refuse to be told so by a flag.
+    let mode = CgroupAttachMode::Single;
+    let refused = |source: ProgramError| program_error(name, source);
+    let program = object.program_mut(name).ok_or(ProgramError::NotLoaded).map_err(refused)?;
+    if let Ok(sock_ops) = <&mut SockOps>::try_from(&mut *program) {
+        sock_ops.load().map_err(refused)?;
+        let id = sock_ops.attach(group, mode).map_err(refused)?;
+        let link = sock_ops.take_link(id).map_err(refused)?;
+        return FdLink::try_from(link).map_err(|_| refused(ProgramError::UnexpectedProgramType));
+    }
+    let sock_addr = <&mut CgroupSockAddr>::try_from(program).map_err(refused)?;
+    sock_addr.load().map_err(refused)?;
+    let id = sock_addr.attach(group, mode).map_err(refused)?;
+    let link = sock_addr.take_link(id).map_err(refused)?;
+    FdLink::try_from(link).map_err(|_| refused(ProgramError::UnexpectedProgramType))
+}
+
+/// Reads back what is attached and what it counted.
+pub(crate) fn status(pin_dir: &Path) -> Result<Status, Error> {
+    require_attached(pin_dir)?;
+    let about = open_map(pin_dir, MAP_ABOUT)?;
+    let about = Array::<_, [u8; ABOUT_LEN]>::try_from(&about).map_err(in_map(MAP_ABOUT))?;
+    let path = about.get(&0, 0).map_err(in_map(MAP_ABOUT))?;
+    let end = path.iter().position(|byte| *byte == 0).unwrap_or(path.len());
+    let cgroup = PathBuf::from(String::from_utf8_lossy(&path[..end]).into_owned());
+
+    let trie = open_map(pin_dir, MAP_TRUST)?;
+    let trie = LpmTrie::<_, [u8; 16], u32>::try_from(&trie).map_err(in_map(MAP_TRUST))?;
+    let mut trust = Vec::new();
+    for key in trie.keys() {
+        let key = key.map_err(in_map(MAP_TRUST))?;
+        trust.push(Prefix::from_map(key.data(), key.prefix_len()));
+    }
+    trust.sort();
+
+    let map = open_map(pin_dir, MAP_COUNTERS)?;
+    let map = PerCpuArray::<_, u64>::try_from(&map).map_err(in_map(MAP_COUNTERS))?;
+    let mut counters = [0; COUNTERS.len()];
+    for (key, sum) in (0..).zip(&mut counters) {
+        *sum = map.get(&key, 0).map_err(in_map(MAP_COUNTERS))?.iter().sum();
+    }
+    let cgroup_present = mounts::require_cgroup2(&cgroup).is_ok();
+    Ok(Status { cgroup, cgroup_present, trust, counters })
+}
+
+/// Opens a pinned map; its type is checked by the typed view that is made of it.
+fn open_map(pin_dir: &Path, name: &'static str) -> Result<Map, Error> {
+    let path = pin_dir.join(name);
+    let data = MapData::from_pin(&path).map_err(|error| {
+        if is_permission(&error) {
+            Error::Permission { doing: "read the pins" }
+        } else {
+            Error::Pin(path.clone())
+        }
+    })?;
+    Map::from_map_data(data).map_err(in_map(name))
+}
+
+/// Detaches by removing the pins, which hold the links.
+pub(crate) fn detach(pin_dir: &Path) -> Result<(), Error> {
+    require_attached(pin_dir)?;
+    // Learning ends first. A pin that is already missing is what we want.
+    for name in PROGRAMS.iter().rev().chain(&MAPS) {
+        let path = pin_dir.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(file_error("remove", &path, source)),
+        }
+    }
+    fs::remove_dir(pin_dir).map_err(|source| file_error("remove the directory", pin_dir, source))
+}
+
+fn require_attached(pin_dir: &Path) -> Result<(), Error> {
+    mounts::require_bpffs(pin_dir)?;
+    match fs::metadata(pin_dir) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotAttached(pin_dir.to_owned())),
+        Err(source) => Err(file_error("look at", pin_dir, source)),
+    }
+}
+
+fn file_error(doing: &'static str, path: &Path, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Error::Permission { doing: "use the BPF file system and control group" }
+        }
+        _ => Error::File { doing, path: path.to_owned(), source },
+    }
+}
+
+fn load_error(error: EbpfError) -> Error {
+    match is_permission(&error) {
+        true => Error::Permission { doing: "make BPF maps" },
+        false => Error::Load(Box::new(error)),
+    }
+}
+
+fn program_error(name: &'static str, error: ProgramError) -> Error {
+    // The verifier too says EACCES when it refuses a program; only then does it write a log.
+    let by_verifier = matches!(&error, ProgramError::LoadError { verifier_log, .. } if !verifier_log.to_string().is_empty());
+    match is_permission(&error) && !by_verifier {
+        true => Error::Permission { doing: "load and attach BPF programs" },
+        false => Error::Program { name, source: Box::new(error) },
+    }
+}
+
+fn in_map(name: &'static str) -> impl Fn(MapError) -> Error {
+    move |source| Error::Map { name, source: Box::new(source) }
+}
+
+/// Whether the kernel's last word in a chain of causes was that it is not allowed.
+fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
+}

@@ -1,0 +1,52 @@
+//! The conformance probe for TOA receivers: a hand-made TCP peer behind a TUN device, and the cases it plays.
+//!
+//! It stands in for gateway and client at once: it writes the segments that a FULLNAT gateway would send, option
+//! included, to an ordinary listening socket in the same network namespace, and compares what `accept4()` and
+//! `getpeername()` then say with what a receiver should show. It knows nothing of the receiver: the BPF tests run it
+//! in a namespace, the kernel module's tests in a guest (as the example `toa-probe`).
+
+pub mod cases;
+pub mod peer;
+pub mod segment;
+pub mod tun;
+
+use std::io;
+use std::process::Command;
+
+/// The trusted gateway's local address, and one outside every trust list.
+pub const LIP: &str = "10.9.0.2";
+/// See [`LIP`].
+pub const LIP_UNTRUSTED: &str = "10.10.0.2";
+/// See [`LIP`].
+pub const LIP_V6: &str = "fd00:9::2";
+/// What the receiver under test must trust, no more.
+pub const TRUST: [&str; 2] = ["10.9.0.0/24", "fd00:9::/64"];
+/// The real server's own addresses.
+pub const SERVER: &str = "10.8.0.1";
+/// See [`SERVER`].
+pub const SERVER_V6: &str = "fd00:8::1";
+
+/// Gives this thread's network namespace a TUN device with the server's addresses and routes to the gateways.
+pub fn set_up(device: &str) -> io::Result<tun::Tun> {
+    let tun = tun::Tun::create(device)?;
+    let commands = [
+        format!("link set lo up"),
+        format!("link set {device} up"),
+        format!("addr add {SERVER}/24 dev {device}"),
+        format!("-6 addr add {SERVER_V6}/64 dev {device} nodad"),
+        format!("route add 10.9.0.0/24 dev {device}"),
+        format!("route add 10.10.0.0/24 dev {device}"),
+        format!("-6 route add fd00:9::/64 dev {device}"),
+    ];
+    for arguments in commands {
+        // busybox (in guests) has no `nodad`, but a TUN device does no duplicate detection anyway.
+        if !ip(&arguments)? && !ip(&arguments.replace(" nodad", ""))? {
+            return Err(io::Error::other(format!("`ip {arguments}` failed")));
+        }
+    }
+    Ok(tun)
+}
+
+fn ip(arguments: &str) -> io::Result<bool> {
+    Ok(Command::new("ip").args(arguments.split(' ')).status()?.success())
+}

@@ -1,0 +1,116 @@
+//! TCP segments over IPv4 and IPv6, written and read by hand, independent of the code under test.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// TCP flags.
+pub const FIN: u8 = 0x01;
+/// See [`FIN`].
+pub const SYN: u8 = 0x02;
+/// See [`FIN`].
+pub const RST: u8 = 0x04;
+/// See [`FIN`].
+pub const PSH: u8 = 0x08;
+/// See [`FIN`].
+pub const ACK: u8 = 0x10;
+
+const PROTOCOL_TCP: u8 = 6;
+
+/// What is read of a segment from the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply {
+    pub flags: u8,
+    pub seq: u32,
+    pub payload_len: u32,
+}
+
+/// A whole IP packet with one TCP segment. `options` are padded with end-of-list bytes.
+pub fn write(
+    from: SocketAddr,
+    to: SocketAddr,
+    seq: u32,
+    ack: u32,
+    flags: u8,
+    options: &[u8],
+    data: &[u8],
+) -> Vec<u8> {
+    let mut options = options.to_vec();
+    options.resize(options.len().next_multiple_of(4), 0);
+    assert!(options.len() <= 40, "TCP has room for 40 bytes of options");
+    let mut tcp = Vec::new();
+    tcp.extend(from.port().to_be_bytes());
+    tcp.extend(to.port().to_be_bytes());
+    tcp.extend(seq.to_be_bytes());
+    tcp.extend(ack.to_be_bytes());
+    tcp.push(u8::try_from((20 + options.len()) / 4 * 16).unwrap());
+    tcp.push(flags);
+    tcp.extend(0xffff_u16.to_be_bytes());
+    tcp.extend([0; 4]);
+    tcp.extend(options);
+    tcp.extend(data);
+
+    let length = u16::try_from(tcp.len()).unwrap();
+    let mut pseudo = address_bytes(from.ip());
+    pseudo.extend(address_bytes(to.ip()));
+    pseudo.extend([0, PROTOCOL_TCP]);
+    pseudo.extend(length.to_be_bytes());
+    let sum = checksum(pseudo.iter().chain(&tcp).copied());
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+
+    let mut packet = ip_header(from.ip(), to.ip(), length);
+    packet.extend(tcp);
+    packet
+}
+
+fn ip_header(from: IpAddr, to: IpAddr, payload_len: u16) -> Vec<u8> {
+    let mut header = Vec::new();
+    if from.is_ipv4() {
+        header.extend([0x45, 0]);
+        header.extend((payload_len + 20).to_be_bytes());
+        header.extend([0, 0, 0x40, 0, 64, PROTOCOL_TCP, 0, 0]);
+    } else {
+        header.extend([0x60, 0, 0, 0]);
+        header.extend(payload_len.to_be_bytes());
+        header.extend([PROTOCOL_TCP, 64]);
+    }
+    header.extend(address_bytes(from));
+    header.extend(address_bytes(to));
+    if from.is_ipv4() {
+        let sum = checksum(header.iter().copied());
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    header
+}
+
+fn address_bytes(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// The Internet checksum, RFC 1071.
+fn checksum(bytes: impl Iterator<Item = u8>) -> u16 {
+    let mut sum: u32 =
+        bytes.enumerate().map(|(i, byte)| u32::from(byte) << if i % 2 == 0 { 8 } else { 0 }).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap()
+}
+
+/// Reads a segment from the server if it is addressed to `to`.
+pub fn read(packet: &[u8], to: SocketAddr) -> Option<Reply> {
+    let header_len = match packet.first()? >> 4 {
+        4 if packet.get(9) == Some(&PROTOCOL_TCP) => usize::from(packet[0] & 0xf) * 4,
+        6 if packet.get(6) == Some(&PROTOCOL_TCP) => 40,
+        _ => return None,
+    };
+    let tcp = packet.get(header_len..)?;
+    let word = |at: usize| Some(u32::from_be_bytes(tcp.get(at..at + 4)?.try_into().ok()?));
+    if u16::from_be_bytes([*tcp.get(2)?, *tcp.get(3)?]) != to.port() {
+        return None;
+    }
+    let data_at = usize::from(tcp.get(12)? >> 4) * 4;
+    let payload_len = u32::try_from(tcp.len().checked_sub(data_at)?).ok()?;
+    Some(Reply { flags: *tcp.get(13)?, seq: word(4)?, payload_len })
+}
