@@ -1,1 +1,49 @@
-//! (to be written)
+//! The gateway itself: services, schedulers, connections, local ports, translation, TCP state, expiry.
+//!
+//! No DPDK, no I/O, no clock, no unsafe code: packets come as [`wire::PacketBuf`]s, time comes as an argument
+//! ([`Ticks`]), configuration as an immutable [`Snapshot`], and the caller carries out the [`Verdict`]s.
+//!
+//! Where things are:
+//! - [`worker`]: one core's share of the gateway; [`Worker::process`] is the packet path.
+//! - `parse`, `translate`, `tcp`, `icmp`: what happens to one packet.
+//! - [`conn`], `table`, `wheel`, `ports`: connection records, their index, expiry, local ports.
+//! - [`snapshot`], [`plan`]: configuration as workers read it, and how it is made from a [`Spec`].
+//! - [`fib`]: routes, next hops and their MAC addresses, mirrored from the kernel.
+//! - [`counters`]: everything that is counted, one writer each.
+#![forbid(unsafe_code)]
+
+pub mod conn;
+pub mod counters;
+mod embryonic;
+pub mod fib;
+mod hash;
+mod icmp;
+pub mod ids;
+mod limiter;
+mod parse;
+pub mod plan;
+mod ports;
+mod sched;
+pub mod snapshot;
+pub mod steer;
+mod table;
+pub mod tcp;
+pub mod time;
+mod translate;
+pub mod verdict;
+mod wheel;
+pub mod worker;
+
+pub use conn::{ConnFilter, ConnInfo};
+pub use counters::{Counter, Counters};
+pub use fib::{Fib, FibBuilder};
+pub use ids::{AdjacencyId, PairId, PortId, RealId, ServiceId, WorkerId};
+pub use plan::{Limits, PlanError, Planner, RealSpec, ServiceSpec, Spec, Update};
+pub use snapshot::Snapshot;
+pub use tcp::TcpState;
+pub use time::Ticks;
+pub use verdict::{DropReason, PuntClass, Verdict};
+pub use worker::{Worker, WorkerConfig};
+
+/// Packets that [`Worker::process`] takes at most in one call.
+pub const BURST_LEN_MAX: usize = 64;

@@ -1,0 +1,218 @@
+//! Everything that is counted. One page per worker, one writer per page, any number of readers.
+//!
+//! Counters are relaxed atomics that only their worker writes, as a plain load, add and store: no locked
+//! instruction, no cache line shared between writers.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::ids::{PairId, RealId};
+use crate::tcp::TcpState;
+use crate::verdict::{DropReason, PuntClass};
+
+/// A number that one thread writes and others read.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds; only for the owning worker.
+    #[inline(always)]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Subtracts; only for the owning worker, and only on gauges.
+    #[inline(always)]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// Sets; only for the owning worker, and only on gauges.
+    #[inline(always)]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// Its value.
+    #[inline(always)]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Defines an enum whose variants are counters with a snake-case name and their doc line as help.
+macro_rules! named_counters {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $help:literal])+ $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum $name {
+            $($(#[doc = $help])+ $variant,)*
+        }
+
+        impl $name {
+            /// All of them, in order.
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// Snake-case name, as in metrics.
+            pub fn name(self) -> &'static str {
+                match self { $($name::$variant => $text),* }
+            }
+
+            /// One line on what it counts.
+            pub fn help(self) -> &'static str {
+                match self { $($name::$variant => concat!($($help),+).trim_ascii()),* }
+            }
+        }
+    };
+}
+pub(crate) use named_counters;
+
+named_counters! {
+    /// Events that are no drops.
+    Counter {
+        /// Packets that were translated and forwarded.
+        Forwarded = "forwarded",
+        /// Packets answered by the gateway itself.
+        Replied = "replied",
+        /// Packets that another worker owned.
+        HandedOver = "handed_over",
+        /// Packets whose next hop had no known MAC address yet.
+        Unresolved = "unresolved",
+        /// Connections created.
+        ConnectionsCreated = "connections_created",
+        /// Connections that ended.
+        ConnectionsExpired = "connections_expired",
+        /// Old connections in TIME_WAIT or CLOSE replaced by a new one of the same client port.
+        ConnectionsReused = "connections_reused",
+        /// Embryonic connections given up because the table was full.
+        EmbryonicRecycled = "embryonic_recycled",
+        /// RST segments outside the window; forwarded, but the connection lives on.
+        RstOutOfWindow = "rst_out_of_window",
+        /// FIN segments outside the window; forwarded, but the state stays.
+        FinOutOfWindow = "fin_out_of_window",
+        /// ACKs that claim to end a handshake but acknowledge another number than the SYN-ACK's.
+        HandshakeAckInvalid = "handshake_ack_invalid",
+        /// TOA options inserted.
+        ToaInserted = "toa_inserted",
+        /// Segments that should carry TOA but whose TCP header had no room.
+        ToaNoRoom = "toa_no_room",
+        /// Segments that should carry TOA but would have exceeded the MTU.
+        ToaOverMtu = "toa_over_mtu",
+        /// Segments from clients whose own address options were overwritten.
+        ToaStripped = "toa_stripped",
+        /// SYN segments whose Fast Open option was overwritten.
+        FastOpenStripped = "fast_open_stripped",
+        /// Segments with malformed TCP options; what stands behind the fault is not looked at.
+        TcpOptionsMalformed = "tcp_options_malformed",
+        /// SYN-ACKs whose MSS was lowered to make room for TOA.
+        MssLowered = "mss_lowered",
+    }
+}
+
+/// Traffic counters of one real server in one service, as IPVS has them; 64 bytes.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct RealCounters {
+    /// Connections scheduled.
+    pub connections: Count,
+    /// Packets from clients.
+    pub in_packets: Count,
+    /// Packets to clients.
+    pub out_packets: Count,
+    /// Bytes from clients (IP length).
+    pub in_bytes: Count,
+    /// Bytes to clients (IP length).
+    pub out_bytes: Count,
+    /// Gauge: connections in an active state.
+    pub active: Count,
+    /// Gauge: other connections.
+    pub inactive: Count,
+}
+
+/// Use of the local ports of one pair.
+#[derive(Debug, Default)]
+pub struct PairCounters {
+    /// Gauge: ports in use.
+    pub in_use: Count,
+    /// Connections refused for lack of a port.
+    pub exhausted: Count,
+}
+
+/// One worker's page.
+#[derive(Debug)]
+pub struct Counters {
+    drops: [Count; DropReason::COUNT],
+    punts: [Count; PuntClass::COUNT],
+    events: [Count; Counter::COUNT],
+    /// Gauge: connections per TCP state.
+    states: [Count; TcpState::COUNT],
+    /// Gauge: connections in the table.
+    pub connections: Count,
+    /// Gauge: connections with an unfinished handshake.
+    pub embryonic: Count,
+    reals: Box<[RealCounters]>,
+    pairs: Box<[PairCounters]>,
+    no_real_server: Box<[Count]>,
+}
+
+impl Counters {
+    /// A page with room for as many services, real servers and pairs.
+    pub fn new(services_max: usize, reals_max: usize, pairs_max: usize) -> Counters {
+        Counters {
+            drops: Default::default(),
+            punts: Default::default(),
+            events: Default::default(),
+            states: Default::default(),
+            connections: Count::default(),
+            embryonic: Count::default(),
+            reals: std::iter::repeat_with(RealCounters::default).take(reals_max).collect(),
+            pairs: std::iter::repeat_with(PairCounters::default).take(pairs_max).collect(),
+            no_real_server: std::iter::repeat_with(Count::default).take(services_max).collect(),
+        }
+    }
+
+    /// Packets dropped for `reason`.
+    #[inline(always)]
+    pub fn drop(&self, reason: DropReason) -> &Count {
+        &self.drops[reason as usize]
+    }
+
+    /// Packets punted in `class`.
+    #[inline(always)]
+    pub fn punt(&self, class: PuntClass) -> &Count {
+        &self.punts[class as usize]
+    }
+
+    /// Other events.
+    #[inline(always)]
+    pub fn event(&self, event: Counter) -> &Count {
+        &self.events[event as usize]
+    }
+
+    /// Connections in `state`.
+    #[inline(always)]
+    pub fn state(&self, state: TcpState) -> &Count {
+        &self.states[state as usize]
+    }
+
+    /// Counters of a real server.
+    #[inline(always)]
+    pub fn real(&self, id: RealId) -> &RealCounters {
+        &self.reals[id.index()]
+    }
+
+    /// Port use of a pair.
+    #[inline(always)]
+    pub fn pair(&self, id: PairId) -> &PairCounters {
+        &self.pairs[id.index()]
+    }
+
+    /// Packets for a service without a usable real server.
+    #[inline(always)]
+    pub fn no_real_server(&self, id: crate::ids::ServiceId) -> &Count {
+        &self.no_real_server[id.index()]
+    }
+}

@@ -1,0 +1,297 @@
+//! Routes, next hops and their MAC addresses, as one immutable table that workers read.
+//!
+//! The platform mirrors them from the kernel (or takes them from configuration) into a [`FibBuilder`]. An
+//! adjacency is one next hop on one port; its slot keeps its number from one table to the next as long as the
+//! epoch stays, so a connection may remember the number. A new MAC address needs no new epoch, a change of routes
+//! does: connections then look their next hops up again, each with its next packet.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use wire::MacAddr;
+
+use crate::ids::{AdjacencyId, PortId};
+
+/// Highest port number that can be used, plus one.
+pub const PORTS_MAX: usize = 64;
+
+/// One next hop on one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adjacency {
+    /// The next hop's address.
+    pub next_hop: IpAddr,
+    /// The port it is reached through.
+    pub port: PortId,
+    /// Our MAC address on that port.
+    pub source: MacAddr,
+    /// The next hop's MAC address; `None`: not known yet.
+    pub destination: Option<MacAddr>,
+    /// Largest IP packet on the link.
+    pub mtu: u16,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Next hop; `None`: on link.
+    pub via: Option<IpAddr>,
+    /// The port.
+    pub port: PortId,
+}
+
+/// A port as the table needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FibPort {
+    /// Our MAC address on it.
+    pub mac: MacAddr,
+    /// Largest IP packet.
+    pub mtu: u16,
+}
+
+/// The immutable table.
+#[derive(Debug, Clone)]
+pub struct Fib {
+    epoch: u16,
+    ports: [Option<FibPort>; PORTS_MAX],
+    adjacencies: Vec<Adjacency>,
+    by_next_hop: HashMap<(PortId, IpAddr), AdjacencyId>,
+    /// Per prefix length, longest first: masked network to route.
+    routes: Vec<(u8, HashMap<IpAddr, Route>)>,
+}
+
+/// What a route lookup found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextHop {
+    /// An adjacency, resolved or not.
+    Adjacency(AdjacencyId),
+    /// The route is known, but no adjacency exists for this next hop yet.
+    Unknown {
+        /// Port of the route.
+        port: PortId,
+        /// The address to resolve.
+        next_hop: IpAddr,
+    },
+    /// No route.
+    NoRoute,
+}
+
+impl Fib {
+    /// The table without routes.
+    pub fn empty() -> Fib {
+        FibBuilder::default().build()
+    }
+
+    /// Changes when cached adjacency numbers must be looked up again.
+    #[inline(always)]
+    pub fn epoch(&self) -> u16 {
+        self.epoch
+    }
+
+    /// The adjacency of that number.
+    #[inline(always)]
+    pub fn adjacency(&self, id: AdjacencyId) -> Option<&Adjacency> {
+        self.adjacencies.get(id.index())
+    }
+
+    /// All adjacencies.
+    pub fn adjacencies(&self) -> &[Adjacency] {
+        &self.adjacencies
+    }
+
+    /// The port of that number.
+    #[inline(always)]
+    pub fn port(&self, id: PortId) -> Option<&FibPort> {
+        self.ports.get(id.index())?.as_ref()
+    }
+
+    /// Longest-prefix match. For new connections and after a change of epoch; not for every packet.
+    pub fn lookup(&self, destination: IpAddr) -> NextHop {
+        let Some(route) = self
+            .routes
+            .iter()
+            .filter(|(len, _)| *len <= address_bits(destination))
+            .find_map(|(len, routes)| routes.get(&mask(destination, *len)))
+        else {
+            return NextHop::NoRoute;
+        };
+        let next_hop = route.via.unwrap_or(destination);
+        match self.by_next_hop.get(&(route.port, next_hop)) {
+            Some(id) => NextHop::Adjacency(*id),
+            None => NextHop::Unknown { port: route.port, next_hop },
+        }
+    }
+}
+
+/// Collects ports, routes and neighbours, and makes [`Fib`]s of them.
+#[derive(Debug, Clone)]
+pub struct FibBuilder {
+    epoch: u16,
+    routes_changed: bool,
+    ports: [Option<FibPort>; PORTS_MAX],
+    adjacencies: Vec<Adjacency>,
+    by_next_hop: HashMap<(PortId, IpAddr), AdjacencyId>,
+    routes: HashMap<(u8, IpAddr), Route>,
+}
+
+impl Default for FibBuilder {
+    fn default() -> Self {
+        FibBuilder {
+            epoch: 0,
+            routes_changed: false,
+            ports: [None; PORTS_MAX],
+            adjacencies: Vec::new(),
+            by_next_hop: HashMap::new(),
+            routes: HashMap::new(),
+        }
+    }
+}
+
+impl FibBuilder {
+    /// Adds or changes a port. Ports beyond [`PORTS_MAX`] are ignored; the platform refuses them before.
+    pub fn set_port(&mut self, id: PortId, port: FibPort) {
+        if let Some(slot) = self.ports.get_mut(id.index()) {
+            *slot = Some(port);
+        }
+        for adjacency in self.adjacencies.iter_mut().filter(|a| a.port == id) {
+            adjacency.source = port.mac;
+            adjacency.mtu = port.mtu;
+        }
+    }
+
+    /// Adds or changes a route.
+    pub fn set_route(&mut self, network: IpAddr, prefix_len: u8, route: Route) {
+        let old = self.routes.insert((prefix_len, mask(network, prefix_len)), route);
+        self.routes_changed |= old != Some(route);
+    }
+
+    /// Removes a route.
+    pub fn remove_route(&mut self, network: IpAddr, prefix_len: u8) {
+        self.routes_changed |= self.routes.remove(&(prefix_len, mask(network, prefix_len))).is_some();
+    }
+
+    /// Tells a neighbour's MAC address, or with `None` that it is not known (any more). Returns whether that
+    /// changed anything.
+    pub fn set_neighbour(&mut self, port: PortId, address: IpAddr, mac: Option<MacAddr>) -> bool {
+        let Some(own) = self.ports.get(port.index()).copied().flatten() else { return false };
+        match self.by_next_hop.get(&(port, address)) {
+            Some(id) => {
+                let adjacency = &mut self.adjacencies[id.index()];
+                std::mem::replace(&mut adjacency.destination, mac) != mac
+            }
+            None => {
+                self.by_next_hop.insert((port, address), AdjacencyId(self.adjacencies.len() as u32));
+                self.adjacencies.push(Adjacency {
+                    next_hop: address,
+                    port,
+                    source: own.mac,
+                    destination: mac,
+                    mtu: own.mtu,
+                });
+                true
+            }
+        }
+    }
+
+    /// Drops adjacencies that are not resolved and starts a new epoch; for when too many have gathered (an
+    /// address scan leaves unresolved neighbours behind).
+    pub fn forget_unresolved(&mut self) {
+        self.adjacencies.retain(|a| a.destination.is_some());
+        self.by_next_hop = self
+            .adjacencies
+            .iter()
+            .enumerate()
+            .map(|(i, a)| ((a.port, a.next_hop), AdjacencyId(i as u32)))
+            .collect();
+        self.routes_changed = true;
+    }
+
+    /// How many adjacencies there are.
+    pub fn adjacency_count(&self) -> usize {
+        self.adjacencies.len()
+    }
+
+    /// The table as it is now.
+    pub fn build(&mut self) -> Fib {
+        if std::mem::take(&mut self.routes_changed) {
+            self.epoch = self.epoch.wrapping_add(1);
+        }
+        let mut by_len: HashMap<u8, HashMap<IpAddr, Route>> = HashMap::new();
+        for ((len, network), route) in &self.routes {
+            by_len.entry(*len).or_default().insert(*network, *route);
+        }
+        let mut routes: Vec<_> = by_len.into_iter().collect();
+        routes.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+        Fib {
+            epoch: self.epoch,
+            ports: self.ports,
+            adjacencies: self.adjacencies.clone(),
+            by_next_hop: self.by_next_hop.clone(),
+            routes,
+        }
+    }
+}
+
+fn address_bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// The network of `address` with that prefix length.
+fn mask(address: IpAddr, prefix_len: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let keep = u32::MAX.checked_shl(32u32.saturating_sub(prefix_len.into())).unwrap_or(0);
+            IpAddr::V4((u32::from(v4) & keep).into())
+        }
+        IpAddr::V6(v6) => {
+            let keep = u128::MAX.checked_shl(128u32.saturating_sub(prefix_len.into())).unwrap_or(0);
+            IpAddr::V6((u128::from(v6) & keep).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn builder() -> FibBuilder {
+        let mut builder = FibBuilder::default();
+        builder.set_port(PortId(0), FibPort { mac: MAC, mtu: 1500 });
+        builder.set_port(PortId(1), FibPort { mac: MAC, mtu: 1500 });
+        builder.set_route(ip("0.0.0.0"), 0, Route { via: Some(ip("10.1.0.254")), port: PortId(0) });
+        builder.set_route(ip("10.1.0.0"), 24, Route { via: None, port: PortId(0) });
+        builder.set_route(ip("10.2.0.0"), 16, Route { via: None, port: PortId(1) });
+        builder
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_the_default_route_catches_the_rest() {
+        let mut builder = builder();
+        builder.set_neighbour(PortId(0), ip("10.1.0.254"), Some(MAC));
+        let fib = builder.build();
+        assert_eq!(fib.lookup(ip("192.0.2.1")), NextHop::Adjacency(AdjacencyId(0)));
+        assert_eq!(
+            fib.lookup(ip("10.2.3.4")),
+            NextHop::Unknown { port: PortId(1), next_hop: ip("10.2.3.4") }
+        );
+        assert_eq!(fib.lookup(ip("2001:db8::1")), NextHop::NoRoute);
+    }
+
+    #[test]
+    fn a_new_mac_keeps_slot_and_epoch_and_a_new_route_changes_the_epoch() {
+        let mut builder = builder();
+        builder.set_neighbour(PortId(1), ip("10.2.0.1"), None);
+        let before = builder.build();
+        builder.set_neighbour(PortId(1), ip("10.2.0.1"), Some(MAC));
+        let after = builder.build();
+        assert_eq!(before.epoch(), after.epoch());
+        assert_eq!(after.adjacency(AdjacencyId(0)).unwrap().destination, Some(MAC));
+        builder.set_route(ip("10.3.0.0"), 16, Route { via: None, port: PortId(1) });
+        assert_ne!(builder.build().epoch(), after.epoch());
+    }
+}

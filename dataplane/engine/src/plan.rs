@@ -1,0 +1,414 @@
+//! From what is wanted ([`Spec`]) to what workers read ([`Snapshot`]), keeping slots where they are.
+//!
+//! Runs on the main thread. It interns services, real servers and (local address, real server) pairs into numbered
+//! slots, allocates what workers need for new ones, and reuses a slot only when every worker's counters say that
+//! no connection remembers its former tenant.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+
+use crate::counters::Counters;
+use crate::fib::Fib;
+use crate::hash::{AddressSet, EndpointMap};
+use crate::ids::{PairId, RealId, ServiceId, WorkerId};
+use crate::ports::PortSet;
+use crate::snapshot::{Endpoint4, Mode, Real, Scheduler, Service, Snapshot};
+use crate::tcp::Timeouts;
+
+/// What one worker is given between two bursts; it gives the same box back with what it no longer needs, to be
+/// dropped on the main thread.
+#[derive(Debug, Default)]
+pub struct Update {
+    /// The new configuration.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// The new forwarding table.
+    pub fib: Option<Arc<Fib>>,
+    /// Port sets of new pairs; the worker takes them.
+    pub(crate) port_sets: Vec<(PairId, Option<Box<PortSet>>)>,
+}
+
+impl Update {
+    /// An update of the forwarding table alone.
+    pub fn of_fib(fib: Arc<Fib>) -> Update {
+        Update { fib: Some(fib), ..Update::default() }
+    }
+}
+
+/// What there may be at most; fixed at start, so that workers never allocate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Services.
+    pub services_max: usize,
+    /// Real servers, each counted once per service.
+    pub reals_max: usize,
+    /// Pairs of a local address and a real server endpoint.
+    pub pairs_max: usize,
+}
+
+/// The configuration that is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spec {
+    /// Its generation.
+    pub generation: u64,
+    /// The services.
+    pub services: Vec<ServiceSpec>,
+}
+
+/// One wanted service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// VIP:vport.
+    pub virtual_: SocketAddrV4,
+    /// Mode.
+    pub mode: Mode,
+    /// Scheduler.
+    pub scheduler: Scheduler,
+    /// TOA option kind; `None`: off.
+    pub toa: Option<u8>,
+    /// Timeouts.
+    pub timeouts: Timeouts,
+    /// Local addresses.
+    pub locals: Vec<Ipv4Addr>,
+    /// First and last local port.
+    pub local_ports: (u16, u16),
+    /// Real servers.
+    pub reals: Vec<RealSpec>,
+}
+
+/// One wanted real server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RealSpec {
+    /// RIP:rport.
+    pub real: SocketAddrV4,
+    /// Weight; 0: drain.
+    pub weight: u16,
+    /// Whether it may get new connections.
+    pub up: bool,
+}
+
+/// Why a [`Spec`] cannot be planned. The planner is then as before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// More of something than there are slots.
+    #[error("too many {what}: {wanted} wanted, {limit} slots")]
+    TooMany {
+        /// "services", "real servers" or "local pairs".
+        what: &'static str,
+        /// Slots that would be needed.
+        wanted: usize,
+        /// Slots there are.
+        limit: usize,
+    },
+    /// The same service twice.
+    #[error("service {0} is there twice")]
+    DuplicateService(SocketAddrV4),
+    /// The same real server twice in one service.
+    #[error("service {service} has real server {real} twice")]
+    DuplicateReal {
+        /// The service.
+        service: SocketAddrV4,
+        /// The real server.
+        real: SocketAddrV4,
+    },
+    /// A virtual address that is a local address too.
+    #[error("{0} is both a virtual and a local address")]
+    VirtualIsLocal(Ipv4Addr),
+    /// A FULLNAT service without local address.
+    #[error("service {0} has no local address")]
+    NoLocalAddress(SocketAddrV4),
+    /// An empty port range, or port 0 in it.
+    #[error("service {service}: local ports {first}-{last} are no range within 1-65535")]
+    PortRange {
+        /// The service.
+        service: SocketAddrV4,
+        /// First port.
+        first: u16,
+        /// Last port.
+        last: u16,
+    },
+}
+
+/// Slots of one kind, by key.
+#[derive(Debug)]
+struct Slots<K> {
+    what: &'static str,
+    by_key: HashMap<K, u32>,
+    free: Vec<u32>,
+    /// Keys that are no longer wanted, while connections may still name their slot.
+    leaving: HashMap<K, u32>,
+    limit: usize,
+    next: u32,
+}
+
+impl<K: Clone + Eq + std::hash::Hash> Slots<K> {
+    fn new(what: &'static str, limit: usize) -> Self {
+        Slots { what, by_key: HashMap::new(), free: Vec::new(), leaving: HashMap::new(), limit, next: 0 }
+    }
+
+    /// Whether these keys fit.
+    fn check_room(&self, wanted: &HashSet<K>) -> Result<(), PlanError> {
+        let new =
+            wanted.iter().filter(|k| !self.by_key.contains_key(k) && !self.leaving.contains_key(k)).count();
+        let room = self.free.len() + (self.limit - self.next as usize);
+        if new > room {
+            let used = self.limit - room;
+            return Err(PlanError::TooMany { what: self.what, wanted: used + new, limit: self.limit });
+        }
+        Ok(())
+    }
+
+    /// Moves to exactly these keys, which fit.
+    fn retarget(&mut self, wanted: &HashSet<K>) {
+        let gone: Vec<K> = self.by_key.keys().filter(|k| !wanted.contains(k)).cloned().collect();
+        for key in gone {
+            if let Some(slot) = self.by_key.remove(&key) {
+                self.leaving.insert(key, slot);
+            }
+        }
+        for key in wanted {
+            if !self.by_key.contains_key(key) {
+                let slot = self.leaving.remove(key).or_else(|| self.free.pop()).unwrap_or_else(|| {
+                    self.next += 1;
+                    self.next - 1
+                });
+                self.by_key.insert(key.clone(), slot);
+            }
+        }
+    }
+
+    /// Frees the slots of keys that left and that nothing remembers.
+    fn reclaim(&mut self, in_use: impl Fn(u32) -> bool) {
+        let free = &mut self.free;
+        self.leaving.retain(|_, slot| {
+            let keep = in_use(*slot);
+            if !keep {
+                free.push(*slot);
+            }
+            keep
+        });
+    }
+}
+
+type ServiceSlotKey = (u8, SocketAddrV4);
+type RealSlotKey = (u8, SocketAddrV4, SocketAddrV4);
+/// Protocol, local address, port range, real server: what shares one local port space.
+type PairSlotKey = (u8, Ipv4Addr, (u16, u16), SocketAddrV4);
+
+/// A pair as status pages want it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairInfo {
+    /// Its slot.
+    pub id: PairId,
+    /// LIP.
+    pub local: Ipv4Addr,
+    /// RIP:rport.
+    pub real: SocketAddrV4,
+    /// Ports there are, all workers.
+    pub capacity: u32,
+}
+
+/// Makes snapshots. See the module.
+#[derive(Debug)]
+pub struct Planner {
+    workers: u16,
+    services: Slots<ServiceSlotKey>,
+    reals: Slots<RealSlotKey>,
+    pairs: Slots<PairSlotKey>,
+    /// Pairs whose port sets the workers have.
+    installed: HashSet<PairId>,
+    counters: Vec<Arc<Counters>>,
+}
+
+impl Planner {
+    /// For workers with these counter pages (one each, in order).
+    pub fn new(limits: Limits, counters: Vec<Arc<Counters>>) -> Planner {
+        Planner {
+            workers: counters.len() as u16,
+            services: Slots::new("services", limits.services_max),
+            reals: Slots::new("real servers", limits.reals_max),
+            pairs: Slots::new("local pairs", limits.pairs_max),
+            installed: HashSet::new(),
+            counters,
+        }
+    }
+
+    /// Plans `spec`: one update per worker, in order. All of them must be given to their workers.
+    ///
+    /// # Errors
+    /// [`PlanError`]; the planner is then as before.
+    pub fn plan(&mut self, spec: &Spec) -> Result<Vec<Update>, PlanError> {
+        check(spec)?;
+        self.reclaim();
+        let mut services = HashSet::new();
+        let mut reals = HashSet::new();
+        let mut pairs = HashSet::new();
+        for service in &spec.services {
+            services.insert((service.protocol, service.virtual_));
+            for real in &service.reals {
+                reals.insert((service.protocol, service.virtual_, real.real));
+                pairs.extend(pair_keys(service, real));
+            }
+        }
+        // All three are checked before any is changed, so that a refusal leaves everything as it was.
+        self.services.check_room(&services)?;
+        self.reals.check_room(&reals)?;
+        self.pairs.check_room(&pairs)?;
+        self.services.retarget(&services);
+        self.reals.retarget(&reals);
+        self.pairs.retarget(&pairs);
+
+        let snapshot = Arc::new(self.snapshot(spec));
+        let new_pairs: Vec<(PairId, (u16, u16))> = self
+            .pairs
+            .by_key
+            .iter()
+            .map(|(key, slot)| (PairId(*slot), key.2))
+            .filter(|(id, _)| !self.installed.contains(id))
+            .collect();
+        self.installed.extend(new_pairs.iter().map(|(id, _)| *id));
+        Ok((0..self.workers)
+            .map(|worker| Update {
+                snapshot: Some(snapshot.clone()),
+                fib: None,
+                port_sets: new_pairs
+                    .iter()
+                    .map(|(id, range)| {
+                        (*id, Some(Box::new(PortSet::new(*range, WorkerId(worker), self.workers))))
+                    })
+                    .collect(),
+            })
+            .collect())
+    }
+
+    /// Every pair that is in use or wanted.
+    pub fn pairs(&self) -> impl Iterator<Item = PairInfo> {
+        self.pairs.by_key.iter().chain(&self.pairs.leaving).map(|((_, local, range, real), slot)| PairInfo {
+            id: PairId(*slot),
+            local: *local,
+            real: *real,
+            capacity: u32::from(range.1 - range.0) + 1,
+        })
+    }
+
+    /// The slot of a service.
+    pub fn service_id(&self, protocol: u8, virtual_: SocketAddrV4) -> Option<ServiceId> {
+        self.services.by_key.get(&(protocol, virtual_)).map(|slot| ServiceId(*slot))
+    }
+
+    /// The slot of a real server in a service.
+    pub fn real_id(&self, protocol: u8, virtual_: SocketAddrV4, real: SocketAddrV4) -> Option<RealId> {
+        self.reals.by_key.get(&(protocol, virtual_, real)).map(|slot| RealId(*slot))
+    }
+
+    fn snapshot(&self, spec: &Spec) -> Snapshot {
+        let mut services = vec![None; self.services.next as usize];
+        let mut by_endpoint = EndpointMap::default();
+        for spec in &spec.services {
+            let service = self.service(spec);
+            by_endpoint.insert(service.protocol, service.virtual_, service.id);
+            let slot = service.id.index();
+            services[slot] = Some(service);
+        }
+        let locals = self.pairs.by_key.keys().chain(self.pairs.leaving.keys()).map(|key| key.1);
+        let locals = locals.map(|local| u32::from_ne_bytes(local.octets()));
+        let virtuals = spec.services.iter().map(|s| u32::from_ne_bytes(s.virtual_.ip().octets()));
+        Snapshot {
+            generation: spec.generation,
+            services,
+            by_endpoint,
+            locals: AddressSet::new(locals),
+            virtuals: AddressSet::new(virtuals),
+        }
+    }
+
+    fn service(&self, spec: &ServiceSpec) -> Service {
+        let reals: Vec<Real> = spec.reals.iter().map(|real| self.real(spec, real)).collect();
+        let weights = || reals.iter().map(Real::usable_weight).filter(|w| *w > 0);
+        Service {
+            id: ServiceId(self.services.by_key[&(spec.protocol, spec.virtual_)]),
+            protocol: spec.protocol,
+            virtual_: Endpoint4::new(*spec.virtual_.ip(), spec.virtual_.port()),
+            mode: spec.mode,
+            scheduler: spec.scheduler,
+            toa: spec.toa,
+            timeouts: spec.timeouts,
+            locals: spec.locals.iter().map(|local| u32::from_ne_bytes(local.octets())).collect(),
+            weight_max: weights().max().unwrap_or(0),
+            weight_gcd: weights().fold(0, gcd).max(1),
+            reals,
+        }
+    }
+
+    fn real(&self, service: &ServiceSpec, spec: &RealSpec) -> Real {
+        Real {
+            id: RealId(self.reals.by_key[&(service.protocol, service.virtual_, spec.real)]),
+            endpoint: Endpoint4::new(*spec.real.ip(), spec.real.port()),
+            weight: spec.weight,
+            up: spec.up,
+            pairs: pair_keys(service, spec).map(|key| PairId(self.pairs.by_key[&key])).collect(),
+        }
+    }
+
+    fn reclaim(&mut self) {
+        let counters = &self.counters;
+        let connections = |slot: u32| {
+            counters.iter().any(|c| {
+                let real = c.real(RealId(slot));
+                real.active.get() + real.inactive.get() > 0
+            })
+        };
+        self.reals.reclaim(connections);
+        // A service slot is remembered by the connections of its real servers, whose slots name it.
+        let busy: HashSet<ServiceSlotKey> = self.reals.leaving.keys().map(|key| (key.0, key.1)).collect();
+        let busy_slots: HashSet<u32> = self
+            .services
+            .leaving
+            .iter()
+            .filter(|(key, _)| busy.contains(key))
+            .map(|(_, slot)| *slot)
+            .collect();
+        self.services.reclaim(|slot| busy_slots.contains(&slot));
+        self.pairs.reclaim(|slot| counters.iter().any(|c| c.pair(PairId(slot)).in_use.get() > 0));
+        let live: HashSet<PairId> =
+            self.pairs.by_key.values().chain(self.pairs.leaving.values()).map(|slot| PairId(*slot)).collect();
+        self.installed.retain(|id| live.contains(id));
+    }
+}
+
+fn pair_keys(service: &ServiceSpec, real: &RealSpec) -> impl Iterator<Item = PairSlotKey> {
+    service.locals.iter().map(|local| (service.protocol, *local, service.local_ports, real.real))
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+fn check(spec: &Spec) -> Result<(), PlanError> {
+    let locals: HashSet<Ipv4Addr> = spec.services.iter().flat_map(|s| s.locals.iter().copied()).collect();
+    let mut keys = HashSet::new();
+    for service in &spec.services {
+        if !keys.insert((service.protocol, service.virtual_)) {
+            return Err(PlanError::DuplicateService(service.virtual_));
+        }
+        if locals.contains(service.virtual_.ip()) {
+            return Err(PlanError::VirtualIsLocal(*service.virtual_.ip()));
+        }
+        if service.locals.is_empty() {
+            return Err(PlanError::NoLocalAddress(service.virtual_));
+        }
+        let (first, last) = service.local_ports;
+        if first == 0 || first > last {
+            return Err(PlanError::PortRange { service: service.virtual_, first, last });
+        }
+        let mut reals = HashSet::new();
+        for real in &service.reals {
+            if !reals.insert(real.real) {
+                return Err(PlanError::DuplicateReal { service: service.virtual_, real: real.real });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! The connection table: records and the index that finds them.
+//!
+//! Sized at start, never grows. Each connection has two index entries, one per direction, because a packet's
+//! five-tuple is either client → virtual or real → local. The index is made of buckets of one cache line with ten
+//! entries: a 16-bit tag (hash bits) and a record number. A key lives in its first bucket, or, when that is full, in
+//! its second one; the first then counts it as overflowed, so a lookup reads the second only when it must. A look
+//! thus costs one bucket and one record.
+//!
+//! Bytes per connection: 128 (record) + 2 entries x 64 B / (10 x load 0.7) = 146.
+
+use crate::conn::{Conn, Direction, NIL, flag};
+use crate::hash::{Key, Secret, reduce};
+
+/// Entries per bucket.
+const WAYS: usize = 10;
+/// Entries per hundred places when the table is full of connections.
+const LOAD_PERCENT: usize = 70;
+/// Marks the outbound entry of a record.
+const OUTBOUND: u32 = 1 << 31;
+
+/// A place in the index and what it points to.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub(crate) struct Bucket {
+    /// Hash bits; 0: free.
+    tags: [u16; WAYS],
+    /// Keys that belong here but live in their second bucket.
+    overflowed: u32,
+    /// Record number and direction bit.
+    entries: [u32; WAYS],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+impl Bucket {
+    const EMPTY: Bucket = Bucket { tags: [0; WAYS], overflowed: 0, entries: [0; WAYS] };
+
+    /// A bit per entry with this tag.
+    #[inline(always)]
+    fn matches(&self, tag: u16) -> u32 {
+        let mut mask = 0;
+        for (i, t) in self.tags.iter().enumerate() {
+            mask |= u32::from(*t == tag) << i;
+        }
+        mask
+    }
+
+    fn free_way(&self) -> Option<usize> {
+        self.tags.iter().position(|t| *t == 0)
+    }
+}
+
+/// Where a key's hash points.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    tag: u16,
+    first: usize,
+    second: usize,
+}
+
+/// A found record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub conn: u32,
+    pub direction: Direction,
+}
+
+/// The index could not take a key; the table counts as full.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// Records and index.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) conns: Vec<Conn>,
+    buckets: Vec<Bucket>,
+    /// List of freed records, linked through `wheel_next`.
+    free: u32,
+    /// Records from here on were never used.
+    fresh: u32,
+    live: u32,
+    secret: Secret,
+}
+
+impl Table {
+    pub(crate) fn new(connections_max: u32, secret: Secret) -> Table {
+        let entries = connections_max as usize * 2;
+        let buckets = (entries * 100).div_ceil(WAYS * LOAD_PERCENT).max(2);
+        Table {
+            conns: vec![Conn::EMPTY; connections_max as usize],
+            buckets: vec![Bucket::EMPTY; buckets],
+            free: NIL,
+            fresh: 0,
+            live: 0,
+            secret,
+        }
+    }
+
+    /// Connections in the table.
+    pub(crate) fn len(&self) -> u32 {
+        self.live
+    }
+
+    /// Bytes of records and index.
+    pub(crate) fn bytes(&self) -> usize {
+        self.conns.len() * size_of::<Conn>() + self.buckets.len() * size_of::<Bucket>()
+    }
+
+    #[inline(always)]
+    pub(crate) fn hash(&self, key: Key) -> u64 {
+        self.secret.hash(key)
+    }
+
+    #[inline(always)]
+    fn place(&self, hash: u64) -> Place {
+        let n = self.buckets.len() as u32;
+        let tag = (hash >> 48) as u16;
+        let first = reduce(hash as u32, n) as usize;
+        let second = reduce((hash >> 24) as u32, n) as usize;
+        let second = if second != first { second } else { (first + 1) % n as usize };
+        Place { tag: tag | u16::from(tag == 0), first, second }
+    }
+
+    /// The bucket where a lookup of this hash starts; for prefetching.
+    #[inline(always)]
+    pub(crate) fn bucket(&self, hash: u64) -> &Bucket {
+        &self.buckets[reduce(hash as u32, self.buckets.len() as u32) as usize]
+    }
+
+    /// The record that a lookup of this hash will most likely read; for prefetching.
+    #[inline(always)]
+    pub(crate) fn likely(&self, hash: u64) -> Option<&Conn> {
+        let tag = (hash >> 48) as u16;
+        let bucket = self.bucket(hash);
+        let matches = bucket.matches(tag | u16::from(tag == 0));
+        if matches == 0 {
+            return None;
+        }
+        let entry = bucket.entries[matches.trailing_zeros() as usize % WAYS];
+        self.conns.get((entry & !OUTBOUND) as usize)
+    }
+
+    /// The connection that a packet with this key belongs to. `hash` must be the key's.
+    #[inline(always)]
+    pub(crate) fn find(&self, key: Key, hash: u64) -> Option<Found> {
+        let place = self.place(hash);
+        let first = &self.buckets[place.first];
+        if let Some(found) = self.find_in(first, place.tag, key) {
+            return Some(found);
+        }
+        if first.overflowed == 0 {
+            return None;
+        }
+        self.find_in(&self.buckets[place.second], place.tag, key)
+    }
+
+    #[inline(always)]
+    fn find_in(&self, bucket: &Bucket, tag: u16, key: Key) -> Option<Found> {
+        let mut matches = bucket.matches(tag);
+        while matches != 0 {
+            let entry = bucket.entries[matches.trailing_zeros() as usize % WAYS];
+            if let Some(found) = self.check(entry, key) {
+                return Some(found);
+            }
+            matches &= matches - 1;
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn check(&self, entry: u32, key: Key) -> Option<Found> {
+        let index = entry & !OUTBOUND;
+        let conn = self.conns.get(index as usize)?;
+        let (own, direction) = if entry & OUTBOUND == 0 {
+            (inbound_key(conn), Direction::Inbound)
+        } else {
+            (outbound_key(conn), Direction::Outbound)
+        };
+        (own == key).then_some(Found { conn: index, direction })
+    }
+
+    /// Takes a free record. The caller fills it in and calls [`Table::link`].
+    pub(crate) fn take(&mut self) -> Option<u32> {
+        let index = if self.free != NIL {
+            let index = self.free;
+            self.free = self.conns[index as usize].wheel_next;
+            index
+        } else if (self.fresh as usize) < self.conns.len() {
+            self.fresh += 1;
+            self.fresh - 1
+        } else {
+            return None;
+        };
+        self.live += 1;
+        Some(index)
+    }
+
+    /// Gives a record back that is not (or no longer) linked.
+    pub(crate) fn give_back(&mut self, index: u32) {
+        let conn = &mut self.conns[index as usize];
+        conn.flags = 0;
+        conn.wheel_next = self.free;
+        self.free = index;
+        self.live -= 1;
+    }
+
+    /// Enters a record under both its keys; on error under neither.
+    pub(crate) fn link(&mut self, index: u32) -> Result<(), Full> {
+        let conn = &self.conns[index as usize];
+        let (inbound, outbound) = (inbound_key(conn), outbound_key(conn));
+        self.insert(self.hash(inbound), index)?;
+        self.insert(self.hash(outbound), index | OUTBOUND).inspect_err(|_| {
+            self.remove(self.hash(inbound), index);
+        })
+    }
+
+    /// Takes a record's two entries out of the index.
+    pub(crate) fn unlink(&mut self, index: u32) {
+        let conn = &self.conns[index as usize];
+        let (inbound, outbound) = (inbound_key(conn), outbound_key(conn));
+        self.remove(self.hash(inbound), index);
+        self.remove(self.hash(outbound), index | OUTBOUND);
+    }
+
+    fn insert(&mut self, hash: u64, entry: u32) -> Result<(), Full> {
+        let place = self.place(hash);
+        for _ in 0..2 {
+            if let Some(way) = self.buckets[place.first].free_way() {
+                self.put(place.first, way, place.tag, entry);
+                return Ok(());
+            }
+            if let Some(way) = self.buckets[place.second].free_way() {
+                self.put(place.second, way, place.tag, entry);
+                self.buckets[place.first].overflowed += 1;
+                return Ok(());
+            }
+            if !self.make_room(place.first) && !self.make_room(place.second) {
+                return Err(Full);
+            }
+        }
+        Err(Full)
+    }
+
+    fn put(&mut self, bucket: usize, way: usize, tag: u16, entry: u32) {
+        let bucket = &mut self.buckets[bucket];
+        bucket.tags[way] = tag;
+        bucket.entries[way] = entry;
+    }
+
+    /// Moves one entry of a full bucket to its other bucket.
+    fn make_room(&mut self, from: usize) -> bool {
+        for way in 0..WAYS {
+            let entry = self.buckets[from].entries[way];
+            let place = self.place(self.hash_of(entry));
+            let to = if place.first == from { place.second } else { place.first };
+            let Some(free) = self.buckets[to].free_way() else { continue };
+            self.put(to, free, place.tag, entry);
+            self.buckets[from].tags[way] = 0;
+            if to == place.second {
+                self.buckets[place.first].overflowed += 1;
+            } else {
+                self.buckets[place.first].overflowed -= 1;
+            }
+            return true;
+        }
+        false
+    }
+
+    fn hash_of(&self, entry: u32) -> u64 {
+        let conn = &self.conns[(entry & !OUTBOUND) as usize];
+        self.hash(if entry & OUTBOUND == 0 { inbound_key(conn) } else { outbound_key(conn) })
+    }
+
+    fn remove(&mut self, hash: u64, entry: u32) {
+        let place = self.place(hash);
+        if self.remove_from(place.first, place.tag, entry) {
+            return;
+        }
+        if self.remove_from(place.second, place.tag, entry) {
+            self.buckets[place.first].overflowed -= 1;
+        }
+    }
+
+    fn remove_from(&mut self, bucket: usize, tag: u16, entry: u32) -> bool {
+        let bucket = &mut self.buckets[bucket];
+        let way = (0..WAYS).find(|way| bucket.tags[*way] == tag && bucket.entries[*way] == entry);
+        if let Some(way) = way {
+            bucket.tags[way] = 0;
+        }
+        way.is_some()
+    }
+
+    /// Records that were ever used; the rest need not be looked at.
+    pub(crate) fn used(&self) -> &[Conn] {
+        &self.conns[..self.fresh as usize]
+    }
+
+    /// Live records.
+    #[cfg(test)]
+    fn live_conns(&self) -> impl Iterator<Item = &Conn> {
+        self.used().iter().filter(|c| c.has(flag::LIVE))
+    }
+}
+
+/// The five-tuple of packets from the client.
+#[inline(always)]
+pub(crate) fn inbound_key(conn: &Conn) -> Key {
+    Key {
+        src: conn.client_addr,
+        dst: conn.virtual_addr,
+        src_port: conn.client_port,
+        dst_port: conn.virtual_port,
+        protocol: conn.protocol,
+    }
+}
+
+/// The five-tuple of packets from the real server.
+#[inline(always)]
+pub(crate) fn outbound_key(conn: &Conn) -> Key {
+    Key {
+        src: conn.real_addr,
+        dst: conn.local_addr,
+        src_port: conn.real_port,
+        dst_port: conn.local_port,
+        protocol: conn.protocol,
+    }
+}
+
+/// Whether a record is in use, for iteration over [`Table::used`].
+#[inline(always)]
+pub(crate) fn is_live(conn: &Conn) -> bool {
+    conn.has(flag::LIVE)
+}
+
+#[cfg(test)]
+mod tests;

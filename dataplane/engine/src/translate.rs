@@ -1,0 +1,150 @@
+//! Rewriting a segment: endpoints, TTL, checksums, the TOA option, the MSS.
+//!
+//! Checksums are always updated incrementally (RFC 1624), so a segment that came in corrupt leaves corrupt and its
+//! receiver sees it.
+
+use wire::checksum::Delta;
+use wire::tcp::options::Lowered;
+use wire::{PacketBuf, U16, U32, ethernet, ipv4, tcp, toa};
+use zerocopy::FromBytes;
+
+use crate::conn::{Conn, Direction};
+use crate::fib::Adjacency;
+
+/// Bytes of the IPv4 form of the TOA option.
+pub(crate) const TOA_V4_LEN: usize = toa::V4_LEN;
+/// The MSS is never lowered below the smallest that every IPv4 host must take (RFC 9293 §3.7.1: 536), less TOA.
+const MSS_FLOOR: u16 = 536 - TOA_V4_LEN as u16;
+
+/// Mutable views of the headers of a frame whose TCP header starts at `l4`.
+pub(crate) struct Headers<'a> {
+    pub eth: &'a mut ethernet::Header,
+    pub ip: &'a mut ipv4::Header,
+    pub tcp: &'a mut tcp::Header,
+    /// What follows the fixed TCP header.
+    pub rest: &'a mut [u8],
+}
+
+/// `None` only if the frame is shorter than its parsed offsets, which cannot be.
+#[inline(always)]
+pub(crate) fn headers(data: &mut [u8], l4: usize) -> Option<Headers<'_>> {
+    let (front, back) = data.split_at_mut_checked(l4)?;
+    let (eth, front) = ethernet::Header::mut_from_prefix(front).ok()?;
+    let (ip, _) = ipv4::Header::mut_from_prefix(front).ok()?;
+    let (tcp, rest) = tcp::Header::mut_from_prefix(back).ok()?;
+    Some(Headers { eth, ip, tcp, rest })
+}
+
+impl Headers<'_> {
+    /// The TCP options.
+    #[inline(always)]
+    pub(crate) fn options(&mut self) -> &mut [u8] {
+        let len = (usize::from(self.tcp.data_offset >> 4) * 4).saturating_sub(size_of::<tcp::Header>());
+        self.rest.get_mut(..len).unwrap_or_default()
+    }
+
+    /// Puts the packet between its new endpoints and lowers the TTL; `l4` holds other changes to the segment that
+    /// the TCP checksum covers, `ip` those that the IP checksum covers.
+    #[inline(always)]
+    pub(crate) fn rewrite(&mut self, conn: &Conn, direction: Direction, mut ip: Delta, mut l4: Delta) {
+        let (src, src_port, dst, dst_port) = match direction {
+            Direction::Inbound => {
+                ip += Delta::from_folded(conn.ip_delta);
+                l4 += Delta::from_folded(conn.l4_delta);
+                (conn.local_addr, conn.local_port, conn.real_addr, conn.real_port)
+            }
+            Direction::Outbound => {
+                ip += Delta::from_folded(conn.ip_delta).negated();
+                l4 += Delta::from_folded(conn.l4_delta).negated();
+                (conn.virtual_addr, conn.virtual_port, conn.client_addr, conn.client_port)
+            }
+        };
+        self.ip.src = U32::from_bytes(src.to_ne_bytes());
+        self.ip.dst = U32::from_bytes(dst.to_ne_bytes());
+        self.tcp.src_port = U16::from_bytes(src_port.to_ne_bytes());
+        self.tcp.dst_port = U16::from_bytes(dst_port.to_ne_bytes());
+        let before = U16::from_bytes([self.ip.ttl, self.ip.protocol]);
+        self.ip.ttl = self.ip.ttl.wrapping_sub(1);
+        let after = U16::from_bytes([self.ip.ttl, self.ip.protocol]);
+        ip = ip.replace16(before, after);
+        self.ip.checksum = ip.apply(self.ip.checksum);
+        self.tcp.checksum = l4.apply(self.tcp.checksum);
+    }
+
+    /// Fills in the Ethernet header; `false` when the next hop's MAC address is not known.
+    #[inline(always)]
+    pub(crate) fn address(&mut self, adjacency: &Adjacency) -> bool {
+        let Some(destination) = adjacency.destination else { return false };
+        self.eth.src = adjacency.source;
+        self.eth.dst = destination;
+        true
+    }
+
+    /// Lowers the MSS of a SYN-ACK, so that a full segment of the client leaves room for TOA.
+    pub(crate) fn lower_mss(&mut self, by: u16) -> Option<Lowered> {
+        tcp::options::lower_mss(self.options(), by, MSS_FLOOR)
+    }
+}
+
+/// Folded differences of IP and TCP checksum when an inbound packet of this connection is rewritten.
+pub(crate) fn deltas(conn: &Conn) -> (u16, u16) {
+    let addr = |raw: u32| U32::from_bytes(raw.to_ne_bytes());
+    let port = |raw: u16| U16::from_bytes(raw.to_ne_bytes());
+    let ip = Delta::ZERO
+        .replace32(addr(conn.client_addr), addr(conn.local_addr))
+        .replace32(addr(conn.virtual_addr), addr(conn.real_addr));
+    let l4 = ip
+        .replace16(port(conn.client_port), port(conn.local_port))
+        .replace16(port(conn.virtual_port), port(conn.real_port));
+    (ip.to_folded(), l4.to_folded())
+}
+
+/// What came of inserting TOA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    Yes,
+    /// The TCP header has no 8 bytes left.
+    NoRoom,
+    /// The packet buffer has no 8 bytes in front.
+    NoHeadroom,
+}
+
+/// Inserts the TOA option right behind the fixed TCP header and adds what that changes to the two differences. The
+/// headers move forward into the headroom, the payload stays where it is.
+pub(crate) fn insert_toa<P: PacketBuf>(
+    packet: &mut P,
+    l4: usize,
+    conn: &Conn,
+    ip_delta: &mut Delta,
+    l4_delta: &mut Delta,
+) -> Inserted {
+    let Some(h) = headers(packet.data_mut(), l4) else { return Inserted::NoRoom };
+    if usize::from(h.tcp.data_offset >> 4) * 4 + TOA_V4_LEN > tcp::HEADER_LEN_MAX {
+        return Inserted::NoRoom;
+    }
+    if !packet.push_front(TOA_V4_LEN) {
+        return Inserted::NoHeadroom;
+    }
+    let data = packet.data_mut();
+    let option_at = l4 + size_of::<tcp::Header>();
+    data.copy_within(TOA_V4_LEN..TOA_V4_LEN + option_at, 0);
+    let addr = U32::from_bytes(conn.client_addr.to_ne_bytes());
+    let port = U16::from_bytes(conn.client_port.to_ne_bytes());
+    let option = toa::encode_v4(conn.toa_kind, addr, port);
+    if let Some(room) = data.get_mut(option_at..option_at + TOA_V4_LEN) {
+        room.copy_from_slice(&option);
+    }
+    let Some(h) = headers(data, l4) else { return Inserted::NoRoom };
+    for pair in option.chunks_exact(2) {
+        *l4_delta = l4_delta.add16(U16::from_bytes([pair[0], pair[1]]));
+    }
+    let before = U16::from_bytes([h.tcp.data_offset, h.tcp.flags]);
+    h.tcp.data_offset = h.tcp.data_offset.wrapping_add((TOA_V4_LEN as u8 / 4) << 4);
+    *l4_delta = l4_delta.replace16(before, U16::from_bytes([h.tcp.data_offset, h.tcp.flags]));
+    let old_len = h.ip.total_len;
+    h.ip.total_len = U16::new(old_len.get().wrapping_add(TOA_V4_LEN as u16));
+    *ip_delta = ip_delta.replace16(old_len, h.ip.total_len);
+    // The pseudo header holds the TCP length.
+    *l4_delta = l4_delta.add16(U16::new(TOA_V4_LEN as u16));
+    Inserted::Yes
+}

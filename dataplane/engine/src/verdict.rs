@@ -1,0 +1,86 @@
+//! How a packet ends.
+
+use crate::counters::named_counters;
+use crate::ids::{PortId, WorkerId};
+
+/// What the caller shall do with a packet. The packet's bytes are already as they must be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it out of this port.
+    Forward(PortId),
+    /// It became an answer of ours (an ICMP error); send it out of this port.
+    Reply(PortId),
+    /// Hand it to the kernel twin of the port it came from.
+    Punt(PuntClass),
+    /// Another worker owns its connection: move it there, unchanged.
+    HandOver(WorkerId),
+    /// It is translated, but its next hop's MAC address is unknown (the Ethernet header is not filled in): have
+    /// the next hop resolved, then send it out of this port.
+    Resolve(PortId),
+    /// Free it. The reason is already counted.
+    Drop(DropReason),
+}
+
+impl Verdict {
+    /// What verdict arrays are filled with before [`crate::Worker::process`] runs.
+    pub const NONE: Verdict = Verdict::Drop(DropReason::FrameTooShort);
+}
+
+named_counters! {
+    /// Why a packet was dropped. Every reason is a counter, a metric label and a line in docs/drop-reasons.md.
+    DropReason {
+        /// Shorter than an Ethernet header.
+        FrameTooShort = "frame_too_short",
+        /// A unicast frame for another station.
+        NotOurMac = "not_our_mac",
+        /// The IP packet is cut: shorter than its header or its own length field says.
+        IpTruncated = "ip_truncated",
+        /// Bad IP version, header length or checksum.
+        IpHeaderInvalid = "ip_header_invalid",
+        /// A fragment for a virtual or local address; not handled yet.
+        Fragment = "fragment",
+        /// The transport header is cut or its length field is impossible.
+        L4Truncated = "l4_truncated",
+        /// A combination of TCP flags that no stack sends (none at all, SYN with FIN or RST).
+        TcpFlagsInvalid = "tcp_flags_invalid",
+        /// A SYN whose IP or TCP checksum is wrong; a sender that leaves checksums to a NIC that is not there
+        /// (veth, TAP) shows up here.
+        ChecksumInvalid = "checksum_invalid",
+        /// Hop limit used up and the ICMP answer was rate-limited or impossible.
+        TtlExpired = "ttl_expired",
+        /// Does not fit the next link and the ICMP answer was rate-limited or impossible.
+        TooBig = "too_big",
+        /// The service has no real server that is up and has weight.
+        NoRealServer = "no_real_server",
+        /// The connection table is full and nothing in it may be given up.
+        TableFull = "table_full",
+        /// No local port is free towards the chosen real server.
+        LocalPortsExhausted = "local_ports_exhausted",
+        /// The routing table has no way to the destination.
+        NoRoute = "no_route",
+        /// No room in the packet buffer to insert what must be inserted.
+        NoHeadroom = "no_headroom",
+        /// The kernel would have got it, but its class is over the rate limit.
+        PuntRateLimited = "punt_rate_limited",
+    }
+}
+
+named_counters! {
+    /// What kind of packet the kernel is handed. Each class has its own rate limit.
+    PuntClass {
+        /// ARP.
+        Arp = "arp",
+        /// For an address of the gateway itself: its own sessions, health checks, routing daemons.
+        Local = "local",
+        /// TCP to a virtual or local address that belongs to no connection; the kernel answers with a RST.
+        Stray = "stray",
+        /// ICMP.
+        Icmp = "icmp",
+        /// IPv6 (neighbour discovery and all else, until services speak it).
+        Ipv6 = "ipv6",
+        /// Multicast and broadcast (VRRP, OSPF, DHCP …).
+        Multicast = "multicast",
+        /// Every other Ethernet type (LLDP, LACP, VLAN …).
+        OtherEthertype = "other_ethertype",
+    }
+}

@@ -1,0 +1,394 @@
+//! One core's share of the gateway.
+//!
+//! A burst goes through in stages, each over all its packets, so that cache misses overlap instead of adding up:
+//! parse and hash (prefetching index buckets), look tags up (prefetching records), then translate or admit packet by
+//! packet. Nothing here locks, allocates, logs, reads a clock or makes a system call.
+
+mod admit;
+mod forward;
+mod track;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use wire::{MacAddr, PacketBuf};
+
+use crate::BURST_LEN_MAX;
+use crate::conn::{ConnFilter, ConnInfo};
+use crate::counters::{Counter, Counters};
+use crate::embryonic::EmbryonicList;
+use crate::fib::Fib;
+use crate::hash::Secret;
+use crate::ids::{PortId, WorkerId};
+use crate::limiter::Limiter;
+use crate::parse::{Parsed, Segment, parse};
+use crate::plan::{Limits, Update};
+use crate::ports::PortSet;
+use crate::sched::SchedState;
+use crate::snapshot::Snapshot;
+use crate::steer;
+use crate::table::{Table, is_live};
+use crate::tcp::{TcpState, Timeouts};
+use crate::time::Ticks;
+use crate::verdict::{DropReason, PuntClass, Verdict};
+use crate::wheel::Wheel;
+
+/// Records that one [`Worker::housekeep`] looks at: about 10 µs when every one is a cache miss.
+const HOUSEKEEP_MAX: usize = 64;
+/// Next hops that are remembered for [`Worker::take_wanted`] between two calls.
+pub const WANTED_MAX: usize = 16;
+
+/// How a worker starts.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Its number.
+    pub id: WorkerId,
+    /// How many workers there are.
+    pub workers: u16,
+    /// Connections that fit its table.
+    pub connections_max: u32,
+    /// Slots for services, real servers and pairs, as the planner has them.
+    pub limits: Limits,
+    /// Secret of the steering hash; the same for all workers. The table's secret is derived from it.
+    pub secret: [u64; 2],
+    /// Packets per second and class that may be punted.
+    pub punt_per_second: u32,
+    /// The present.
+    pub now: Ticks,
+}
+
+/// What is known of a packet between the stages.
+#[derive(Debug, Clone, Copy)]
+struct Meta {
+    segment: Segment,
+    hash: u64,
+    /// The verdict, if parsing settled it.
+    settled: Option<Verdict>,
+}
+
+impl Meta {
+    const EMPTY: Meta = Meta {
+        segment: Segment {
+            key: crate::hash::Key { src: 0, dst: 0, src_port: 0, dst_port: 0, protocol: 0 },
+            l4: 0,
+            end: 0,
+            flags: 0,
+        },
+        hash: 0,
+        settled: Some(Verdict::NONE),
+    };
+}
+
+/// One core's share of the gateway. See the module.
+#[derive(Debug)]
+pub struct Worker {
+    id: WorkerId,
+    workers: u16,
+    steering: Secret,
+    table: Table,
+    wheel: Wheel,
+    embryonic: EmbryonicList,
+    limiter: Limiter,
+    /// By pair.
+    ports: Vec<Option<Box<PortSet>>>,
+    /// By service.
+    sched: Vec<SchedState>,
+    snapshot: Arc<Snapshot>,
+    fib: Arc<Fib>,
+    counters: Arc<Counters>,
+    /// Pages of all workers, for least-connection schedulers.
+    all_counters: Vec<Arc<Counters>>,
+    wanted: ArrayVec<(PortId, IpAddr), WANTED_MAX>,
+    metas: Box<[Meta; BURST_LEN_MAX]>,
+}
+
+impl Worker {
+    /// A worker without configuration: it punts everything. Allocates all that it will ever need.
+    pub fn new(config: &WorkerConfig, counters: Arc<Counters>, all_counters: Vec<Arc<Counters>>) -> Worker {
+        let steering = Secret(config.secret);
+        Worker {
+            id: config.id,
+            workers: config.workers.max(1),
+            steering,
+            table: Table::new(config.connections_max, steering.derive(u64::from(config.id.0) + 1)),
+            wheel: Wheel::new(config.now),
+            embryonic: EmbryonicList::new(),
+            limiter: Limiter::new(config.punt_per_second, config.now),
+            ports: std::iter::repeat_with(|| None).take(config.limits.pairs_max).collect(),
+            sched: vec![SchedState::default(); config.limits.services_max],
+            snapshot: Arc::new(Snapshot::default()),
+            fib: Arc::new(Fib::empty()),
+            counters,
+            all_counters,
+            wanted: ArrayVec::new(),
+            metas: Box::new([Meta::EMPTY; BURST_LEN_MAX]),
+        }
+    }
+
+    /// Processes packets from ports. At most [`BURST_LEN_MAX`]; `verdicts[..packets.len()]` are filled.
+    #[inline]
+    pub fn process<P: PacketBuf>(
+        &mut self,
+        now: Ticks,
+        packets: &mut [P],
+        verdicts: &mut [Verdict; BURST_LEN_MAX],
+    ) {
+        if self.workers == 1 {
+            self.run::<P, false>(now, packets, verdicts);
+        } else {
+            self.run::<P, true>(now, packets, verdicts);
+        }
+    }
+
+    /// Processes packets that another worker handed over; never answers [`Verdict::HandOver`].
+    #[inline]
+    pub fn process_handed_over<P: PacketBuf>(
+        &mut self,
+        now: Ticks,
+        packets: &mut [P],
+        verdicts: &mut [Verdict; BURST_LEN_MAX],
+    ) {
+        self.run::<P, false>(now, packets, verdicts);
+    }
+
+    #[inline(always)]
+    fn run<P: PacketBuf, const STEER: bool>(
+        &mut self,
+        now: Ticks,
+        packets: &mut [P],
+        verdicts: &mut [Verdict; BURST_LEN_MAX],
+    ) {
+        self.limiter.refill(now);
+        for (packet, meta) in packets.iter().zip(self.metas.iter_mut()) {
+            let port = PortId(packet.port());
+            let mac = self.fib.port(port).map_or(MacAddr([0; 6]), |port| port.mac);
+            match parse(packet.data(), mac) {
+                Parsed::Segment(segment) => {
+                    meta.segment = segment;
+                    meta.hash = self.table.hash(segment.key);
+                    meta.settled = None;
+                    if STEER {
+                        let owner = owner(&self.snapshot, self.steering, self.workers, &segment);
+                        if owner != self.id {
+                            self.counters.event(Counter::HandedOver).add(1);
+                            meta.settled = Some(Verdict::HandOver(owner));
+                            continue;
+                        }
+                    }
+                    P::prefetch(self.table.bucket(meta.hash));
+                }
+                other => {
+                    meta.settled = Some(settle(other, &self.snapshot, &self.counters, &mut self.limiter));
+                }
+            }
+        }
+        for meta in self.metas.iter().take(packets.len()).filter(|meta| meta.settled.is_none()) {
+            if let Some(conn) = self.table.likely(meta.hash) {
+                P::prefetch(conn);
+                P::prefetch(&conn.client_isn);
+            }
+        }
+        for (i, packet) in packets.iter_mut().enumerate().take(BURST_LEN_MAX) {
+            let meta = &self.metas[i];
+            verdicts[i] = match meta.settled {
+                Some(verdict) => verdict,
+                None => {
+                    let (segment, hash) = (meta.segment, meta.hash);
+                    self.segment(now, packet, &segment, hash)
+                }
+            };
+        }
+    }
+
+    #[inline(always)]
+    fn segment<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, segment: &Segment, hash: u64) -> Verdict {
+        match self.table.find(segment.key, hash) {
+            Some(found) => self.forward(now, packet, segment, found),
+            None => self.unknown(now, packet, segment),
+        }
+    }
+
+    /// Ends connections whose time is up: bounded work, to be called once per loop turn. Returns how many ended.
+    pub fn housekeep(&mut self, now: Ticks) -> usize {
+        let mut ended = 0;
+        for _ in 0..HOUSEKEEP_MAX {
+            let Some(index) = self.wheel.pop(&mut self.table.conns, now) else { break };
+            let deadline = self.deadline(index);
+            if now.reached(deadline) {
+                self.end(index);
+                ended += 1;
+            } else {
+                self.wheel.arm(&mut self.table.conns, index, now, deadline);
+            }
+        }
+        ended
+    }
+
+    /// Takes the new parts of an update and leaves the old ones in it, for the main thread to drop.
+    pub fn apply(&mut self, update: &mut Update) {
+        if let Some(snapshot) = &mut update.snapshot {
+            std::mem::swap(&mut self.snapshot, snapshot);
+        }
+        if let Some(fib) = &mut update.fib {
+            std::mem::swap(&mut self.fib, fib);
+        }
+        for (pair, set) in &mut update.port_sets {
+            if let Some(slot) = self.ports.get_mut(pair.index()) {
+                if let Some(set) = set {
+                    // Not a secret, but different after each restart.
+                    set.start_at(self.steering.derive(u64::from(pair.0)).0[0]);
+                }
+                std::mem::swap(slot, set);
+            }
+        }
+    }
+
+    /// Next hops that packets wanted and whose MAC address is not known, since the last call.
+    pub fn take_wanted(&mut self) -> ArrayVec<(PortId, IpAddr), WANTED_MAX> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Appends matching connections to `out`, as far as its capacity goes, looking at no more than `scan` records
+    /// from `cursor` on. Returns the next cursor, `None` at the end.
+    pub fn export(
+        &self,
+        now: Ticks,
+        filter: &ConnFilter,
+        cursor: u32,
+        scan: u32,
+        out: &mut Vec<ConnInfo>,
+    ) -> Option<u32> {
+        let used = self.table.used();
+        let start = (cursor as usize).min(used.len());
+        let end = start.saturating_add(scan as usize).min(used.len());
+        for (offset, conn) in used[start..end].iter().enumerate() {
+            if !is_live(conn) || !filter.matches(conn) {
+                continue;
+            }
+            if out.len() == out.capacity() {
+                return Some((start + offset) as u32);
+            }
+            let index = (start + offset) as u32;
+            out.push(ConnInfo {
+                protocol: conn.protocol,
+                client: conn.client().to_socket_addr(),
+                virtual_: conn.virtual_().to_socket_addr(),
+                local: conn.local().to_socket_addr(),
+                real: conn.real().to_socket_addr(),
+                state: conn.state,
+                expires_in: self.deadline(index).since(now),
+            });
+        }
+        (end < used.len()).then_some(end as u32)
+    }
+
+    /// Bytes of connection records and index.
+    pub fn table_bytes(&self) -> usize {
+        self.table.bytes()
+    }
+
+    /// Connections that fit the table.
+    pub fn connections_max(&self) -> u32 {
+        self.table.conns.len() as u32
+    }
+
+    /// Connections in the table.
+    pub fn connections(&self) -> u32 {
+        self.table.len()
+    }
+
+    /// Generation of the configuration in force.
+    pub fn generation(&self) -> u64 {
+        self.snapshot.generation
+    }
+
+    /// When the connection ends if no packet comes.
+    fn deadline(&self, index: u32) -> Ticks {
+        let conn = &self.table.conns[index as usize];
+        conn.seen.plus(timeout(&self.snapshot, conn.service, conn.state))
+    }
+
+    /// Removes a connection and everything it holds.
+    fn end(&mut self, index: u32) {
+        self.table.unlink(index);
+        self.wheel.disarm(&mut self.table.conns, index);
+        self.embryonic.remove(&mut self.table.conns, index);
+        let conn = &self.table.conns[index as usize];
+        if let Some(set) = &mut self.ports[conn.pair.index()] {
+            set.give_back(u16::from_be(conn.local_port));
+        }
+        self.counters.pair(conn.pair).in_use.sub(1);
+        let real = self.counters.real(conn.real_id);
+        if conn.state.is_active() { &real.active } else { &real.inactive }.sub(1);
+        self.counters.state(conn.state).sub(1);
+        self.counters.event(Counter::ConnectionsExpired).add(1);
+        self.table.give_back(index);
+        self.count_gauges();
+    }
+
+    fn count_gauges(&self) {
+        self.counters.connections.set(self.table.len().into());
+        self.counters.embryonic.set(self.embryonic.len().into());
+    }
+
+    fn drop(&self, reason: DropReason) -> Verdict {
+        drop_packet(&self.counters, reason)
+    }
+
+    fn punt(&mut self, class: PuntClass) -> Verdict {
+        punt_packet(&self.counters, &mut self.limiter, class)
+    }
+}
+
+#[inline(always)]
+fn owner(snapshot: &Snapshot, secret: Secret, workers: u16, segment: &Segment) -> WorkerId {
+    if snapshot.locals.contains(segment.key.dst) {
+        steer::owner_of_local_port(u16::from_be(segment.key.dst_port), workers)
+    } else {
+        steer::owner_of_client(secret, segment.key, workers)
+    }
+}
+
+#[inline(always)]
+fn timeout(snapshot: &Snapshot, service: crate::ids::ServiceId, state: TcpState) -> Ticks {
+    match snapshot.service(service) {
+        Some(service) => service.timeouts.of(state),
+        // The service is gone; its connections live on.
+        None => Timeouts::default().of(state),
+    }
+}
+
+/// The verdict on what is no TCP segment.
+#[cold]
+fn settle(parsed: Parsed, snapshot: &Snapshot, counters: &Counters, limiter: &mut Limiter) -> Verdict {
+    match parsed {
+        Parsed::Punt(class) => punt_packet(counters, limiter, class),
+        Parsed::Drop(reason) => drop_packet(counters, reason),
+        Parsed::Fragment { destination } => {
+            if snapshot.locals.contains(destination) || snapshot.virtuals.contains(destination) {
+                drop_packet(counters, DropReason::Fragment)
+            } else {
+                punt_packet(counters, limiter, PuntClass::Local)
+            }
+        }
+        Parsed::Segment(_) => Verdict::NONE,
+    }
+}
+
+fn drop_packet(counters: &Counters, reason: DropReason) -> Verdict {
+    counters.drop(reason).add(1);
+    Verdict::Drop(reason)
+}
+
+fn punt_packet(counters: &Counters, limiter: &mut Limiter, class: PuntClass) -> Verdict {
+    if limiter.allows_punt(class) {
+        counters.punt(class).add(1);
+        Verdict::Punt(class)
+    } else {
+        drop_packet(counters, DropReason::PuntRateLimited)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! Segments that belong to no connection, and the connections that some of them open.
+
+use wire::tcp::{self, flags};
+use wire::{PacketBuf, checksum, ethernet, ipv4, view};
+
+use super::Worker;
+use super::track::checksum_is_valid;
+use crate::conn::{Acked, Conn, Direction, NIL, flag};
+use crate::counters::Counter;
+use crate::hash::Key;
+use crate::icmp;
+use crate::ids::{AdjacencyId, PairId};
+use crate::parse::Segment;
+use crate::snapshot::{Endpoint4, Service};
+use crate::table::Found;
+use crate::tcp::TcpState;
+use crate::time::Ticks;
+use crate::translate;
+use crate::verdict::{DropReason, PuntClass, Verdict};
+
+/// Ports that are tried when one turns out to be taken by a connection of an older configuration.
+const PORT_TRIES_MAX: usize = 8;
+
+impl Worker {
+    /// A segment that belongs to no connection.
+    #[inline(never)]
+    pub(super) fn unknown<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, segment: &Segment) -> Verdict {
+        let destination = Endpoint4 { addr: segment.key.dst, port: segment.key.dst_port };
+        if self.snapshot.find(segment.key.protocol, destination).is_none() {
+            let local = self.snapshot.locals.contains(segment.key.dst);
+            return self.punt(if local { PuntClass::Stray } else { PuntClass::Local });
+        }
+        if segment.flags & (flags::SYN | flags::ACK) != flags::SYN {
+            return self.punt(PuntClass::Stray);
+        }
+        if !is_intact(packet.data(), segment) {
+            return self.drop(DropReason::ChecksumInvalid);
+        }
+        match self.admit(now, packet.data(), segment) {
+            Ok(found) => self.send(packet, segment, found),
+            Err(DropReason::NoRealServer) => {
+                self.answer(packet, segment, icmp::Error::PortUnreachable, DropReason::NoRealServer)
+            }
+            Err(reason) => self.drop(reason),
+        }
+    }
+
+    /// Makes the connection that a SYN asks for.
+    fn admit(&mut self, now: Ticks, data: &[u8], segment: &Segment) -> Result<Found, DropReason> {
+        let destination = Endpoint4 { addr: segment.key.dst, port: segment.key.dst_port };
+        let snapshot = self.snapshot.clone();
+        let Some(service) = snapshot.find(segment.key.protocol, destination) else {
+            return Err(DropReason::NoRealServer);
+        };
+        let picked = self.sched[service.id.index()].pick(service, self.id.0, &self.all_counters);
+        let Some(real) = picked.and_then(|i| service.reals.get(i)) else {
+            self.counters.no_real_server(service.id).add(1);
+            return Err(DropReason::NoRealServer);
+        };
+        let index = self.take_record().ok_or(DropReason::TableFull)?;
+        let Some((pair, local)) = self.take_local(service, &real.pairs, real.endpoint) else {
+            self.table.give_back(index);
+            return Err(DropReason::LocalPortsExhausted);
+        };
+        self.table.conns[index as usize] =
+            Conn { real_id: real.id, pair, ..new_conn(now, data, segment, service, local, real.endpoint) };
+        let conn = &mut self.table.conns[index as usize];
+        (conn.ip_delta, conn.l4_delta) = translate::deltas(conn);
+        if self.table.link(index).is_err() {
+            self.give_port_back(pair, local.port);
+            self.table.give_back(index);
+            return Err(DropReason::TableFull);
+        }
+        self.account_new(now, index, service);
+        Ok(Found { conn: index, direction: Direction::Inbound })
+    }
+
+    /// A free record; of a full table, that of the oldest embryonic connection.
+    fn take_record(&mut self) -> Option<u32> {
+        if let Some(index) = self.table.take() {
+            return Some(index);
+        }
+        let oldest = self.embryonic.oldest()?;
+        self.counters.event(Counter::EmbryonicRecycled).add(1);
+        self.end(oldest);
+        self.table.take()
+    }
+
+    /// A free local endpoint towards a real server, from the service's local addresses in turn.
+    fn take_local(
+        &mut self,
+        service: &Service,
+        pairs: &[PairId],
+        real: Endpoint4,
+    ) -> Option<(PairId, Endpoint4)> {
+        let n = pairs.len().min(service.locals.len());
+        let sched = &mut self.sched[service.id.index()];
+        let first = sched.local as usize;
+        sched.local = sched.local.wrapping_add(1) % n.max(1) as u32;
+        for step in 0..n {
+            let i = (first + step) % n;
+            let (pair, addr) = (pairs[i], service.locals[i]);
+            if let Some(port) = self.take_port(pair, addr, real, service.protocol) {
+                self.counters.pair(pair).in_use.add(1);
+                return Some((pair, Endpoint4 { addr, port }));
+            }
+            self.counters.pair(pair).exhausted.add(1);
+        }
+        None
+    }
+
+    /// A port, in network order, at which no connection of this local address and real server stands. Such a one can
+    /// only stem from a configuration with another port range.
+    fn take_port(&mut self, pair: PairId, local: u32, real: Endpoint4, protocol: u8) -> Option<u16> {
+        let set = self.ports.get_mut(pair.index())?.as_mut()?;
+        for _ in 0..PORT_TRIES_MAX {
+            let port = set.take()?;
+            let key = Key::new(protocol, real, Endpoint4 { addr: local, port: port.to_be() });
+            if self.table.find(key, self.table.hash(key)).is_none() {
+                return Some(port.to_be());
+            }
+            set.give_back(port);
+        }
+        None
+    }
+
+    fn give_port_back(&mut self, pair: PairId, port: u16) {
+        if let Some(set) = &mut self.ports[pair.index()] {
+            set.give_back(u16::from_be(port));
+        }
+        self.counters.pair(pair).in_use.sub(1);
+    }
+
+    fn account_new(&mut self, now: Ticks, index: u32, service: &Service) {
+        let conn = &self.table.conns[index as usize];
+        let real = self.counters.real(conn.real_id);
+        real.connections.add(1);
+        real.active.add(1);
+        self.counters.state(conn.state).add(1);
+        self.counters.event(Counter::ConnectionsCreated).add(1);
+        let deadline = now.plus(service.timeouts.of(conn.state));
+        self.wheel.arm(&mut self.table.conns, index, now, deadline);
+        self.embryonic.push(&mut self.table.conns, index);
+        self.count_gauges();
+    }
+}
+
+/// The record of a connection that a SYN opens, but for what the caller adds.
+fn new_conn(
+    now: Ticks,
+    data: &[u8],
+    segment: &Segment,
+    service: &Service,
+    local: Endpoint4,
+    real: Endpoint4,
+) -> Conn {
+    let syn = view::<tcp::Header>(data, segment.l4.into());
+    let options =
+        data.get(segment.l4.into()..segment.end.into()).and_then(tcp::options_of).unwrap_or_default();
+    let scale = tcp::options::window_scale(options);
+    let client_side = Acked {
+        scale: scale.unwrap_or(0).min(tcp::options::WINDOW_SCALE_MAX),
+        scale_offered: scale.is_some(),
+        ..Acked::default()
+    };
+    Conn {
+        client_addr: segment.key.src,
+        client_port: segment.key.src_port,
+        virtual_addr: segment.key.dst,
+        virtual_port: segment.key.dst_port,
+        local_addr: local.addr,
+        local_port: local.port,
+        real_addr: real.addr,
+        real_port: real.port,
+        protocol: segment.key.protocol,
+        state: TcpState::SynRecv,
+        flags: flag::LIVE | if service.toa.is_some() { flag::TOA_PENDING } else { 0 },
+        toa_kind: service.toa.unwrap_or(0),
+        seen: now,
+        service: service.id,
+        to_real: AdjacencyId::NONE,
+        to_client: AdjacencyId::NONE,
+        client_isn: syn.map_or(0, |syn| syn.seq.get()),
+        acked: [client_side, Acked::default()],
+        wheel_slot: NIL,
+        ..Conn::EMPTY
+    }
+}
+
+/// Whether both checksums of a SYN are right: nothing is remembered of a corrupt one.
+fn is_intact(data: &[u8], segment: &Segment) -> bool {
+    let header = data.get(ethernet::HEADER_LEN..segment.l4.into()).unwrap_or_default();
+    view::<ipv4::Header>(data, ethernet::HEADER_LEN).is_some()
+        && checksum::verify_ipv4(header)
+        && checksum_is_valid(data, segment)
+}

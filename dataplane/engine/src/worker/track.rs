@@ -1,0 +1,237 @@
+//! What a segment does to the state of its connection.
+
+use wire::tcp::{self, flags};
+use wire::{checksum, ethernet, ipv4, view};
+
+use super::{Worker, timeout};
+use crate::conn::{Acked, Conn, Direction, flag};
+use crate::counters::Counter;
+use crate::parse::Segment;
+use crate::table::Found;
+use crate::tcp::{FlagClass, TcpState, in_window, later, next};
+use crate::time::Ticks;
+
+/// What the segment means for what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tracked {
+    /// Forward it.
+    Forward,
+    /// It opens a new connection between the endpoints of an old one, which is over.
+    Reopen,
+}
+
+/// Least window that RST and FIN are judged by, so that a zero-window receiver can still be told: two segments.
+const WINDOW_MIN: u32 = 2 * 1460;
+
+impl Worker {
+    #[inline(always)]
+    pub(super) fn track(&mut self, now: Ticks, data: &[u8], segment: &Segment, found: Found) -> Tracked {
+        let Some(tcp) = view::<tcp::Header>(data, segment.l4.into()) else { return Tracked::Forward };
+        let conn = &mut self.table.conns[found.conn as usize];
+        conn.seen = now;
+        let plain = segment.flags & (flags::SYN | flags::FIN | flags::RST) == 0;
+        let watched = found.direction == Direction::Outbound && conn.has(flag::TOA_PENDING);
+        if plain && conn.state == TcpState::Established && !watched {
+            note_ack(conn, found.direction, tcp);
+            return Tracked::Forward;
+        }
+        self.track_change(now, data, segment, found, tcp)
+    }
+
+    /// Segments that may change more than a time stamp: only if their checksum is right, since what is corrupt will
+    /// not be believed by its receiver either.
+    #[inline(never)]
+    fn track_change(
+        &mut self,
+        now: Ticks,
+        data: &[u8],
+        segment: &Segment,
+        found: Found,
+        tcp: &tcp::Header,
+    ) -> Tracked {
+        if !checksum_is_valid(data, segment) {
+            return Tracked::Forward;
+        }
+        let class = FlagClass::of(segment.flags);
+        let conn = &mut self.table.conns[found.conn as usize];
+        let state = conn.state;
+        if class == FlagClass::Syn {
+            let opens = found.direction == Direction::Inbound && segment.flags & flags::ACK == 0;
+            if opens && state.may_be_reused() && tcp.seq.get() != conn.client_isn {
+                return Tracked::Reopen;
+            }
+            note_syn(conn, found.direction, tcp, data, segment);
+        }
+        let allowed = match class {
+            FlagClass::Syn => Ok(()),
+            FlagClass::Rst => check_rst(conn, found.direction, tcp),
+            FlagClass::Fin => check_handshake(conn, found.direction, tcp)
+                .and_then(|()| check_fin(conn, found.direction, tcp, segment)),
+            FlagClass::Ack | FlagClass::Other => check_handshake(conn, found.direction, tcp),
+        };
+        if class != FlagClass::Rst {
+            note_ack(conn, found.direction, tcp);
+        }
+        if let Err(event) = allowed {
+            self.counters.event(event).add(1);
+            return Tracked::Forward;
+        }
+        note_toa_progress(conn, found.direction, tcp, segment);
+        let new = next(found.direction, class, state);
+        if new != state {
+            self.set_state(now, found.conn, new);
+        }
+        Tracked::Forward
+    }
+
+    /// Moves a connection to another state and keeps counters, lists and expiry in step.
+    pub(super) fn set_state(&mut self, now: Ticks, index: u32, new: TcpState) {
+        let conn = &mut self.table.conns[index as usize];
+        let old = std::mem::replace(&mut conn.state, new);
+        self.counters.state(old).sub(1);
+        self.counters.state(new).add(1);
+        if old.is_active() != new.is_active() {
+            let real = self.counters.real(conn.real_id);
+            let (from, to) =
+                if new.is_active() { (&real.inactive, &real.active) } else { (&real.active, &real.inactive) };
+            from.sub(1);
+            to.add(1);
+        }
+        let deadline = now.plus(timeout(&self.snapshot, conn.service, new));
+        let late = self.wheel.is_late(conn, now, deadline);
+        if new.is_embryonic() && !old.is_embryonic() {
+            self.embryonic.push(&mut self.table.conns, index);
+            self.count_gauges();
+        } else if old.is_embryonic() && !new.is_embryonic() {
+            self.embryonic.remove(&mut self.table.conns, index);
+            self.count_gauges();
+        }
+        if late {
+            self.wheel.disarm(&mut self.table.conns, index);
+            self.wheel.arm(&mut self.table.conns, index, now, deadline);
+        }
+    }
+}
+
+/// Whether the TCP checksum is right.
+pub(super) fn checksum_is_valid(data: &[u8], segment: &Segment) -> bool {
+    let Some(ip) = view::<ipv4::Header>(data, ethernet::HEADER_LEN) else { return false };
+    let Some(bytes) = data.get(segment.l4.into()..segment.end.into()) else { return false };
+    checksum::verify_tcp_v4(ip.src, ip.dst, bytes)
+}
+
+/// Remembers the greatest acknowledgement and the window that came with it.
+#[inline(always)]
+fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header) {
+    if tcp.flags & flags::ACK == 0 {
+        return;
+    }
+    let seen = seen_flag(direction);
+    let known = conn.flags & seen != 0;
+    let side = &mut conn.acked[direction as usize];
+    let ack = tcp.ack.get();
+    if !known || !later(side.ack, ack) {
+        side.ack = ack;
+        side.window = tcp.window.get();
+        conn.flags |= seen;
+    }
+}
+
+fn seen_flag(direction: Direction) -> u8 {
+    match direction {
+        Direction::Inbound => flag::INBOUND_ACK,
+        Direction::Outbound => flag::OUTBOUND_ACK,
+    }
+}
+
+/// Initial sequence numbers and window scales of an unfinished handshake.
+fn note_syn(conn: &mut Conn, direction: Direction, tcp: &tcp::Header, data: &[u8], segment: &Segment) {
+    if !conn.state.is_embryonic() {
+        return;
+    }
+    let options =
+        data.get(segment.l4.into()..segment.end.into()).and_then(tcp::options_of).unwrap_or_default();
+    let scale = tcp::options::window_scale(options);
+    match direction {
+        Direction::Inbound if tcp.flags & flags::ACK == 0 => conn.client_isn = tcp.seq.get(),
+        Direction::Outbound if tcp.ack.get() == conn.client_isn.wrapping_add(1) => {
+            conn.real_isn = tcp.seq.get();
+            conn.flags |= flag::SYN_ACK_SEEN;
+        }
+        _ => return,
+    }
+    let side = &mut conn.acked[direction as usize];
+    side.scale = scale.unwrap_or(0).min(tcp::options::WINDOW_SCALE_MAX);
+    side.scale_offered = scale.is_some();
+}
+
+/// In an unfinished handshake only an ACK of the SYN-ACK counts, so that blind SYN and ACK pairs do not fill the
+/// table with connections that are remembered for minutes.
+fn check_handshake(conn: &Conn, direction: Direction, tcp: &tcp::Header) -> Result<(), Counter> {
+    if !conn.state.is_embryonic() {
+        return Ok(());
+    }
+    let answered = conn.has(flag::SYN_ACK_SEEN);
+    let valid = match direction {
+        Direction::Inbound => {
+            tcp.flags & flags::ACK != 0 && !later(conn.real_isn.wrapping_add(1), tcp.ack.get())
+        }
+        Direction::Outbound => true,
+    };
+    if answered && valid { Ok(()) } else { Err(Counter::HandshakeAckInvalid) }
+}
+
+/// The window of the side that receives what is sent in `direction`: what it acknowledged, and how much may follow.
+fn receiver(conn: &Conn, direction: Direction) -> Option<(u32, u32)> {
+    let other = match direction {
+        Direction::Inbound => Direction::Outbound,
+        Direction::Outbound => Direction::Inbound,
+    };
+    if conn.flags & seen_flag(other) == 0 {
+        return None;
+    }
+    let Acked { ack, window, scale, .. } = conn.acked[other as usize];
+    // RFC 7323 §2.2: scales count only if both sides offered one.
+    let scaled = conn.acked[0].scale_offered && conn.acked[1].scale_offered;
+    let window = u32::from(window) << if scaled { scale } else { 0 };
+    Some((ack, window.max(WINDOW_MIN)))
+}
+
+/// RFC 9293 §3.10.7.3 and .4: in a handshake the RST must acknowledge our SYN or follow it, later it must lie in the
+/// window.
+fn check_rst(conn: &Conn, direction: Direction, tcp: &tcp::Header) -> Result<(), Counter> {
+    let after_syn = conn.client_isn.wrapping_add(1);
+    let valid = match (receiver(conn, direction), direction) {
+        (Some((acked, window)), _) => in_window(tcp.seq.get(), acked, window),
+        (None, Direction::Inbound) => tcp.seq.get() == after_syn || tcp.seq.get() == conn.client_isn,
+        (None, Direction::Outbound) => tcp.flags & flags::ACK != 0 && tcp.ack.get() == after_syn,
+    };
+    if valid { Ok(()) } else { Err(Counter::RstOutOfWindow) }
+}
+
+fn check_fin(conn: &Conn, direction: Direction, tcp: &tcp::Header, segment: &Segment) -> Result<(), Counter> {
+    let Some((acked, window)) = receiver(conn, direction) else { return Ok(()) };
+    let fin = tcp.seq.get().wrapping_add(payload_len(tcp, segment));
+    // A FIN that is sent again lies just behind what is acknowledged; the table leaves the state as it is then.
+    if in_window(fin, acked.wrapping_sub(1), window.saturating_add(1)) {
+        Ok(())
+    } else {
+        Err(Counter::FinOutOfWindow)
+    }
+}
+
+fn payload_len(tcp: &tcp::Header, segment: &Segment) -> u32 {
+    let header_len = usize::from(tcp.data_offset >> 4) * 4;
+    (usize::from(segment.end) - usize::from(segment.l4)).saturating_sub(header_len) as u32
+}
+
+/// The real server has the client's address when it acknowledges more than the SYN, or speaks itself.
+fn note_toa_progress(conn: &mut Conn, direction: Direction, tcp: &tcp::Header, segment: &Segment) {
+    if direction == Direction::Inbound || tcp.flags & (flags::SYN | flags::RST) != 0 {
+        return;
+    }
+    let acked = tcp.flags & flags::ACK != 0 && later(tcp.ack.get(), conn.client_isn.wrapping_add(1));
+    if acked || payload_len(tcp, segment) > 0 || tcp.flags & flags::FIN != 0 {
+        conn.flags &= !flag::TOA_PENDING;
+    }
+}
