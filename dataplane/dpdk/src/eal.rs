@@ -57,7 +57,7 @@ pub struct EalConfig {
 /// What ports, pools and queues keep alive.
 pub(crate) struct EalShared {
     pub(crate) workers: Vec<u16>,
-    /// Ports that somebody has open.
+    /// Ports that somebody has open. Holding the lock also keeps devices from coming and going.
     pub(crate) open_ports: Mutex<BTreeSet<u16>>,
     has_huge_pages: bool,
 }
@@ -141,6 +141,10 @@ impl Eal {
     pub fn attach_vdev(&self, vdev: &str) -> Result<PortId, Error> {
         let (name, args) = vdev.split_once(',').unwrap_or((vdev, ""));
         let (c_name, c_args) = (ffi::c_string(name)?, ffi::c_string(args)?);
+        let _devices = self.shared.open_ports.lock().unwrap_or_else(PoisonError::into_inner);
+        if port::all_ports().any(|id| port::device_name(id).as_deref() == Some(name)) {
+            return Err(Error::DuplicateVdev { name: name.to_owned() });
+        }
         let before: BTreeSet<u16> = port::all_ports().map(|id| id.0).collect();
         log::forget_complaints();
         // SAFETY: the strings live for the call, which copies them.
@@ -319,7 +323,8 @@ fn vdev_error(vdev: &str, name: &str, errno: Errno) -> Error {
     if errno.0 == libc::EEXIST {
         return Error::DuplicateVdev { name: name.to_owned() };
     }
-    if said.contains("no driver found") {
+    // The bus takes a name when a driver knows its beginning, so "cannot parse" means that there is none.
+    if said.contains("failed to parse device") {
         return Error::NotFoundDriver { vdev };
     }
     if is_permission(errno, &said) {

@@ -3,11 +3,12 @@
 //! All of them pass through here: to stderr at a chosen level by default, or to a callback. The latest complaints are
 //! also remembered, so that an [`Error`](crate::Error) can quote what the driver said instead of a bare number.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, Once, PoisonError, RwLock};
+use std::sync::{Once, PoisonError, RwLock};
 
 /// How many complaints are remembered for error messages.
 const COMPLAINTS_MAX: usize = 8;
@@ -62,8 +63,12 @@ pub type LogFn = Box<dyn Fn(LogLevel, &str) + Send + Sync>;
 
 static SINK: RwLock<LogSink> = RwLock::new(LogSink::Stderr);
 static LEVEL: AtomicU32 = AtomicU32::new(LogLevel::Warning as u32);
-static COMPLAINTS: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
 static REDIRECT: Once = Once::new();
+
+thread_local! {
+    /// Per thread, because a thread's error is to quote what its own call was answered with.
+    static COMPLAINTS: RefCell<VecDeque<String>> = const { RefCell::new(VecDeque::new()) };
+}
 
 /// Sends DPDK's log lines of `level` and more severe ones to `sink`; works before and after [`crate::Eal::init`].
 ///
@@ -99,16 +104,15 @@ fn apply_level() {
 
 /// Forgets earlier complaints; called before an operation whose error is to quote its own.
 pub(crate) fn forget_complaints() {
-    COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    COMPLAINTS.with_borrow_mut(VecDeque::clear);
 }
 
-/// What DPDK complained about since [`forget_complaints`], as one line.
+/// What DPDK complained about to this thread since [`forget_complaints`], as one line.
 pub(crate) fn complaints() -> String {
-    let lines = COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if lines.is_empty() {
-        return "nothing".to_owned();
-    }
-    lines.iter().map(String::as_str).collect::<Vec<_>>().join("; ")
+    COMPLAINTS.with_borrow(|lines| match lines.is_empty() {
+        true => "nothing".to_owned(),
+        false => lines.iter().map(String::as_str).collect::<Vec<_>>().join("; "),
+    })
 }
 
 /// Called by C for every piece of output.
@@ -126,11 +130,14 @@ unsafe extern "C" fn take(level: u32, text: *const c_char, len: usize) {
 
 fn log_line(level: LogLevel, line: &str) {
     if level <= LogLevel::Error {
-        let mut lines = COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == COMPLAINTS_MAX {
-            lines.pop_front();
-        }
-        lines.push_back(line.trim().to_owned());
+        // A thread that is ending has none any more, and nobody to quote it to.
+        let _ = COMPLAINTS.try_with(|lines| {
+            let mut lines = lines.borrow_mut();
+            if lines.len() == COMPLAINTS_MAX {
+                lines.pop_front();
+            }
+            lines.push_back(line.trim().to_owned());
+        });
     }
     if level as u32 > LEVEL.load(Ordering::Relaxed) {
         return;

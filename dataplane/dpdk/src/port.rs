@@ -132,6 +132,7 @@ pub(crate) struct PortShared {
 
 impl Drop for PortShared {
     fn drop(&mut self) {
+        let mut open_ports = self.eal.open_ports.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: neither the port nor a queue of it is left, so nobody sends or receives. Stopping what is stopped
         // does nothing.
         unsafe {
@@ -139,7 +140,7 @@ impl Drop for PortShared {
             dpdk_sys::rte_eth_dev_close(self.id.0);
         }
         self.mempool.unclaim(self.claimed);
-        self.eal.open_ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id.0);
+        open_ports.remove(&self.id.0);
     }
 }
 

@@ -9,6 +9,9 @@ use std::sync::Arc;
 /// Entries per group of a redirection table, as C passes it.
 const GROUP_LEN: usize = dpdk_sys::RTE_ETH_RETA_GROUP_SIZE as usize;
 
+/// Length in bytes of an RSS key, by the documentation of `rte_eth_rss_conf`, unless the driver says otherwise.
+const RSS_KEY_LEN_DEFAULT: u8 = 40;
+
 /// The groups for a table of `size` entries, all of them asked for.
 pub(super) fn reta_groups(size: u16) -> Vec<rte_eth_rss_reta_entry64> {
     let group = |index: usize| {
@@ -145,13 +148,16 @@ impl Port {
 
     /// The key of its receive hash; `None` when it has no RSS, has it off, or hides the key.
     pub fn rss_key(&self) -> Result<Option<Vec<u8>>, Error> {
-        let size = self.shared.info.rss_key_size;
-        let mut key = vec![0; usize::from(size)];
-        let mut conf =
-            rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: size, ..Default::default() };
-        if size == 0 {
+        if self.shared.info.rss_offloads == 0 {
             return Ok(None);
         }
+        // A driver that does not tell the length means the usual one.
+        let len = match self.shared.info.rss_key_size {
+            0 => RSS_KEY_LEN_DEFAULT,
+            size => size,
+        };
+        let mut key = vec![0; usize::from(len)];
+        let mut conf = rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: len, ..Default::default() };
         // SAFETY: the structure points to a buffer of the length that it says, which is the driver's own.
         let ret = unsafe { dpdk_sys::rte_eth_dev_rss_hash_conf_get(self.shared.id.0, &mut conf) };
         if ret == -libc::ENOTSUP {
