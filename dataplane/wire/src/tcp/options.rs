@@ -195,20 +195,34 @@ pub fn find(options: &[u8], kind: u8) -> Option<Opt> {
     well_formed(options).find(|opt| opt.kind == kind)
 }
 
+/// The last option of this kind and length.
+#[inline]
+fn last(options: &[u8], kind: u8, len: usize) -> Option<Opt> {
+    let mut found = None;
+    for item in iter(options) {
+        match item {
+            Ok(opt) if opt.kind == kind && opt.len == len => found = Some(opt),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    found
+}
+
 /// The maximum segment size that is asked for. As receivers do, the last one wins where there are several, and an
 /// option of another length than 4 does not count.
 #[inline]
 #[must_use]
 pub fn mss(options: &[u8]) -> Option<u16> {
-    well_formed(options).filter(is_mss).last().and_then(|opt| read16(options, opt.offset + 2)).map(U16::get)
+    let opt = last(options, KIND_MSS, MSS_LEN)?;
+    read16(options, opt.offset + 2).map(U16::get)
 }
 
 /// The window scale that is offered, at most 14; the last one wins, as with [`mss`].
 #[inline]
 #[must_use]
 pub fn window_scale(options: &[u8]) -> Option<u8> {
-    let wanted = |opt: &Opt| opt.kind == KIND_WINDOW_SCALE && opt.len == WINDOW_SCALE_LEN;
-    let opt = well_formed(options).filter(wanted).last()?;
+    let opt = last(options, KIND_WINDOW_SCALE, WINDOW_SCALE_LEN)?;
     options.get(opt.offset + 2).map(|shift| (*shift).min(WINDOW_SCALE_MAX))
 }
 
