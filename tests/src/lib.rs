@@ -21,6 +21,7 @@ pub mod process;
 pub mod prometheus;
 pub mod rig;
 pub mod run;
+pub mod scenario;
 pub mod wait;
 
 pub use config::ConfigFile;
