@@ -176,7 +176,7 @@ impl Counters {
 
     /// Packets dropped for `reason`.
     #[inline(always)]
-    pub fn drop(&self, reason: DropReason) -> &Count {
+    pub fn dropped(&self, reason: DropReason) -> &Count {
         &self.drops[reason as usize]
     }
 

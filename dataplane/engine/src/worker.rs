@@ -377,7 +377,7 @@ fn settle(parsed: Parsed, snapshot: &Snapshot, counters: &Counters, limiter: &mu
 }
 
 fn drop_packet(counters: &Counters, reason: DropReason) -> Verdict {
-    counters.drop(reason).add(1);
+    counters.dropped(reason).add(1);
     Verdict::Drop(reason)
 }
 
