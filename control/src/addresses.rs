@@ -1,0 +1,274 @@
+//! Addresses on the kernel twins: port addresses, LIPs and VIPs, by netlink.
+//!
+//! Each address that we add carries our mark (IFA_PROTO, Linux 5.18 and newer), so that a later control knows which
+//! ones are its own to take away. Addresses of other origin are never touched. Nothing is taken away at the end: the
+//! dataplane goes on without us.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::{Handle, LinkUnspec};
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+/// Our mark on addresses. The kernel uses 1 to 3; the value is registered nowhere.
+const OUR_MARK: AddressProtocol = AddressProtocol::Other(0x54);
+
+/// While something is missing, e.g. a twin that the dataplane has not made yet.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// While all is well: an address that somebody removed comes back within this time.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A kernel twin and what it shall own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Twin {
+    /// Name of the interface.
+    pub interface: String,
+    /// Addresses with prefix length, in the order of adding.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// What all twins shall own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The twins.
+    pub twins: Vec<Twin>,
+    /// Whether addresses of ours that are not wanted are removed.
+    pub remove: bool,
+}
+
+/// What went wrong with an address.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No netlink socket.
+    #[error("netlink: {0}")]
+    Socket(#[from] io::Error),
+    /// The kernel lists no addresses or links.
+    #[error("the kernel's addresses and links cannot be read: {0}")]
+    List(rtnetlink::Error),
+    /// An address or link cannot be changed.
+    #[error("cannot {what} on {interface}: {source}")]
+    Change {
+        /// What was tried.
+        what: String,
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        source: rtnetlink::Error,
+    },
+}
+
+/// What one round found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Addresses added.
+    pub added: usize,
+    /// Addresses of ours removed.
+    pub removed: usize,
+    /// Twins that do not exist (yet).
+    pub missing: Vec<String>,
+}
+
+/// Keeps the twins as the watch says, until the sender is gone. `wake` starts a round at once.
+pub async fn run(mut wanted: watch::Receiver<Wanted>, wake: Arc<Notify>) {
+    let mut keeper = match Keeper::new() {
+        Ok(keeper) => keeper,
+        Err(error) => {
+            warn!(%error, "addresses are not managed");
+            return;
+        }
+    };
+    let mut said = String::new();
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let trouble = match keeper.round(&now).await {
+            Ok(round) if round.missing.is_empty() => String::new(),
+            Ok(round) => format!("waiting for the kernel twin {}", round.missing.join(", ")),
+            Err(error) => error.to_string(),
+        };
+        if trouble != said && !trouble.is_empty() {
+            warn!("{trouble}");
+        }
+        let pause = if trouble.is_empty() { VERIFY_INTERVAL } else { RETRY_INTERVAL };
+        said = trouble;
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = wake.notified() => {}
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+/// Compares what the kernel has with what is wanted, and changes the difference.
+pub struct Keeper {
+    handle: Handle,
+    /// Every twin ever wanted: ours to clean even when it is no longer named.
+    interfaces: HashSet<String>,
+}
+
+impl Keeper {
+    /// Opens a netlink socket in the network namespace of the thread.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn new() -> Result<Self, Error> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(Keeper { handle, interfaces: HashSet::new() })
+    }
+
+    /// One round over all twins. Goes on after a failure and tells the first one.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn round(&mut self, wanted: &Wanted) -> Result<Round, Error> {
+        let twins = &wanted.twins;
+        self.interfaces.extend(twins.iter().map(|twin| twin.interface.clone()));
+        if self.interfaces.is_empty() {
+            return Ok(Round::default());
+        }
+        let links = self.links().await?;
+        let present: Vec<AddressMessage> =
+            self.handle.address().get().execute().try_collect().await.map_err(Error::List)?;
+        let mut round = Round::default();
+        let mut first_error = None;
+        for name in &self.interfaces {
+            let twin = twins.iter().find(|twin| twin.interface == *name);
+            let Some(link) = links.iter().find(|link| link.name == *name) else {
+                round.missing.extend(twin.map(|twin| twin.interface.clone()));
+                continue;
+            };
+            let on_link: Vec<_> =
+                present.iter().filter(|message| message.header.index == link.index).collect();
+            let addresses = twin.map(|twin| twin.addresses.as_slice()).unwrap_or_default();
+            if twin.is_some() && !link.is_up {
+                first_error = first_error.or(self.bring_up(link).await.err());
+            }
+            let result = self.add_missing(link, addresses, &on_link, &mut round).await;
+            first_error = first_error.or(result.err());
+            // Removed only after others are added: an address that stays must not lose its place in between.
+            if wanted.remove {
+                let result = self.remove_ours(link, addresses, &on_link, &mut round).await;
+                first_error = first_error.or(result.err());
+            }
+        }
+        round.missing.sort();
+        first_error.map_or(Ok(round), Err)
+    }
+
+    async fn links(&self) -> Result<Vec<Link>, Error> {
+        let links = self.handle.link().get().execute().try_filter_map(async |link| {
+            let name = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            });
+            let (index, is_up) = (link.header.index, link.header.flags.contains(LinkFlags::Up));
+            Ok(name.map(|name| Link { name, index, is_up }))
+        });
+        links.try_collect().await.map_err(Error::List)
+    }
+
+    async fn bring_up(&self, link: &Link) -> Result<(), Error> {
+        let up = LinkUnspec::new_with_index(link.index).up().build();
+        self.handle.link().set(up).execute().await.map_err(link.error(|| "bring the link up".to_owned()))
+    }
+
+    async fn add_missing(
+        &self,
+        link: &Link,
+        wanted: &[(IpAddr, u8)],
+        on_link: &[&AddressMessage],
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let have: HashSet<_> = on_link.iter().filter_map(|message| address_of(message)).collect();
+        let mut first_error = None;
+        for &(address, prefix_len) in wanted.iter().filter(|address| !have.contains(*address)) {
+            match self.add(link.index, address, prefix_len).await {
+                Ok(()) => {
+                    info!("{address}/{prefix_len} added to {}", link.name);
+                    round.added += 1;
+                }
+                Err(error) if is_exists(&error) => {}
+                Err(error) => {
+                    let what = || format!("add {address}/{prefix_len}");
+                    first_error = first_error.or(Some(link.error(what)(error)));
+                }
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    async fn remove_ours(
+        &self,
+        link: &Link,
+        wanted: &[(IpAddr, u8)],
+        on_link: &[&AddressMessage],
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let wanted: HashSet<_> = wanted.iter().collect();
+        let mut first_error = None;
+        for message in on_link {
+            let ours = message.attributes.contains(&AddressAttribute::Protocol(OUR_MARK));
+            let Some((address, prefix_len)) = address_of(message).filter(|it| ours && !wanted.contains(it))
+            else {
+                continue;
+            };
+            match self.handle.address().del((*message).clone()).execute().await {
+                Ok(()) => {
+                    info!("{address}/{prefix_len} removed from {}", link.name);
+                    round.removed += 1;
+                }
+                Err(error) => {
+                    let what = || format!("remove {address}/{prefix_len}");
+                    first_error = first_error.or(Some(link.error(what)(error)));
+                }
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    async fn add(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<(), rtnetlink::Error> {
+        let mut request = self.handle.address().add(index, address, prefix_len);
+        request.message_mut().attributes.push(AddressAttribute::Protocol(OUR_MARK));
+        request.execute().await
+    }
+}
+
+struct Link {
+    name: String,
+    index: u32,
+    is_up: bool,
+}
+
+impl Link {
+    fn error(&self, what: impl FnOnce() -> String) -> impl FnOnce(rtnetlink::Error) -> Error {
+        let interface = self.name.clone();
+        move |source| Error::Change { what: what(), interface, source }
+    }
+}
+
+/// The interface's own address: IFA_LOCAL, or IFA_ADDRESS where there is none (IPv6).
+fn address_of(message: &AddressMessage) -> Option<(IpAddr, u8)> {
+    let mut found = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => found = Some(*address),
+            AddressAttribute::Address(address) => found = found.or(Some(*address)),
+            _ => {}
+        }
+    }
+    found.map(|address| (address, message.header.prefix_len))
+}
+
+fn is_exists(error: &rtnetlink::Error) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message)
+        if message.to_io().kind() == io::ErrorKind::AlreadyExists)
+}

@@ -1,0 +1,136 @@
+//! `tollgate connections`.
+
+use std::net::SocketAddr;
+
+use api::{Connection, ConnectionPage, ConnectionQuery, Request, Response, ServiceKey};
+use serde::Serialize;
+
+use super::peer::Peer;
+use super::table::{Align, Table};
+use super::{CliError, ConnectionFilter, Sockets, print, print_json};
+
+/// Connections per page; the dataplane caps it at 10,000.
+const PAGE: u32 = 2000;
+
+#[derive(Serialize)]
+struct View<'a> {
+    protocol: String,
+    client: SocketAddr,
+    #[serde(rename = "virtual")]
+    virtual_: SocketAddr,
+    local: SocketAddr,
+    real: SocketAddr,
+    state: &'a str,
+    expires_s: u32,
+    worker: u16,
+}
+
+impl<'a> View<'a> {
+    fn new(connection: &'a Connection) -> Self {
+        View {
+            protocol: connection.key.protocol.to_string(),
+            client: connection.client,
+            virtual_: connection.key.virtual_,
+            local: connection.local,
+            real: connection.real,
+            state: &connection.state,
+            expires_s: connection.expires_s,
+            worker: connection.worker,
+        }
+    }
+}
+
+pub(super) fn run(sockets: &Sockets, filter: &ConnectionFilter, json: bool) -> Result<(), CliError> {
+    let mut dataplane = sockets.dataplane()?;
+    let service = match &filter.service {
+        Some(wanted) => Some(find_service(&mut dataplane, wanted)?),
+        None => None,
+    };
+    let mut query =
+        ConnectionQuery { service, client: filter.client, real: filter.real, limit: 0, cursor: 0 };
+    let mut found: Vec<Connection> = Vec::new();
+    let mut complete = false;
+    while !complete && found.len() < filter.limit as usize {
+        let left = filter.limit - u32::try_from(found.len()).unwrap_or(filter.limit);
+        query.limit = left.min(PAGE);
+        let page = page(&mut dataplane, &query)?;
+        found.extend(page.connections);
+        match page.next {
+            // A cursor that stands still would ask the same for ever.
+            Some(next) if next != query.cursor => query.cursor = next,
+            _ => complete = true,
+        }
+    }
+    let views: Vec<View<'_>> = found.iter().map(View::new).collect();
+    if json { print_json(&views) } else { print(&render(&views, complete)) }
+}
+
+fn page(dataplane: &mut Peer, query: &ConnectionQuery) -> Result<ConnectionPage, CliError> {
+    match dataplane.dataplane(&Request::GetConnections(query.clone()))? {
+        Response::Connections(page) => Ok(page),
+        _ => Err(dataplane.unexpected().into()),
+    }
+}
+
+fn find_service(dataplane: &mut Peer, wanted: &str) -> Result<ServiceKey, CliError> {
+    let stats = dataplane.stats()?;
+    let found = stats
+        .services
+        .iter()
+        .find(|service| service.name == wanted || service.key.virtual_.to_string() == wanted)
+        .map(|service| service.key);
+    found.ok_or_else(|| {
+        let mut there: Vec<String> =
+            stats.services.iter().take(20).map(|service| service.key.virtual_.to_string()).collect();
+        if there.is_empty() {
+            there.push("none at all".to_owned());
+        }
+        CliError::NoService { wanted: wanted.to_owned(), there: there.join(", ") }
+    })
+}
+
+fn render(connections: &[View<'_>], complete: bool) -> String {
+    let left = |name| (name, Align::Left);
+    let columns = ["pro", "expire", "state", "client", "virtual", "local", "real", "worker"].map(left);
+    let mut table = Table::new(&columns);
+    for connection in connections {
+        table.row(vec![
+            connection.protocol.to_uppercase(),
+            format!("{:02}:{:02}", connection.expires_s / 60, connection.expires_s % 60),
+            connection.state.to_owned(),
+            connection.client.to_string(),
+            connection.virtual_.to_string(),
+            connection.local.to_string(),
+            connection.real.to_string(),
+            connection.worker.to_string(),
+        ]);
+    }
+    let mut text = table.render();
+    if connections.is_empty() {
+        text.push_str("(no connections)\n");
+    } else if !complete {
+        text.push_str(&format!("(the first {}; --limit shows more)\n", connections.len()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_shown_with_their_four_endpoints() {
+        let endpoint = |last: u8, port: u16| SocketAddr::from(([10, 1, 0, last], port));
+        let connection = View {
+            protocol: "tcp".to_owned(),
+            client: endpoint(2, 40_000),
+            virtual_: endpoint(100, 80),
+            local: endpoint(200, 1024),
+            real: endpoint(11, 80),
+            state: "ESTABLISHED",
+            expires_s: 899,
+            worker: 1,
+        };
+        insta::assert_snapshot!(render(&[connection], false));
+    }
+}

@@ -1,0 +1,241 @@
+//! `tollgate status`.
+
+use std::fmt::Write;
+
+use api::{LocalPortUse, Status};
+use serde::Serialize;
+
+use super::table::{Align, Table, bytes, duration, short};
+use super::{CliError, Sockets, print, print_json};
+use crate::ctl;
+
+/// From this share of local ports in use on, `status` says so: exhaustion must be visible long before it happens.
+const LOCAL_PORTS_WARN_PERCENT: u64 = 80;
+
+#[derive(Serialize)]
+struct View<'a> {
+    dataplane: &'a Status,
+    control: Option<ControlView<'a>>,
+    /// Pairs of LIP and real server that are short of local ports.
+    local_ports_scarce: Vec<&'a LocalPortUse>,
+}
+
+#[derive(Serialize)]
+struct ControlView<'a> {
+    version: &'a str,
+    pid: u32,
+    config: &'a str,
+    dataplane: &'a ctl::DataplaneLink,
+    reloads: u64,
+    reload_failures: u64,
+    real_servers_up: usize,
+    real_servers_checked: usize,
+}
+
+pub(super) fn run(sockets: &Sockets, json: bool) -> Result<(), CliError> {
+    let mut dataplane = sockets.dataplane()?;
+    let (status, stats) = (dataplane.status()?, dataplane.stats()?);
+    let control = sockets.control_status()?;
+    let view = View {
+        dataplane: &status,
+        control: control.as_ref().map(control_view),
+        local_ports_scarce: stats.local_ports.iter().filter(|port| is_scarce(port)).collect(),
+    };
+    if json { print_json(&view) } else { print(&render(&view)) }
+}
+
+fn is_scarce(port: &LocalPortUse) -> bool {
+    port.exhausted > 0 || port.in_use * 100 >= port.capacity.max(1) * LOCAL_PORTS_WARN_PERCENT
+}
+
+fn control_view(status: &ctl::Status) -> ControlView<'_> {
+    ControlView {
+        version: &status.version,
+        pid: status.pid,
+        config: &status.config,
+        dataplane: &status.dataplane,
+        reloads: status.reloads,
+        reload_failures: status.reload_failures,
+        real_servers_up: status.health.iter().filter(|health| health.state == "up").count(),
+        real_servers_checked: status.health.len(),
+    }
+}
+
+fn render(view: &View<'_>) -> String {
+    let status = view.dataplane;
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "dataplane  {} on DPDK {}, pid {}, up {}",
+        status.version,
+        status.dpdk_version,
+        status.pid,
+        duration(status.uptime_s)
+    );
+    let generation =
+        if status.generation == 0 { "none yet".to_owned() } else { status.generation.to_string() };
+    let _ = writeln!(
+        text,
+        "           generation {generation}, steering {}, idle {}",
+        status.steering, status.idle
+    );
+    match &view.control {
+        Some(control) => {
+            let _ = writeln!(text, "control    {}, pid {}, {}", control.version, control.pid, control.config);
+            let _ = writeln!(
+                text,
+                "           {} of {} checked real servers up, {} reloads, {} refused",
+                control.real_servers_up,
+                control.real_servers_checked,
+                control.reloads,
+                control.reload_failures
+            );
+            if let Some(trouble) = &control.dataplane.trouble {
+                let _ = writeln!(text, "           trouble: {trouble}");
+            }
+        }
+        None => text.push_str("control    not running: no health checks, no metrics; traffic goes on\n"),
+    }
+    text.push('\n');
+    text.push_str(&workers(status));
+    text.push('\n');
+    text.push_str(&ports(status));
+    let warnings = warnings(view);
+    if !warnings.is_empty() {
+        text.push_str("\nwarnings\n");
+        for warning in warnings {
+            let _ = writeln!(text, "  {warning}");
+        }
+    }
+    text
+}
+
+fn workers(status: &Status) -> String {
+    let right = |name| (name, Align::Right);
+    let mut columns = vec![("worker", Align::Left), ("cpus", Align::Left)];
+    columns.extend(["conns", "limit", "embryonic", "memory", "rx", "tx", "handed over", "busy"].map(right));
+    let mut table = Table::new(&columns);
+    for worker in &status.workers {
+        let cpus: Vec<String> = worker.cpus.iter().map(u32::to_string).collect();
+        table.row(vec![
+            worker.id.to_string(),
+            cpus.join(","),
+            worker.connections.to_string(),
+            worker.connections_max.to_string(),
+            worker.embryonic.to_string(),
+            bytes(worker.table_bytes),
+            short(worker.rx_packets),
+            short(worker.tx_packets),
+            short(worker.handed_over),
+            format!("{:.0}%", worker.busy * 100.0),
+        ]);
+    }
+    table.render()
+}
+
+fn ports(status: &Status) -> String {
+    let right = |name| (name, Align::Right);
+    let mut columns = ["port", "driver", "link", "mac", "twin"].map(|name| (name, Align::Left)).to_vec();
+    columns.extend(["rx", "tx", "missed", "errors", "punted", "injected"].map(right));
+    let mut table = Table::new(&columns);
+    for port in &status.ports {
+        let link = match (port.link_up, port.link_mbps) {
+            (false, _) => "down".to_owned(),
+            (true, 0) => "up".to_owned(),
+            (true, mbps) => format!("{mbps}M"),
+        };
+        let twin = if port.kernel_interface.is_empty() { "-" } else { &port.kernel_interface };
+        table.row(vec![
+            port.name.clone(),
+            port.driver.clone(),
+            link,
+            port.mac.clone(),
+            twin.to_owned(),
+            short(port.rx_packets),
+            short(port.tx_packets),
+            short(port.rx_missed + port.rx_no_mbuf),
+            short(port.rx_errors + port.tx_errors),
+            short(port.punted),
+            short(port.injected),
+        ]);
+    }
+    table.render()
+}
+
+fn warnings(view: &View<'_>) -> Vec<String> {
+    let mut found = view.dataplane.warnings.clone();
+    for worker in &view.dataplane.workers {
+        if worker.table_full > 0 {
+            found.push(format!(
+                "worker {} refused {} connections because its table was full; raise connections_max in [dataplane]",
+                worker.id, worker.table_full
+            ));
+        }
+        if worker.local_ports_exhausted > 0 {
+            found.push(format!(
+                "worker {} refused {} connections for lack of a local port; add addresses to the local pool",
+                worker.id, worker.local_ports_exhausted
+            ));
+        }
+    }
+    for port in &view.local_ports_scarce {
+        found.push(format!(
+            "{} of {} local ports of {} towards {} are in use, {} connections refused",
+            port.in_use, port.capacity, port.local, port.real, port.exhausted
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::{PortStatus, WorkerStatus};
+
+    #[test]
+    fn a_full_table_and_scarce_ports_are_told() {
+        let status = Status {
+            version: "0.1.0".to_owned(),
+            dpdk_version: "22.11.11".to_owned(),
+            pid: 42,
+            uptime_s: 3725,
+            generation: 7,
+            warnings: vec!["no huge pages".to_owned()],
+            steering: "software".to_owned(),
+            idle: "adaptive".to_owned(),
+            workers: vec![WorkerStatus {
+                cpus: vec![0, 1],
+                connections: 10,
+                connections_max: 10,
+                table_bytes: 98 << 20,
+                table_full: 3,
+                busy: 0.256,
+                ..WorkerStatus::default()
+            }],
+            ports: vec![PortStatus {
+                name: "wan".to_owned(),
+                driver: "net_af_xdp".to_owned(),
+                mac: "02:00:00:00:00:01".to_owned(),
+                link_up: true,
+                kernel_interface: "wan".to_owned(),
+                rx_packets: 123_456_789,
+                ..PortStatus::default()
+            }],
+        };
+        let scarce = LocalPortUse {
+            local: [10, 2, 0, 200].into(),
+            real: ([10, 2, 0, 11], 80).into(),
+            in_use: 80,
+            capacity: 100,
+            exhausted: 0,
+        };
+        assert!(is_scarce(&scarce));
+        assert!(!is_scarce(&LocalPortUse { in_use: 79, ..scarce.clone() }));
+        insta::assert_snapshot!(render(&View {
+            dataplane: &status,
+            control: None,
+            local_ports_scarce: vec![&scarce],
+        }));
+    }
+}

@@ -1,0 +1,161 @@
+//! From configuration and health to what the dataplane shall do and what the kernel twins shall own.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use api::{DesiredState, RealServer, Service, ServiceKey};
+use config::Config;
+
+use crate::addresses::{Twin, Wanted};
+use crate::health::TargetId;
+
+/// The key of a configured service.
+pub fn service_key(service: &config::Service) -> ServiceKey {
+    ServiceKey { protocol: service.protocol, virtual_: service.listen }
+}
+
+/// The desired state, still without generation. `is_up` tells the health of a real server.
+pub fn state(
+    config: &Config,
+    is_up: impl Fn(TargetId, Option<&config::HealthCheck>) -> bool,
+) -> DesiredState {
+    let pools: HashMap<&str, &config::LocalPool> =
+        config.local_pools.iter().map(|pool| (pool.name.as_str(), pool)).collect();
+    let services = config.services.iter().map(|service| {
+        let key = service_key(service);
+        let pool = pools.get(service.local_pool.as_str());
+        Service {
+            key,
+            name: service.name.clone(),
+            mode: service.mode,
+            scheduler: service.scheduler,
+            toa: service.toa,
+            local_addresses: pool.map(|pool| pool.addresses.clone()).unwrap_or_default(),
+            local_ports: pool.map_or(config::LOCAL_PORTS_DEFAULT, |pool| pool.ports),
+            real_servers: service
+                .real_servers
+                .iter()
+                .map(|real| RealServer {
+                    real: real.address,
+                    weight: real.weight,
+                    up: is_up(TargetId { service: key, real: real.address }, real.health_check.as_ref()),
+                })
+                .collect(),
+            timeouts: service.timeouts,
+        }
+    });
+    DesiredState {
+        generation: 0,
+        services: services.collect(),
+        static_neighbours: config.static_neighbours.clone(),
+        static_routes: config.static_routes.clone(),
+        timeouts: config.timeouts,
+    }
+}
+
+/// What the kernel twins shall own: the ports' addresses and LIPs of `config`, and the VIPs of `vips`.
+///
+/// The two differ while a change is under way: a LIP must be there before the dataplane uses it, so that real servers'
+/// ARP requests are answered; a VIP must not be there before the dataplane knows it, or the kernel would answer its
+/// clients with RST. With `vips` unknown none is added and nothing is removed.
+pub fn twins(config: &Config, vips: Option<&Config>) -> Wanted {
+    if !config.control.manage_addresses {
+        return Wanted { twins: Vec::new(), remove: true };
+    }
+    let mut on_port: HashMap<&str, Vec<(IpAddr, u8)>> = HashMap::new();
+    for pool in &config.local_pools {
+        on_port.entry(&pool.port).or_default().extend(pool.addresses.iter().copied().map(host));
+    }
+    for service in vips.iter().flat_map(|config| &config.services) {
+        on_port.entry(&service.port).or_default().push(host(service.listen.ip()));
+    }
+    let twins = config.ports.iter().filter_map(|port| {
+        let interface = port.kernel_interface.clone()?;
+        let hosts = on_port.remove(port.name.as_str()).unwrap_or_default();
+        let mut seen = HashSet::new();
+        let all = port.addresses.iter().copied().chain(hosts);
+        let addresses = all.filter(|(address, _)| seen.insert(*address)).collect();
+        Some(Twin { interface, addresses })
+    });
+    Wanted { twins: twins.collect(), remove: vips.is_some() }
+}
+
+fn host(address: IpAddr) -> (IpAddr, u8) {
+    (address, if address.is_ipv4() { 32 } else { 128 })
+}
+
+/// What of a reloaded file has no effect before a restart, as sentences that name the keys. `control` is what control
+/// itself was started with.
+pub fn start_only_changes(running: &Config, control: &config::Control, new: &Config) -> Vec<String> {
+    let (a, b) = (&running.dataplane, &new.dataplane);
+    let dataplane = [
+        ("workers", a.workers != b.workers),
+        ("cpus", a.cpus != b.cpus),
+        ("memory_mib", a.memory_mib != b.memory_mib),
+        ("huge_pages", a.huge_pages != b.huge_pages),
+        ("idle", a.idle != b.idle),
+        ("steering", a.steering != b.steering),
+        ("connections_max", a.connections_max != b.connections_max),
+        ("services_max", a.services_max != b.services_max),
+        ("real_servers_max", a.real_servers_max != b.real_servers_max),
+        ("mbufs", a.mbufs != b.mbufs),
+        ("api_socket", a.api_socket != b.api_socket),
+        ("instance", a.instance != b.instance),
+        ("punt_rate_limit", a.punt_rate_limit != b.punt_rate_limit),
+        ("seed", a.seed != b.seed),
+        ("eal_args", a.eal_args != b.eal_args),
+    ];
+    let (a, b) = (control, &new.control);
+    let control = [
+        ("metrics_listen", a.metrics_listen != b.metrics_listen),
+        ("socket", a.socket != b.socket),
+        ("log", a.log != b.log),
+    ];
+    let sentence = |table: &str, key: &str, program: &str| {
+        format!("{key} in {table} changed, but is read at start only: restart {program} to use it")
+    };
+    let dataplane = dataplane.iter().filter(|(_, changed)| *changed);
+    let control = control.iter().filter(|(_, changed)| *changed);
+    let mut found: Vec<String> =
+        dataplane.map(|(key, _)| sentence("[dataplane]", key, "tollgate-dataplane")).collect();
+    found.extend(control.map(|(key, _)| sentence("[control]", key, "tollgate-control")));
+    found.extend(changed_ports(running, new));
+    found
+}
+
+fn changed_ports(running: &Config, new: &Config) -> Vec<String> {
+    let restart = "restart tollgate-dataplane to use it";
+    let named = |config: &'_ Config, name: &str| config.ports.iter().find(|port| port.name == name).cloned();
+    let mut found = Vec::new();
+    for port in &new.ports {
+        let Some(old) = named(running, &port.name) else {
+            found.push(format!(
+                "[[port]] `{}` is new, but ports are opened at start only: {restart}",
+                port.name
+            ));
+            continue;
+        };
+        let keys = [
+            ("device", old.device != port.device),
+            ("kernel_interface", old.kernel_interface != port.kernel_interface),
+            ("mtu", old.mtu != port.mtu),
+            ("queues", old.queues != port.queues),
+            ("rx_descriptors", old.rx_descriptors != port.rx_descriptors),
+            ("tx_descriptors", old.tx_descriptors != port.tx_descriptors),
+            ("promiscuous", old.promiscuous != port.promiscuous),
+        ];
+        for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
+            found.push(format!(
+                "{key} in [[port]] `{}` changed, but is read at start only: {restart}",
+                port.name
+            ));
+        }
+    }
+    for port in running.ports.iter().filter(|port| named(new, &port.name).is_none()) {
+        found.push(format!(
+            "[[port]] `{}` is gone, but ports are closed at the end only: {restart}",
+            port.name
+        ));
+    }
+    found
+}

@@ -1,0 +1,197 @@
+//! Health checks: which real servers may get new connections.
+//!
+//! Each checked real server of a service is a target with a task of its own; the tasks share a bounded number of
+//! probes in flight. A target's state lives in its [`Machine`], which the task advances and everybody else reads.
+
+mod machine;
+mod probe;
+
+pub use machine::{Machine, State};
+pub use probe::{ProbeError, probe};
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api::ServiceKey;
+use config::{Config, HealthCheck};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::desired::service_key;
+
+/// Probes in flight at most: bounds file descriptors, and SYNs in a burst on the kernel twin.
+const PROBES_MAX: usize = 2048;
+
+/// The first check of a target comes within this time, so that a new server is in service soon.
+const FIRST_CHECK_WITHIN: Duration = Duration::from_secs(1);
+
+/// A real server of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TargetId {
+    /// The service.
+    pub service: ServiceKey,
+    /// RIP:rport.
+    pub real: SocketAddr,
+}
+
+/// A target changed between up and down.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Which one.
+    pub id: TargetId,
+    /// What it is now.
+    pub up: bool,
+    /// Why it is down.
+    pub reason: Option<String>,
+}
+
+struct Target {
+    check: HealthCheck,
+    machine: Arc<Mutex<Machine>>,
+    task: AbortHandle,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// All checked real servers.
+pub struct Table {
+    targets: HashMap<TargetId, Target>,
+    /// Real servers without a check, which count as up.
+    unchecked: HashSet<TargetId>,
+    slots: Arc<Semaphore>,
+    changes: mpsc::Sender<Change>,
+}
+
+impl Table {
+    /// An empty table; changes are told to the sender.
+    pub fn new(changes: mpsc::Sender<Change>) -> Self {
+        Table {
+            targets: HashMap::new(),
+            unchecked: HashSet::new(),
+            slots: Arc::new(Semaphore::new(PROBES_MAX)),
+            changes,
+        }
+    }
+
+    /// Starts, keeps and ends checks so that they are those of the configuration. A target whose check changes keeps
+    /// its state; an unchanged one is not touched; one that had no check so far counts as up until its check says
+    /// otherwise.
+    pub fn reconcile(&mut self, config: &Config) {
+        let mut wanted = HashMap::new();
+        let mut unchecked = HashSet::new();
+        for service in &config.services {
+            let service_key = service_key(service);
+            for real in &service.real_servers {
+                let id = TargetId { service: service_key, real: real.address };
+                match &real.health_check {
+                    Some(check) => {
+                        wanted.insert(id, check);
+                    }
+                    None => {
+                        unchecked.insert(id);
+                    }
+                }
+            }
+        }
+        self.targets.retain(|id, _| wanted.contains_key(id));
+        for (id, check) in wanted {
+            let known = self.targets.get(&id);
+            if known.is_some_and(|target| target.check == *check) {
+                continue;
+            }
+            let was_up = self.is_known_up(id);
+            let mut machine = Machine::new(check.rise, check.fall);
+            if was_up {
+                machine.seed_up();
+            }
+            self.start(id, check.clone(), machine);
+        }
+        self.unchecked = unchecked;
+    }
+
+    fn start(&mut self, id: TargetId, check: HealthCheck, machine: Machine) {
+        let machine = Arc::new(Mutex::new(machine));
+        let run = run(id, check.clone(), Arc::clone(&machine), Arc::clone(&self.slots), self.changes.clone());
+        let task = tokio::spawn(run).abort_handle();
+        self.targets.insert(id, Target { check, machine, task });
+    }
+
+    /// Takes over what the dataplane holds to be up, where no check has said otherwise yet: a restart of control
+    /// must not take a live server out.
+    pub fn seed(&mut self, up: impl Iterator<Item = TargetId>) {
+        for id in up {
+            if let Some(target) = self.targets.get(&id) {
+                lock(&target.machine).seed_up();
+            }
+        }
+    }
+
+    /// Whether a real server with this check may get new connections, also when the check is not running yet.
+    pub fn is_up(&self, id: TargetId, check: Option<&HealthCheck>) -> bool {
+        check.is_none() || self.is_known_up(id)
+    }
+
+    fn is_known_up(&self, id: TargetId) -> bool {
+        self.unchecked.contains(&id)
+            || self.targets.get(&id).is_some_and(|target| lock(&target.machine).state() == State::Up)
+    }
+
+    /// The state of every checked target.
+    pub fn snapshot(&self) -> Vec<(TargetId, Machine)> {
+        let mut all: Vec<_> =
+            self.targets.iter().map(|(id, target)| (*id, lock(&target.machine).clone())).collect();
+        all.sort_by_key(|(id, _)| *id);
+        all
+    }
+}
+
+/// A machine is valid after any panic: each of its methods writes only whole values.
+fn lock(machine: &Mutex<Machine>) -> std::sync::MutexGuard<'_, Machine> {
+    machine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A point within the interval that is fixed for each target, so that checks are spread evenly over time and a
+/// service's servers are not all asked at once.
+fn phase(id: TargetId, interval: Duration) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    let within = interval.min(FIRST_CHECK_WITHIN).as_micros().max(1);
+    let micros = u128::from(hasher.finish()) % within;
+    Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+}
+
+async fn run(
+    id: TargetId,
+    check: HealthCheck,
+    machine: Arc<Mutex<Machine>>,
+    slots: Arc<Semaphore>,
+    changes: mpsc::Sender<Change>,
+) {
+    let mut ticks = interval_at(Instant::now() + phase(id, check.interval), check.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // The semaphore is never closed; if it were, there would be nothing left to check for.
+        let Ok(slot) = slots.acquire().await else { return };
+        let result = probe(&check, id.real).await;
+        drop(slot);
+        let reason = result.as_ref().err().map(ToString::to_string);
+        let change = lock(&machine).record(result.map_err(|error| error.to_string()));
+        if let Some(up) = change
+            && changes.send(Change { id, up, reason }).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
