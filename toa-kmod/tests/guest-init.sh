@@ -1,0 +1,48 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: GPL-2.0
+# The guest's first process: loads the module, runs the cases, unloads it, and looks at the kernel's log.
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+
+end() {
+	echo "== $*"
+	reboot -f
+}
+
+load() { insmod /tollgate_toa.ko "$@"; }
+
+mkdir -p /dev/net
+insmod /tun.ko || end "tun.ko does not load"
+[ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
+trust=10.9.0.0/24,fd00:9::/64
+
+echo "== wrong parameters are refused"
+for wrong in trust=10.9.0.1/24 trust=10.9.0.0/33 trust=gateway trust=::ffff:10.9.0.0/120 kinds=8; do
+	load "$wrong" 2>/dev/null && end "$wrong was accepted"
+done
+
+echo "== the cases, with the module loaded"
+load trust=$trust || end "the module does not load"
+/toa-probe || end "some cases are wrong"
+cat /proc/net/tollgate_toa
+
+value() { sed -n "s/^$1 //p" /proc/net/tollgate_toa; }
+[ "$(value untrusted)" = 1 ] || end "untrusted is not counted"
+[ "$(value bad_address)" = 6 ] || end "bad addresses are not counted"
+[ "$(value learnt)" -gt 0 ] || end "nothing was learnt"
+[ "$(value learnt)" = "$(value forgotten)" ] || end "not every ended socket was forgotten"
+echo 0 2>/dev/null >/proc/sys/kernel/ftrace_enabled && end "ftrace could be switched off under the module"
+
+echo "== loading and unloading"
+rmmod tollgate_toa || end "the module does not unload"
+[ ! -e /proc/net/tollgate_toa ] || end "the counters stayed behind"
+for round in 1 2 3; do
+	load || end "the module does not load again"
+	rmmod tollgate_toa || end "the module does not unload again"
+done
+
+dmesg | grep -E 'BUG|Oops|WARNING|general protection|Call Trace|leak' && end "the kernel complained"
+end "all passed"
