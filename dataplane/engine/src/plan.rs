@@ -412,3 +412,6 @@ fn check(spec: &Spec) -> Result<(), PlanError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+use super::*;
+use crate::counters::Counters;
+
+const LIMITS: Limits = Limits { services_max: 2, reals_max: 4, pairs_max: 8 };
+
+fn planner() -> (Planner, Vec<Arc<Counters>>) {
+    let counters: Vec<_> = (0..2).map(|_| Arc::new(Counters::new(2, 4, 8))).collect();
+    (Planner::new(LIMITS, counters.clone()), counters)
+}
+
+fn endpoint(last: u8, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, last), port)
+}
+
+fn service(vport: u16, reals: &[u8]) -> ServiceSpec {
+    ServiceSpec {
+        protocol: 6,
+        virtual_: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 100), vport),
+        mode: Mode::FullNat,
+        scheduler: Scheduler::Wlc,
+        toa: None,
+        timeouts: Timeouts::default(),
+        locals: vec![Ipv4Addr::new(10, 2, 0, 200)],
+        local_ports: (1024, 65535),
+        reals: reals.iter().map(|last| RealSpec { real: endpoint(*last, 80), weight: 1, up: true }).collect(),
+    }
+}
+
+fn plan(planner: &mut Planner, services: Vec<ServiceSpec>) -> Result<Vec<Update>, PlanError> {
+    planner.plan(&Spec { generation: 1, services })
+}
+
+#[test]
+fn slots_stay_where_they_are_while_things_come_and_go() {
+    let (mut planner, _) = planner();
+    plan(&mut planner, vec![service(80, &[1, 2])]).unwrap();
+    let vip = service(80, &[]).virtual_;
+    let before = planner.real_id(6, vip, endpoint(2, 80));
+    plan(&mut planner, vec![service(80, &[2, 3])]).unwrap();
+    assert_eq!(planner.real_id(6, vip, endpoint(2, 80)), before);
+    assert_eq!(planner.real_id(6, vip, endpoint(1, 80)), None);
+}
+
+#[test]
+fn only_new_pairs_bring_port_sets() {
+    let (mut planner, _) = planner();
+    let first = plan(&mut planner, vec![service(80, &[1, 2])]).unwrap();
+    assert_eq!(first.iter().map(|update| update.port_sets.len()).collect::<Vec<_>>(), [2, 2]);
+    let second = plan(&mut planner, vec![service(80, &[1, 2, 3])]).unwrap();
+    assert_eq!(second[0].port_sets.len(), 1);
+}
+
+#[test]
+fn services_with_the_same_real_server_and_local_address_share_a_pair() {
+    let (mut planner, _) = planner();
+    plan(&mut planner, vec![service(80, &[1]), service(81, &[1])]).unwrap();
+    assert_eq!(planner.pairs().count(), 1);
+}
+
+#[test]
+fn a_slot_is_not_reused_while_connections_remember_it() {
+    let (mut planner, counters) = planner();
+    plan(&mut planner, vec![service(80, &[1, 2, 3, 4])]).unwrap();
+    let vip = service(80, &[]).virtual_;
+    let old = planner.real_id(6, vip, endpoint(1, 80)).unwrap();
+    counters[1].real(old).active.add(1);
+    let full = plan(&mut planner, vec![service(80, &[5, 2, 3, 4])]);
+    assert_eq!(full.err(), Some(PlanError::TooMany { what: "real servers", wanted: 5, limit: 4 }));
+    // It left, and what is left alone comes back where it was.
+    plan(&mut planner, vec![service(80, &[2, 3, 4])]).unwrap();
+    plan(&mut planner, vec![service(80, &[1, 2, 3, 4])]).unwrap();
+    assert_eq!(planner.real_id(6, vip, endpoint(1, 80)), Some(old));
+    // Without connections the slot is free for another.
+    plan(&mut planner, vec![service(80, &[2, 3, 4])]).unwrap();
+    counters[1].real(old).active.sub(1);
+    plan(&mut planner, vec![service(80, &[5, 2, 3, 4])]).unwrap();
+    assert_eq!(planner.real_id(6, vip, endpoint(5, 80)), Some(old));
+}
+
+#[test]
+fn a_refused_plan_changes_nothing() {
+    let (mut planner, _) = planner();
+    plan(&mut planner, vec![service(80, &[1])]).unwrap();
+    assert!(plan(&mut planner, vec![service(80, &[2]), service(81, &[3, 4, 5, 6])]).is_err());
+    let vip = service(80, &[]).virtual_;
+    assert!(planner.real_id(6, vip, endpoint(1, 80)).is_some());
+    assert!(planner.real_id(6, vip, endpoint(2, 80)).is_none());
+}
+
+#[test]
+fn contradictions_are_refused_by_name() {
+    let (mut planner, _) = planner();
+    let base = || service(80, &[1]);
+    let vip = base().virtual_;
+    let cases = [
+        (vec![base(), base()], PlanError::DuplicateService(vip)),
+        (vec![service(80, &[1, 1])], PlanError::DuplicateReal { service: vip, real: endpoint(1, 80) }),
+        (vec![ServiceSpec { locals: vec![*vip.ip()], ..base() }], PlanError::VirtualIsLocal(*vip.ip())),
+        (vec![ServiceSpec { locals: vec![], ..base() }], PlanError::NoLocalAddress(vip)),
+        (
+            vec![ServiceSpec { local_ports: (9, 8), ..base() }],
+            PlanError::PortRange { service: vip, first: 9, last: 8 },
+        ),
+    ];
+    for (services, error) in cases {
+        assert_eq!(plan(&mut planner, services).err(), Some(error));
+    }
+}
+
+#[test]
+fn weights_of_servers_that_are_down_do_not_count() {
+    let (mut planner, _) = planner();
+    let mut spec = service(80, &[1, 2, 3]);
+    for (real, weight) in spec.reals.iter_mut().zip([6, 4, 100]) {
+        real.weight = weight;
+    }
+    spec.reals[2].up = false;
+    let updates = plan(&mut planner, vec![spec]).unwrap();
+    let snapshot = updates[0].snapshot.as_ref().unwrap();
+    let service = snapshot.services().next().unwrap();
+    assert_eq!((service.weight_max, service.weight_gcd), (6, 2));
+}
