@@ -87,8 +87,9 @@ impl Gateway {
 
     /// Runs the command line `tollgate`; any exit code is fine.
     pub fn cli_any(&self, netns: &Netns, arguments: &str) -> Result<Said> {
-        let command = Cmd::new(binary("tollgate")?).arg("--socket").arg(self.api_socket());
-        command.args(arguments.split_whitespace()).in_netns(netns).run_any()
+        let command = Cmd::new(binary("tollgate")?).args(arguments.split_whitespace());
+        let command = command.arg("--socket").arg(self.api_socket());
+        command.arg("--control-socket").arg(self.control_socket()).in_netns(netns).run_any()
     }
 
     /// Runs the command line `tollgate`, which must succeed; its output.

@@ -1,10 +1,15 @@
 //! Network namespaces, and the links between them.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::ifaddrs::getifaddrs;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
 use nix::unistd::Pid;
 
 use crate::run::Cmd;
@@ -55,6 +60,43 @@ impl Netns {
         let off = format!("ethtool -K {interface} tx off rx off gso off tso off gro off");
         Cmd::line(&off).in_netns(self).run()?;
         Ok(())
+    }
+
+    /// Runs `work` on a thread of its own in this namespace: sockets that it makes belong to the namespace.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let path = Path::new("/run/netns").join(&self.name);
+        let file = File::open(&path).with_context(|| path.display().to_string())?;
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", self.name))?;
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Sends frames, from the Ethernet header on, out of `interface` exactly as they are.
+    pub fn send_frames(&self, interface: &str, frames: &[Vec<u8>]) -> Result<()> {
+        self.inside(|| {
+            let mut addresses = getifaddrs()?.filter(|address| address.interface_name == interface);
+            let link = addresses.find_map(|address| address.address?.as_link_addr().copied());
+            let link = link.with_context(|| format!("{} has no interface {interface}", self.name))?;
+            let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+            for frame in frames {
+                sendto(socket.as_raw_fd(), frame, &link, MsgFlags::empty())
+                    .with_context(|| format!("sending a frame of {} bytes", frame.len()))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The MAC address of `interface`.
+    pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
+        self.inside(|| {
+            let mut addresses = getifaddrs()?.filter(|address| address.interface_name == interface);
+            let mac = addresses.find_map(|address| address.address?.as_link_addr()?.addr());
+            mac.with_context(|| format!("{} has no interface {interface}", self.name))
+        })
     }
 
     /// The processes in it.

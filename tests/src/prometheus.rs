@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::netns::Netns;
 use crate::process::{Bond, Process};
 use crate::run::Cmd;
-use crate::wait::wait_until;
+use crate::wait::{wait_for, wait_until};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -51,6 +51,14 @@ impl Prometheus {
         Ok(Prometheus { process })
     }
 
+    /// Asks a query until its answer has a series.
+    pub fn wait_for_query(&mut self, netns: &Netns, query: &str) -> Result<Vec<Sample>> {
+        wait_for(&format!("an answer of Prometheus to {query}"), START_LIMIT, || {
+            let samples = self.query(netns, query)?;
+            Ok((!samples.is_empty()).then_some(samples))
+        })
+    }
+
     /// Asks a query through the HTTP API.
     pub fn query(&mut self, netns: &Netns, query: &str) -> Result<Vec<Sample>> {
         self.process.must_run()?;
@@ -59,6 +67,13 @@ impl Prometheus {
             .in_netns(netns)
             .run()?;
         parse_answer(&said.stdout).with_context(|| format!("query `{query}`"))
+    }
+}
+
+impl Sample {
+    /// A label's value; empty when it has none.
+    pub fn label(&self, name: &str) -> &str {
+        self.labels.get(name).and_then(Value::as_str).unwrap_or("")
     }
 }
 

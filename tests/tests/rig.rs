@@ -1,9 +1,13 @@
 //! The test bed itself: what it makes is really there, and really gone afterwards.
 
+use std::time::Duration;
+
 use anyhow::Result;
-use tollgate_tests::netns;
+use tollgate_tests::capture::Capture;
 use tollgate_tests::rig::{REAL_SERVERS, RigOptions};
+use tollgate_tests::wait::wait_for;
 use tollgate_tests::{Cmd, Rig, load};
+use tollgate_tests::{netns, pcap};
 
 #[test]
 fn real_servers_answer_on_their_side_and_clients_cannot_reach_them() -> Result<()> {
@@ -43,5 +47,19 @@ fn namespaces_of_a_killed_run_are_removed_by_the_next_one() -> Result<()> {
     Cmd::line(&format!("ip netns add {stale}")).run()?;
     let rig = Rig::build(RigOptions::demo()?)?;
     assert_eq!(netns::list(|name| name == stale)?, Vec::<String>::new());
+    rig.succeed()
+}
+
+#[test]
+fn frames_are_sent_as_they_are() -> Result<()> {
+    let rig = Rig::build(RigOptions::demo()?)?;
+    let capture = Capture::start(&rig.clients[1], "eth0", "ether proto 0x88b5", rig.dir())?;
+    // An EtherType for experiments, to everybody; the bridge passes it on.
+    let mut frame = vec![0xff; 6];
+    frame.extend(rig.clients[0].mac("eth0")?);
+    frame.extend([0x88, 0xb5, 1, 2, 3]);
+    rig.clients[0].send_frames("eth0", std::slice::from_ref(&frame))?;
+    let came = wait_for("the frame", Duration::from_secs(5), || Ok(pcap::read(capture.path())?.pop()))?;
+    assert_eq!(came.bytes, frame);
     rig.succeed()
 }

@@ -22,13 +22,14 @@ pub(crate) fn is_running() -> Result<bool> {
 pub(crate) fn leave(rig: Rig) -> Result<()> {
     let tollgate = gateway::binary("tollgate")?;
     let socket = rig.gateway.api_socket();
+    let control = rig.gateway.control_socket();
     let config = rig.gateway.config.clone();
     if let Some(dir) = rig.keep() {
         std::fs::write(NOTE, dir.to_string_lossy().as_bytes()).with_context(|| NOTE.to_owned())?;
     }
     println!(
         "\nIt is still running. Things to try:
-  alias tollgate='ip netns exec {PREFIX}-gw {tollgate} --socket {socket}'
+  alias tollgate='ip netns exec {PREFIX}-gw {tollgate} --socket {socket} --control-socket {control}'
   tollgate status; tollgate services; tollgate connections
   ip netns exec {PREFIX}-client1 curl {URL}
   ip netns exec {PREFIX}-client2 wrk -c 32 -d 10 {URL}
@@ -38,6 +39,7 @@ pub(crate) fn leave(rig: Rig) -> Result<()> {
 Logs are in {dir}. The end: make demo-stop",
         tollgate = tollgate.display(),
         socket = socket.display(),
+        control = control.display(),
         config = config.display(),
         dir = config.parent().unwrap_or(Path::new("/tmp")).display(),
     );

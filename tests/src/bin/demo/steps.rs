@@ -7,10 +7,9 @@ use anyhow::{Context, Result};
 use tollgate_tests::capture::Segment;
 use tollgate_tests::load::{self, Answers, Wrk};
 use tollgate_tests::process::Bond;
-use tollgate_tests::prometheus::{Prometheus, Sample};
+use tollgate_tests::prometheus::Prometheus;
 use tollgate_tests::rig::{CLIENTS, URL};
 use tollgate_tests::scenario;
-use tollgate_tests::wait::wait_for;
 use tollgate_tests::{Cmd, Rig};
 
 use crate::say::Say;
@@ -89,9 +88,9 @@ fn tables(rig: &Rig, say: &mut Say) -> Result<()> {
     say.step("The service table, and some connections");
     say.show("tollgate services", &rig.gateway.cli(&rig.gw, "services")?);
     say.show("tollgate connections --limit 6", &rig.gateway.cli(&rig.gw, "connections --limit 6")?);
-    let services = rig.gateway.json(&rig.gw, "services")?;
-    let servers = services[0]["real_servers"].as_array().context("no real servers in the service table")?;
-    let scheduled: u64 = servers.iter().filter_map(|server| server["traffic"]["connections"].as_u64()).sum();
+    let stats = rig.gateway.json(&rig.gw, "stats")?;
+    let total = &stats["services"][0]["total"]["connections"];
+    let scheduled = total.as_u64().context("no connections in the statistics")?;
     say.claim(scheduled >= 400, format!("the table counts {scheduled} connections, the 400 among them"))
 }
 
@@ -151,18 +150,32 @@ fn control_dies(rig: &mut Rig, say: &mut Say) -> Result<()> {
 fn metrics(rig: &Rig, say: &mut Say) -> Result<()> {
     say.step("Metrics, scraped by a real Prometheus and asked for through its API");
     let mut prometheus = Prometheus::start(&rig.gw, "127.0.0.1:9180", rig.dir(), Bond::DiesWithParent)?;
+    prometheus.wait_for_query(&rig.gw, "up{job=\"tollgate\"} == 1")?;
+    say.claim(true, "Prometheus scrapes tollgate-control")?;
     load::get_many(&rig.clients[0], URL, 50)?;
-    let up = ask(&mut prometheus, rig, "up{job=\"tollgate\"} == 1")?;
-    say.claim(up.len() == 1, "Prometheus scrapes tollgate-control")?;
-    Ok(())
-}
-
-/// A query's answer, once there is one.
-fn ask(prometheus: &mut Prometheus, rig: &Rig, query: &str) -> Result<Vec<Sample>> {
-    wait_for(&format!("an answer to {query}"), Duration::from_secs(15), || {
+    let stats = rig.gateway.json(&rig.gw, "stats")?;
+    let total = &stats["services"][0]["total"]["connections"];
+    prometheus.wait_for_query(
+        &rig.gw,
+        &format!("tollgate_service_connections_total{{service=\"web\"}} == {total}"),
+    )?;
+    say.claim(true, format!("it counts {total} connections, as `tollgate stats` does"))?;
+    for (query, label) in [
+        ("tollgate_real_server_connections_total", "real"),
+        ("sum by (state) (tollgate_connections) > 0", "state"),
+        ("sum by (result) (tollgate_toa_total) > 0", "result"),
+        ("sum by (reason) (tollgate_drops_total) > 0", "reason"),
+    ] {
         let samples = prometheus.query(&rig.gw, query)?;
-        Ok((!samples.is_empty()).then_some(samples))
-    })
+        let values: Vec<_> =
+            samples.iter().map(|sample| format!("{} {}", sample.label(label), sample.value)).collect();
+        say.note(format!(
+            "{query}: {}",
+            if values.is_empty() { "none".to_owned() } else { values.join(", ") }
+        ));
+    }
+    let healthy = prometheus.query(&rig.gw, "tollgate_real_server_healthy == 1")?.len();
+    say.claim(healthy == 3, "all three real servers are healthy in its eyes")
 }
 
 fn split(answers: &Answers) -> String {
