@@ -255,10 +255,13 @@ fn find_huge_pages(config: &EalConfig) -> Result<(), Error> {
     if !config.in_memory && !hugepages::is_mounted(&mounts) {
         return Err(Error::NoHugeMount);
     }
-    hugepages::ensure(Path::new(SYSFS_HUGEPAGES), config.memory_mib).map_err(|shortage| Error::NoHugePages {
-        wanted_mib: config.memory_mib,
-        found_mib: shortage.found_mib,
-        reason: shortage.reason,
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    hugepages::ensure(Path::new(SYSFS_HUGEPAGES), &meminfo, config.memory_mib).map_err(|shortage| {
+        Error::NoHugePages {
+            wanted_mib: config.memory_mib,
+            found_mib: shortage.found_mib,
+            reason: shortage.reason,
+        }
     })
 }
 
@@ -312,10 +315,8 @@ fn start(args: Vec<CString>, config: &EalConfig) -> Result<(), Error> {
 }
 
 fn is_permission(errno: Errno, said: &str) -> bool {
-    matches!(errno.0, libc::EACCES | libc::EPERM)
-        && (errno.0 == libc::EACCES
-            || said.contains("Permission denied")
-            || said.contains("Operation not permitted"))
+    // Drivers tend to turn the kernel's refusal into another number, but they quote its words.
+    errno.0 == libc::EACCES || said.contains("Permission denied") || said.contains("Operation not permitted")
 }
 
 fn vdev_error(vdev: &str, name: &str, errno: Errno) -> Error {

@@ -2,14 +2,18 @@
 
 use std::fmt;
 
-/// An error number of the system or of DPDK, shown with its symbolic name.
+/// An error number of the system or of DPDK, shown with its symbolic name; zero when DPDK gave none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Errno(pub i32);
 
 impl Errno {
     /// From a C return value, which DPDK makes negative.
     pub(crate) fn from_return(value: i32) -> Self {
-        Self(value.saturating_abs())
+        match value {
+            // Many drivers say -1 for "it failed", which is not meant as EPERM.
+            -1 => Self(0),
+            _ => Self(value.saturating_abs()),
+        }
     }
 
     /// The symbolic name, such as `ENODEV`.
@@ -47,6 +51,9 @@ impl Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 {
+            return f.write_str("it gave no reason");
+        }
         // SAFETY: rte_strerror takes any number and returns a NUL-terminated string of the calling thread.
         let text = unsafe { crate::ffi::text(dpdk_sys::rte_strerror(self.0)) };
         write!(f, "{} {}: {text}", self.name(), self.0)

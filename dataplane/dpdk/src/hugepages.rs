@@ -37,8 +37,9 @@ fn free_mib(root: &Path) -> u64 {
     sizes.flatten().filter_map(free_of).sum()
 }
 
-/// Makes sure that `wanted_mib` of huge pages are free, reserving what is missing.
-pub(crate) fn ensure(root: &Path, wanted_mib: u32) -> Result<(), Shortage> {
+/// Makes sure that `wanted_mib` of huge pages are free, reserving what is missing; `meminfo` is the text of
+/// `/proc/meminfo`.
+pub(crate) fn ensure(root: &Path, meminfo: &str, wanted_mib: u32) -> Result<(), Shortage> {
     let wanted_mib = u64::from(wanted_mib);
     let found_mib = free_mib(root);
     if found_mib >= wanted_mib {
@@ -49,15 +50,28 @@ pub(crate) fn ensure(root: &Path, wanted_mib: u32) -> Result<(), Shortage> {
     let Some(have) = read_number(&total) else {
         return Err(Shortage { found_mib, reason: "the kernel offers no 2 MiB pages".to_owned() });
     };
+    // The kernel would give what it can, up to starving the rest of the machine.
+    let available = meminfo_available_mib(meminfo);
+    if available.is_some_and(|available| missing * MIB_PER_SMALL >= available) {
+        let reason = format!("only {} MiB of memory are available", available.unwrap_or(0));
+        return Err(Shortage { found_mib, reason });
+    }
     if let Err(error) = std::fs::write(&total, (have + missing).to_string()) {
         return Err(Shortage { found_mib, reason: format!("writing {}: {error}", total.display()) });
     }
-    // The kernel gives as many as it can and does not complain.
-    let found_mib = free_mib(root);
-    if found_mib < wanted_mib {
-        return Err(Shortage { found_mib, reason: "memory is short or fragmented".to_owned() });
+    let after_mib = free_mib(root);
+    if after_mib < wanted_mib {
+        // The kernel gave some and did not complain. They are of no use to us, so they go back.
+        let _ = std::fs::write(&total, have.to_string());
+        return Err(Shortage { found_mib: after_mib, reason: "memory is short or fragmented".to_owned() });
     }
     Ok(())
+}
+
+/// Memory that can be had without swapping, by the text of `/proc/meminfo`.
+fn meminfo_available_mib(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? / 1024)
 }
 
 /// Whether a hugetlbfs is mounted, by the text of `/proc/mounts`.
@@ -68,6 +82,8 @@ pub(crate) fn is_mounted(mounts: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MEMINFO: &str = "MemTotal:        8000000 kB\nMemAvailable:    1048576 kB\n";
 
     /// A directory like the kernel's, though a plain file grants any number and `free` does not follow.
     fn sysfs(small_total: &str, small_free: &str, large_free: &str) -> tempfile::TempDir {
@@ -89,23 +105,41 @@ mod tests {
     #[test]
     fn enough_free_pages_of_any_size_change_nothing() {
         let root = sysfs("10\n", "4\n", "1\n");
-        assert_eq!(ensure(root.path(), 1024 + 8), Ok(()));
+        assert_eq!(ensure(root.path(), MEMINFO, 1024 + 8), Ok(()));
         assert_eq!(reserved(root.path()), 10);
     }
 
     #[test]
     fn missing_pages_are_added_to_those_in_use() {
         let root = sysfs("10\n", "4\n", "0\n");
-        let shortage = ensure(root.path(), 21).unwrap_err();
+        // The free pages are a link to the reserved ones here, so that granting shows.
+        let free = root.path().join("hugepages-2048kB/free_hugepages");
+        std::fs::remove_file(&free).unwrap();
+        std::os::unix::fs::symlink("nr_hugepages", &free).unwrap();
+        assert_eq!(ensure(root.path(), MEMINFO, 33), Ok(()));
         assert_eq!(reserved(root.path()), 10 + 7, "13 MiB are missing, which is 7 pages");
-        assert_eq!(shortage.found_mib, 8);
+    }
+
+    #[test]
+    fn pages_that_do_not_suffice_are_given_back() {
+        let root = sysfs("10\n", "4\n", "0\n");
+        let shortage = ensure(root.path(), MEMINFO, 21).unwrap_err();
+        assert_eq!((shortage.found_mib, reserved(root.path())), (8, 10));
+    }
+
+    #[test]
+    fn more_than_the_machine_has_is_not_even_tried() {
+        let root = sysfs("0\n", "0\n", "0\n");
+        let shortage = ensure(root.path(), MEMINFO, 1024).unwrap_err();
+        assert_eq!(shortage.reason, "only 1024 MiB of memory are available");
+        assert_eq!(reserved(root.path()), 0);
     }
 
     #[test]
     fn a_kernel_without_huge_pages_is_a_shortage() {
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(ensure(root.path(), 2).unwrap_err().found_mib, 0);
-        assert_eq!(ensure(&root.path().join("missing"), 2).unwrap_err().found_mib, 0);
+        assert_eq!(ensure(root.path(), MEMINFO, 2).unwrap_err().found_mib, 0);
+        assert_eq!(ensure(&root.path().join("missing"), MEMINFO, 2).unwrap_err().found_mib, 0);
     }
 
     #[test]

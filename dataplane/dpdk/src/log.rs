@@ -90,9 +90,9 @@ pub(crate) fn redirect() {
     });
 }
 
-/// Tells DPDK what it need not even format. Errors always pass, because error messages quote them.
+/// Tells DPDK what it need not even format. Warnings always pass, because error messages quote them.
 fn apply_level() {
-    let level = LEVEL.load(Ordering::Relaxed).max(LogLevel::Error as u32);
+    let level = LEVEL.load(Ordering::Relaxed).max(LogLevel::Warning as u32);
     // SAFETY: both only store the level; the pattern is a static NUL-terminated string.
     unsafe {
         dpdk_sys::rte_log_set_global_level(level);
@@ -129,7 +129,8 @@ unsafe extern "C" fn take(level: u32, text: *const c_char, len: usize) {
 }
 
 fn log_line(level: LogLevel, line: &str) {
-    if level <= LogLevel::Error {
+    // Some drivers log the true cause as a warning and only what follows from it as an error.
+    if level <= LogLevel::Warning {
         // A thread that is ending has none any more, and nobody to quote it to.
         let _ = COMPLAINTS.try_with(|lines| {
             let mut lines = lines.borrow_mut();

@@ -28,17 +28,13 @@
 enum tg_mbuf_offset {
 	TG_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr),
 	TG_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off),
-	TG_MBUF_REFCNT = offsetof(struct rte_mbuf, refcnt),
 	TG_MBUF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
 	TG_MBUF_PORT = offsetof(struct rte_mbuf, port),
 	TG_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
-	TG_MBUF_PACKET_TYPE = offsetof(struct rte_mbuf, packet_type),
 	TG_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
 	TG_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
-	TG_MBUF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci),
 	TG_MBUF_HASH_RSS = offsetof(struct rte_mbuf, hash.rss),
 	TG_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
-	TG_MBUF_POOL = offsetof(struct rte_mbuf, pool),
 	TG_MBUF_NEXT = offsetof(struct rte_mbuf, next),
 };
 
