@@ -1,6 +1,6 @@
 //! Swaps the MAC addresses of every packet and sends it back: testpmd's `macswap` on the safe layer.
 //!
-//! `macswap VDEV SECONDS` runs one worker on one virtual device, such as `net_null0` or
+//! `macswap VDEV SECONDS [CPU]` runs one worker on one virtual device, such as `net_null0` or
 //! `net_pcap0,rx_pcap=in.pcap,infinite_rx=1`, and prints the rate. The bench compares it with testpmd on the same
 //! device: the difference is what the safe layer costs.
 
@@ -18,11 +18,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let vdev = args.next().unwrap_or_else(|| "net_null0".to_owned());
     let seconds: u64 = args.next().as_deref().unwrap_or("3").parse()?;
-    // The worker takes the last CPU, as the first one usually serves the rest of the machine.
-    let cpus = std::thread::available_parallelism()?.get();
+    // The last CPU unless told otherwise, as the first one usually serves the rest of the machine.
+    let cpu = match args.next() {
+        Some(cpu) => cpu.parse()?,
+        None => std::thread::available_parallelism()?.get() - 1,
+    };
     let eal = Eal::init(&EalConfig {
-        main: Lcore { id: 0, cpus: vec![0] },
-        workers: vec![Lcore { id: WORKER, cpus: vec![cpus - 1] }],
+        main: Lcore { id: 0, cpus: Vec::new() },
+        workers: vec![Lcore { id: WORKER, cpus: vec![cpu] }],
         memory_mib: 256,
         huge_pages: HugePages::Prefer,
         pci: Vec::new(),

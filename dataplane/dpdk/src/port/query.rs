@@ -2,7 +2,7 @@
 
 use super::{Link, Port, PortId, PortInfo, PortStats, all_ports, port_name, step_error};
 use crate::error::Error;
-use crate::{Eal, PortConfig, ffi};
+use crate::{Eal, PortConfig, ffi, log};
 use dpdk_sys::{rte_eth_dev_info, rte_eth_rss_conf, rte_eth_rss_reta_entry64};
 use std::sync::Arc;
 
@@ -31,6 +31,7 @@ impl Port {
                 known: all_ports().filter_map(port_name).collect(),
             });
         };
+        log::forget_complaints();
         let mut raw = rte_eth_dev_info::default();
         // SAFETY: C fills the structure.
         let ret = unsafe { dpdk_sys::rte_eth_dev_info_get(id.0, &mut raw) };
@@ -151,6 +152,7 @@ impl Port {
         if self.shared.info.rss_offloads == 0 {
             return Ok(None);
         }
+        log::forget_complaints();
         // A driver that does not tell the length means the usual one.
         let len = match self.shared.info.rss_key_size {
             0 => RSS_KEY_LEN_DEFAULT,
@@ -174,6 +176,7 @@ impl Port {
         if size == 0 {
             return Ok(None);
         }
+        log::forget_complaints();
         let mut table = reta_groups(size);
         // SAFETY: the table has the groups that `size` entries need.
         let ret = unsafe { dpdk_sys::rte_eth_dev_rss_reta_query(self.shared.id.0, table.as_mut_ptr(), size) };
@@ -195,6 +198,7 @@ impl Port {
         if Arc::strong_count(&self.shared) > 1 {
             return Err(Error::PortInUse { port: self.shared.info.name.clone() });
         }
+        log::forget_complaints();
         // SAFETY: no queue is left, so nobody sends or receives.
         let ret = unsafe { dpdk_sys::rte_eth_dev_stop(self.shared.id.0) };
         self.check("stop", ret)

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 /// Two workers on one CPU, ordinary memory, nothing left behind.
 pub(crate) fn config() -> EalConfig {
+    let cpu = first_cpu();
     EalConfig {
         main: Lcore { id: 0, cpus: Vec::new() },
-        workers: vec![Lcore { id: 1, cpus: vec![0] }, Lcore { id: 2, cpus: vec![0] }],
+        workers: vec![Lcore { id: 1, cpus: vec![cpu] }, Lcore { id: 2, cpus: vec![cpu] }],
         memory_mib: 64,
         huge_pages: HugePages::Never,
         pci: Vec::new(),
@@ -20,6 +21,13 @@ pub(crate) fn config() -> EalConfig {
         in_memory: true,
         extra_args: Vec::new(),
     }
+}
+
+/// A CPU that this process may use; not every container has CPU 0.
+fn first_cpu() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    list.trim().split([',', '-']).next().unwrap().parse().unwrap()
 }
 
 /// The EAL of this process, started by whichever test comes first.
