@@ -1,0 +1,91 @@
+//! What the platform counts beside the engine: packets in and out, and drops for want of room.
+//!
+//! A page has one writer. Each worker writes one of its own, the slow path writes another one per worker, for the
+//! packets that came from (or were to go through) that worker.
+
+use engine::counters::Count;
+
+macro_rules! platform_drops {
+    ($($(#[doc = $help:literal])+ $variant:ident = $text:literal,)*) => {
+        /// Why the platform dropped a packet; listed beside the engine's reasons.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(crate) enum PlatformDrop {
+            $($(#[doc = $help])+ $variant,)*
+        }
+
+        impl PlatformDrop {
+            /// All of them, in order.
+            pub(crate) const ALL: &'static [PlatformDrop] = &[$(PlatformDrop::$variant),*];
+
+            /// Snake-case name, as in metrics.
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(PlatformDrop::$variant => $text),* }
+            }
+
+            /// One line on what it counts.
+            pub(crate) fn help(self) -> &'static str {
+                match self { $(PlatformDrop::$variant => concat!($($help),+).trim_ascii()),* }
+            }
+        }
+    };
+}
+
+platform_drops! {
+    /// The port's transmit queue took no more packets.
+    TxFull = "tx_full",
+    /// The ring to the worker that owns the port's transmit queue was full.
+    TxRingFull = "tx_ring_full",
+    /// The ring to the worker that owns the connection was full.
+    HandoverFull = "handover_full",
+    /// The ring to the slow path was full.
+    PuntFull = "punt_full",
+    /// The ring for packets that wait for a MAC address was full.
+    ResolveRingFull = "resolve_ring_full",
+    /// Too many packets wait for a MAC address.
+    ResolveOverflow = "resolve_overflow",
+    /// The next hop did not tell its MAC address in time.
+    Unresolved = "neighbour_unresolved",
+    /// The frame came in several buffers; it is larger than the port's MTU allows.
+    MultiSegment = "multi_segment",
+    /// The packet is to leave through a port that does not exist.
+    NoSuchPort = "no_such_port",
+    /// The packet is for the kernel, but its port has no kernel twin.
+    NoTwin = "no_twin",
+    /// The kernel twin took no more packets.
+    TwinFull = "twin_full",
+    /// The ring from the slow path to the worker was full.
+    InjectFull = "inject_full",
+}
+
+/// Counters of one writer on behalf of one worker.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Page {
+    drops: [Count; PlatformDrop::ALL.len()],
+    /// Packets received from ports.
+    pub(crate) rx_packets: Count,
+    /// Packets that ports took.
+    pub(crate) tx_packets: Count,
+    /// Turns of the loop.
+    pub(crate) turns: Count,
+    /// Turns that found packets.
+    pub(crate) busy_turns: Count,
+}
+
+impl Page {
+    /// Packets dropped for `reason`.
+    #[inline(always)]
+    pub(crate) fn dropped(&self, reason: PlatformDrop) -> &Count {
+        &self.drops[reason as usize]
+    }
+}
+
+/// What passed between one port and its kernel twin. Written by the slow path.
+#[derive(Debug, Default)]
+pub(crate) struct TwinPage {
+    /// Packets handed to the kernel.
+    pub(crate) punted: Count,
+    /// Packets taken from the kernel.
+    pub(crate) injected: Count,
+}

@@ -1,0 +1,158 @@
+//! The kernel mirror: what Linux knows about the twins (link, addresses, neighbours, routes), told as changes.
+//!
+//! A thread of its own subscribes to rtnetlink's multicast groups, then dumps everything, and from then on turns each
+//! event into [`Change`]s. Where the kernel loses events (an overrun) or changes things without telling (it flushes
+//! routes silently when a link goes down or an address leaves), everything is dumped again and compared.
+//!
+//! Only the main table's unicast routes through twins count, and only neighbours on twins.
+
+pub(crate) mod ask;
+mod parse;
+mod socket;
+mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use engine::PortId;
+use netlink_packet_route::RouteNetlinkMessage;
+
+pub(crate) use ask::Asker;
+pub(crate) use socket::Error;
+pub(crate) use table::Change;
+#[cfg(test)]
+pub(crate) use table::LinkState;
+
+use crate::state::Inbox;
+use socket::{Received, Socket};
+use table::{Kernel, Need};
+
+/// A port's kernel twin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Twin {
+    /// The DPDK port that it stands for.
+    pub(crate) port: PortId,
+    /// Interface name.
+    pub(crate) name: String,
+    /// Interface index.
+    pub(crate) index: u32,
+}
+
+/// How long one wait for events lasts at most, and so how late a stop is noticed.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// How often stale neighbours are looked for.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Neighbours that are asked for again in one interval at most.
+const REFRESH_MAX: usize = 256;
+
+/// How long to wait before another try when the kernel cannot be asked.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts the mirror's thread. Changes go to `inbox`; the first batch is the result of the first dump.
+///
+/// # Errors
+/// When the netlink sockets cannot be opened.
+pub(crate) fn spawn(
+    twins: Vec<Twin>,
+    inbox: Sender<Inbox>,
+    stop: Arc<AtomicBool>,
+) -> Result<JoinHandle<()>, Error> {
+    let mirror = Mirror {
+        events: Socket::subscribe(WAIT)?,
+        requests: Socket::request()?,
+        asker: Asker::new(&twins)?,
+        kernel: Kernel::new(&twins),
+        inbox,
+        stop,
+    };
+    std::thread::Builder::new().name("mirror".to_owned()).spawn(move || mirror.run()).map_err(Error::Thread)
+}
+
+struct Mirror {
+    events: Socket,
+    requests: Socket,
+    asker: Asker,
+    kernel: Kernel,
+    inbox: Sender<Inbox>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Mirror {
+    fn run(mut self) {
+        let mut need = Need::Resync;
+        let mut refreshed = Instant::now();
+        while !self.stop.load(Ordering::Relaxed) {
+            if need == Need::Resync && !self.resync() {
+                std::thread::sleep(RETRY_INTERVAL);
+                continue;
+            }
+            let mut changes = Vec::new();
+            need = self.wait(&mut changes);
+            if !self.tell(changes) {
+                return;
+            }
+            if refreshed.elapsed() >= REFRESH_INTERVAL {
+                refreshed = Instant::now();
+                self.refresh();
+            }
+        }
+    }
+
+    /// Waits for events and takes all that are there.
+    fn wait(&mut self, changes: &mut Vec<Change>) -> Need {
+        let mut need = Need::Nothing;
+        let kernel = &mut self.kernel;
+        loop {
+            let received = self.events.receive(|message, flags| {
+                need = need.max(kernel.event(&message, flags, changes));
+            });
+            match received {
+                // The first wait blocks; what else is there by now belongs to the same batch.
+                Ok(Received::Messages) if changes.len() < 4096 && self.events.has_more() => {}
+                Ok(Received::Messages | Received::Nothing) => return need,
+                Ok(Received::Overrun) => {
+                    tracing::info!("the kernel lost netlink events; dumping everything again");
+                    return Need::Resync;
+                }
+                Err(error) => {
+                    tracing::warn!("netlink: {error}");
+                    std::thread::sleep(RETRY_INTERVAL);
+                    return Need::Resync;
+                }
+            }
+        }
+    }
+
+    /// Dumps everything and tells what differs. `false`: to be tried again.
+    fn resync(&mut self) -> bool {
+        let mut fresh = self.kernel.emptied();
+        for request in socket::dump_requests() {
+            let result = self.requests.dump(request, |message: RouteNetlinkMessage| {
+                fresh.event(&message, 0, &mut Vec::new());
+            });
+            if let Err(error) = result {
+                tracing::warn!("netlink dump: {error}");
+                return false;
+            }
+        }
+        let changes = self.kernel.replace_by(fresh);
+        self.tell(changes)
+    }
+
+    fn tell(&self, changes: Vec<Change>) -> bool {
+        changes.is_empty() || self.inbox.send(Inbox::Kernel(changes)).is_ok()
+    }
+
+    /// Has the kernel verify neighbours that it has not heard from: a dead one is noticed, a live one is not
+    /// collected as garbage, although the kernel itself sends it nothing.
+    fn refresh(&mut self) {
+        for (port, address) in self.kernel.stale(REFRESH_MAX) {
+            self.asker.ask(port, address);
+        }
+    }
+}

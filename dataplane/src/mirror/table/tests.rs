@@ -1,0 +1,132 @@
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+
+use super::*;
+
+const LINK: u32 = 7;
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn kernel() -> Kernel {
+    Kernel::new(&[Twin { port: PortId(3), name: "twin".into(), index: LINK }])
+}
+
+fn route(network: &str, len: u8, link: u32, via: Option<&str>, metric: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.kind = RouteType::Unicast;
+    message.header.destination_prefix_length = len;
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::from(ip(network))),
+        RouteAttribute::Oif(link),
+        RouteAttribute::Priority(metric),
+    ];
+    message.attributes.extend(via.map(|via| RouteAttribute::Gateway(RouteAddress::from(ip(via)))));
+    message
+}
+
+fn neighbour(address: &str, mac: Option<MacAddr>, state: NeighbourState) -> NeighbourMessage {
+    let IpAddr::V4(v4) = ip(address) else { panic!("an IPv4 address") };
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = LINK;
+    message.header.state = state;
+    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)));
+    message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
+    message
+}
+
+fn feed(kernel: &mut Kernel, message: RouteNetlinkMessage, flags: u16) -> Vec<Change> {
+    let mut changes = Vec::new();
+    kernel.event(&message, flags, &mut changes);
+    changes
+}
+
+fn to(via: Option<&str>) -> Option<Route> {
+    Some(Route { via: via.map(ip), port: PortId(3) })
+}
+
+#[test]
+fn the_route_of_lowest_metric_is_told_and_its_successor_when_it_leaves() {
+    let mut kernel = kernel();
+    let network = (ip("10.9.0.0"), 16);
+    let far = route("10.9.0.0", 16, LINK, Some("10.1.0.2"), 200);
+    let near = route("10.9.0.0", 16, LINK, Some("10.1.0.1"), 100);
+    assert_eq!(
+        feed(&mut kernel, RouteNetlinkMessage::NewRoute(far), 0),
+        [Change::Route(network, to(Some("10.1.0.2")))]
+    );
+    assert_eq!(
+        feed(&mut kernel, RouteNetlinkMessage::NewRoute(near.clone()), 0),
+        [Change::Route(network, to(Some("10.1.0.1")))]
+    );
+    assert_eq!(
+        feed(&mut kernel, RouteNetlinkMessage::DelRoute(near), 0),
+        [Change::Route(network, to(Some("10.1.0.2")))]
+    );
+}
+
+#[test]
+fn a_replaced_route_is_gone_although_nobody_deleted_it() {
+    let mut kernel = kernel();
+    let network = (ip("10.9.0.0"), 16);
+    feed(&mut kernel, RouteNetlinkMessage::NewRoute(route("10.9.0.0", 16, LINK, Some("10.1.0.1"), 0)), 0);
+    let second = route("10.9.0.0", 16, LINK, Some("10.1.0.9"), 0);
+    let changes = feed(&mut kernel, RouteNetlinkMessage::NewRoute(second.clone()), NLM_F_REPLACE);
+    assert_eq!(changes, [Change::Route(network, to(Some("10.1.0.9")))]);
+    assert_eq!(feed(&mut kernel, RouteNetlinkMessage::DelRoute(second), 0), [Change::Route(network, None)]);
+}
+
+#[test]
+fn routes_through_other_links_or_of_other_tables_do_not_count() {
+    let mut kernel = kernel();
+    let elsewhere = route("10.9.0.0", 16, LINK + 1, None, 0);
+    assert_eq!(feed(&mut kernel, RouteNetlinkMessage::NewRoute(elsewhere), 0), []);
+    let mut local = route("10.8.0.0", 16, LINK, None, 0);
+    local.header.table = 255;
+    assert_eq!(feed(&mut kernel, RouteNetlinkMessage::NewRoute(local), 0), []);
+}
+
+#[test]
+fn neighbours_count_while_the_kernel_would_send_to_them() {
+    let mut kernel = kernel();
+    let mut states = Vec::new();
+    for (mac, state) in [
+        (None, NeighbourState::Incomplete),
+        (Some(MAC), NeighbourState::Reachable),
+        (Some(MAC), NeighbourState::Stale),
+        (Some(MAC), NeighbourState::Failed),
+    ] {
+        let message = RouteNetlinkMessage::NewNeighbour(neighbour("10.1.0.5", mac, state));
+        states.push(feed(&mut kernel, message, 0));
+    }
+    let told = |mac| vec![Change::Neighbour(PortId(3), ip("10.1.0.5"), mac)];
+    assert_eq!(states, [told(None), told(Some(MAC)), vec![], told(None)]);
+}
+
+#[test]
+fn a_new_dump_tells_only_what_differs() {
+    let mut kernel = kernel();
+    let stays =
+        || RouteNetlinkMessage::NewNeighbour(neighbour("10.1.0.5", Some(MAC), NeighbourState::Reachable));
+    let leaves =
+        RouteNetlinkMessage::NewNeighbour(neighbour("10.1.0.6", Some(MAC), NeighbourState::Reachable));
+    feed(&mut kernel, stays(), 0);
+    feed(&mut kernel, leaves, 0);
+    feed(&mut kernel, RouteNetlinkMessage::NewRoute(route("10.9.0.0", 16, LINK, None, 0)), 0);
+    let mut fresh = kernel.emptied();
+    feed(&mut fresh, stays(), 0);
+    let mut changes = kernel.replace_by(fresh);
+    changes.sort_by_key(|change| matches!(change, Change::Neighbour(..)));
+    assert_eq!(
+        changes,
+        [Change::Route((ip("10.9.0.0"), 16), None), Change::Neighbour(PortId(3), ip("10.1.0.6"), None)]
+    );
+}

@@ -1,0 +1,194 @@
+//! Ports: from `[[port]]` to open DPDK ports, their queues, and their kernel twins.
+
+mod deal;
+mod twin;
+
+use std::sync::Arc;
+
+use config::{Config, Device};
+use dpdk::{Eal, Mempool, Port, PortConfig, PortInfo, RxQueue, TxQueue};
+use engine::PortId;
+use wire::MacAddr;
+
+pub(crate) use deal::{Deal, Queues, deal};
+
+use crate::counts::TwinPage;
+use crate::mirror::Twin;
+use crate::slow_path::TwinQueues;
+
+/// What goes wrong with ports.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// DPDK's own complaint.
+    #[error(transparent)]
+    Dpdk(#[from] dpdk::Error),
+    /// The same for a port of the configuration.
+    #[error("port \"{name}\" ({device}): {error}")]
+    Port {
+        /// The operator's name.
+        name: String,
+        /// The device.
+        device: String,
+        /// DPDK's complaint.
+        error: dpdk::Error,
+    },
+    /// The name of a twin is taken.
+    #[error(
+        "an interface named {0} exists already, so it cannot become a kernel twin; choose another \
+         `kernel_interface`, or remove it (another dataplane may be running)"
+    )]
+    InterfaceExists(String),
+    /// A twin that does not work.
+    #[error("kernel twin {name}: cannot {what}: {why}; the dataplane needs CAP_NET_ADMIN and /dev/net/tun")]
+    Twin {
+        /// Its name.
+        name: String,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        why: String,
+    },
+    /// More ports than the forwarding table can number.
+    #[error("port \"{0}\" got number {1} from DPDK; numbers go up to {max}, use fewer ports", max = engine::fib::PORTS_MAX - 1)]
+    TooManyPorts(String, u16),
+}
+
+/// An open port, as the main thread keeps it.
+pub(crate) struct OpenPort {
+    /// Its number.
+    pub(crate) id: PortId,
+    /// Its configuration.
+    pub(crate) config: config::Port,
+    /// The device as DPDK was told.
+    pub(crate) device: String,
+    /// The port.
+    pub(crate) dpdk: Port,
+    /// Its MAC address.
+    pub(crate) mac: MacAddr,
+    /// Largest IP packet.
+    pub(crate) mtu: u16,
+    /// Receive queues.
+    pub(crate) rx_queues: u16,
+    /// Transmit queues.
+    pub(crate) tx_queues: u16,
+    /// Its kernel twin.
+    pub(crate) twin: Option<Twin>,
+    /// The DPDK side of the twin.
+    pub(crate) _tap: Option<Port>,
+    /// What passed to and from the twin.
+    pub(crate) twin_page: Arc<TwinPage>,
+}
+
+/// What the threads get of a port.
+pub(crate) struct PortQueues {
+    pub(crate) rx: Vec<RxQueue>,
+    pub(crate) tx: Vec<TxQueue>,
+    pub(crate) twin: Option<TwinQueues>,
+}
+
+/// A device that DPDK knows but that is not open yet.
+pub(crate) struct Found {
+    pub(crate) id: dpdk::PortId,
+    pub(crate) device: String,
+    pub(crate) info: PortInfo,
+    pub(crate) queues: Queues,
+}
+
+/// PCI addresses and virtual devices as the EAL is told; the latter get their port's place in the list as a number.
+pub(crate) fn devices(config: &Config) -> (Vec<String>, Vec<String>) {
+    let (mut pci, mut vdevs) = (Vec::new(), Vec::new());
+    for (number, port) in config.ports.iter().enumerate() {
+        match &port.device {
+            Device::Pci(address) => pci.push(address.clone()),
+            Device::Vdev(text) => vdevs.push(numbered(text, number)),
+        }
+    }
+    (pci, vdevs)
+}
+
+fn numbered(vdev: &str, number: usize) -> String {
+    match vdev.split_once(',') {
+        Some((driver, arguments)) => format!("{driver}{number},{arguments}"),
+        None => format!("{vdev}{number}"),
+    }
+}
+
+/// Looks a configured port up and decides how many queues it gets.
+pub(crate) fn find(eal: &Eal, config: &Config, number: usize) -> Result<Found, Error> {
+    let port = &config.ports[number];
+    let device = match &port.device {
+        Device::Pci(address) => address.clone(),
+        Device::Vdev(text) => numbered(text, number),
+    };
+    let name = device.split(',').next().unwrap_or(&device);
+    let found = Port::by_name(eal, name).and_then(|id| Ok((id, Port::probe_info(eal, id)?)));
+    let (id, info) =
+        found.map_err(|error| Error::Port { name: port.name.clone(), device: device.clone(), error })?;
+    if usize::from(id.0) >= engine::fib::PORTS_MAX {
+        return Err(Error::TooManyPorts(port.name.clone(), id.0));
+    }
+    let queues = deal::queues(config.dataplane.workers, port.queues, info.max_rx_queues, info.max_tx_queues);
+    Ok(Found { id, device, info, queues })
+}
+
+/// Opens a port and its twin; returns what it complains of, too.
+pub(crate) fn open(
+    eal: &Eal,
+    mempool: &Mempool,
+    found: Found,
+    config: &config::Port,
+    number: usize,
+) -> Result<(OpenPort, PortQueues, Vec<String>), Error> {
+    let wishes = PortConfig {
+        rx_queues: found.queues.rx,
+        tx_queues: found.queues.tx,
+        rx_desc: config.rx_descriptors,
+        tx_desc: config.tx_descriptors,
+        mtu: config.mtu,
+        promiscuous: config.promiscuous,
+        rss: found.queues.rx > 1 && found.info.rss_offloads != 0,
+    };
+    let (dpdk, rx, tx) = Port::open(eal, found.id, &wishes, mempool).map_err(|error| Error::Port {
+        name: config.name.clone(),
+        device: found.device.clone(),
+        error,
+    })?;
+    let id = PortId(found.id.0);
+    let (mac, mtu) = (MacAddr(dpdk.mac()), dpdk.mtu());
+    let mut warnings: Vec<String> =
+        dpdk.warnings().iter().map(|warning| format!("port {}: {warning}", config.name)).collect();
+    let twin_page = Arc::new(TwinPage::default());
+    let mut open = OpenPort {
+        id,
+        config: config.clone(),
+        device: found.device,
+        dpdk,
+        mac,
+        mtu,
+        rx_queues: found.queues.rx,
+        tx_queues: found.queues.tx,
+        twin: None,
+        _tap: None,
+        twin_page: twin_page.clone(),
+    };
+    let mut queues = PortQueues { rx, tx, twin: None };
+    if let Some(name) = &config.kernel_interface {
+        let twin = twin::open(eal, mempool, number, name, (id, mac, mtu), twin_page)?;
+        warnings.extend(twin.warnings);
+        open.twin = Some(twin.twin);
+        open._tap = Some(twin.dpdk);
+        queues.twin = Some(twin.queues);
+    }
+    Ok((open, queues, warnings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_devices_get_their_ports_number() {
+        assert_eq!(numbered("net_af_xdp,iface=eth1", 0), "net_af_xdp0,iface=eth1");
+        assert_eq!(numbered("net_null", 3), "net_null3");
+    }
+}

@@ -1,0 +1,187 @@
+//! Translated packets that wait until the MAC address of their next hop is known.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use engine::fib::{Fib, NextHop};
+use engine::{PortId, WorkerId};
+use wire::{MacAddr, ethernet};
+
+/// How many packets wait at most, over all next hops.
+const PENDING_MAX: usize = 256;
+
+/// How long one packet waits at most. The kernel gives up after 3 s; a client sends its SYN again after one.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// What became of a packet.
+pub(super) enum Outcome<P> {
+    /// Its header is filled in; send it out of this port.
+    Send(PortId, P),
+    /// It waited too long, or there is no route any more.
+    GiveUp(WorkerId, P),
+}
+
+struct Waiting<P> {
+    packet: P,
+    destination: IpAddr,
+    worker: WorkerId,
+    until: Instant,
+}
+
+/// The queue. Generic so that tests need no DPDK.
+pub(super) struct Pending<P> {
+    waiting: VecDeque<Waiting<P>>,
+}
+
+impl<P: wire::PacketBuf> Pending<P> {
+    pub(super) fn new() -> Self {
+        Pending { waiting: VecDeque::with_capacity(PENDING_MAX) }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes a packet of `worker`. Gives it back when the queue is full or it is no IP packet.
+    pub(super) fn add(&mut self, packet: P, worker: WorkerId, now: Instant) -> Result<IpAddr, P> {
+        let Some(destination) = destination(packet.data()) else { return Err(packet) };
+        if self.waiting.len() >= PENDING_MAX {
+            return Err(packet);
+        }
+        self.waiting.push_back(Waiting { packet, destination, worker, until: now + WAIT_MAX });
+        Ok(destination)
+    }
+
+    /// Looks at all packets again and hands out those that are through with waiting, in order.
+    pub(super) fn settle(&mut self, fib: &Fib, now: Instant, mut on: impl FnMut(Outcome<P>)) {
+        for _ in 0..self.waiting.len() {
+            let Some(mut waiting) = self.waiting.pop_front() else { return };
+            match resolve(fib, waiting.destination) {
+                Resolved::Ready { port, source, destination } => {
+                    fill_header(waiting.packet.data_mut(), source, destination);
+                    on(Outcome::Send(port, waiting.packet));
+                }
+                Resolved::Wait if now < waiting.until => self.waiting.push_back(waiting),
+                Resolved::Wait | Resolved::NoRoute => on(Outcome::GiveUp(waiting.worker, waiting.packet)),
+            }
+        }
+    }
+}
+
+enum Resolved {
+    Ready { port: PortId, source: MacAddr, destination: MacAddr },
+    Wait,
+    NoRoute,
+}
+
+fn resolve(fib: &Fib, destination: IpAddr) -> Resolved {
+    match fib.lookup(destination) {
+        NextHop::NoRoute => Resolved::NoRoute,
+        NextHop::Unknown { .. } => Resolved::Wait,
+        NextHop::Adjacency(id) => match fib.adjacency(id) {
+            Some(found) => match found.destination {
+                Some(mac) => Resolved::Ready { port: found.port, source: found.source, destination: mac },
+                None => Resolved::Wait,
+            },
+            None => Resolved::Wait,
+        },
+    }
+}
+
+/// The next hop that the kernel has to be asked for, if any.
+pub(super) fn unresolved(fib: &Fib, destination: IpAddr) -> Option<(PortId, IpAddr)> {
+    match fib.lookup(destination) {
+        NextHop::Unknown { port, next_hop } => Some((port, next_hop)),
+        NextHop::Adjacency(id) => {
+            let found = fib.adjacency(id)?;
+            found.destination.is_none().then_some((found.port, found.next_hop))
+        }
+        NextHop::NoRoute => None,
+    }
+}
+
+/// The destination of the IP packet behind an Ethernet header that is not filled in.
+fn destination(frame: &[u8]) -> Option<IpAddr> {
+    let ip = frame.get(ethernet::HEADER_LEN..)?;
+    match ip.first()? >> 4 {
+        4 => Some(IpAddr::V4(Ipv4Addr::from(*ip.get(16..)?.first_chunk::<4>()?))),
+        6 => Some(IpAddr::V6(Ipv6Addr::from(*ip.get(24..)?.first_chunk::<16>()?))),
+        _ => None,
+    }
+}
+
+fn fill_header(frame: &mut [u8], source: MacAddr, destination: MacAddr) {
+    let is_ipv6 = frame.get(ethernet::HEADER_LEN).is_some_and(|byte| byte >> 4 == 6);
+    if let Some(header) = wire::view_mut::<ethernet::Header>(frame, 0) {
+        header.dst = destination;
+        header.src = source;
+        header.ether_type = if is_ipv6 { ethernet::ETHERTYPE_IPV6 } else { ethernet::ETHERTYPE_IPV4 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::FibBuilder;
+    use engine::fib::{FibPort, Route};
+    use wire::{HeapBuf, PacketBuf};
+
+    const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+    fn packet() -> HeapBuf {
+        let mut frame = vec![0; 60];
+        frame[14] = 0x45;
+        frame[30..34].copy_from_slice(&[10, 2, 0, 11]);
+        HeapBuf::from_frame(&frame)
+    }
+
+    fn builder() -> FibBuilder {
+        let mut builder = FibBuilder::default();
+        builder.set_port(PortId(1), FibPort { mac: OURS, mtu: 1500 });
+        builder.set_route("10.2.0.0".parse().unwrap(), 24, Route { via: None, port: PortId(1) });
+        builder
+    }
+
+    #[test]
+    fn a_packet_leaves_with_its_header_once_the_next_hop_is_known() {
+        let now = Instant::now();
+        let mut pending = Pending::new();
+        let destination = pending.add(packet(), WorkerId(0), now).ok().unwrap();
+        let mut builder = builder();
+        assert_eq!(unresolved(&builder.build(), destination), Some((PortId(1), destination)));
+        pending.settle(&builder.build(), now, |_| panic!("nothing is known yet"));
+        builder.set_neighbour(PortId(1), destination, Some(THEIRS));
+        let mut sent = Vec::new();
+        pending.settle(&builder.build(), now, |outcome| match outcome {
+            Outcome::Send(port, packet) => sent.push((port, packet.data()[..14].to_vec())),
+            Outcome::GiveUp(..) => panic!("it was in time"),
+        });
+        assert_eq!(sent, [(PortId(1), vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0])]);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_packet_is_given_up_when_its_time_is_over() {
+        let now = Instant::now();
+        let mut pending = Pending::new();
+        pending.add(packet(), WorkerId(1), now).ok().unwrap();
+        let mut given_up = 0;
+        pending.settle(&builder().build(), now + WAIT_MAX, |outcome| match outcome {
+            Outcome::Send(..) => panic!("nothing is known"),
+            Outcome::GiveUp(worker, _) => given_up += usize::from(worker == WorkerId(1)),
+        });
+        assert_eq!(given_up, 1);
+    }
+
+    #[test]
+    fn the_queue_is_bounded() {
+        let now = Instant::now();
+        let mut pending = Pending::new();
+        for _ in 0..PENDING_MAX {
+            assert!(pending.add(packet(), WorkerId(0), now).is_ok());
+        }
+        assert!(pending.add(packet(), WorkerId(0), now).is_err());
+    }
+}

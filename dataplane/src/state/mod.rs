@@ -1,0 +1,305 @@
+//! The main thread: takes requests and kernel changes one after the other, plans, hands the parts to the workers and
+//! drops what they give back.
+//!
+//! It alone builds and frees what workers read. It waits on its inbox; the workers' replies it polls, because a
+//! waiting receiver would cost a worker a system call to wake it.
+
+mod report;
+mod routing;
+mod translate;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::{
+    Connection, ConnectionPage, ConnectionQuery, DesiredState, Protocol, Refusal, Request, Response,
+    ServiceKey,
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use engine::fib::FibPort;
+use engine::{ConnFilter, Counters, Fib, Planner, PortId, Update};
+
+use crate::counts::Page;
+use crate::mirror::{Asker, Change};
+use crate::ports::OpenPort;
+use crate::worker::{Export, FromWorker, ToWorker};
+use routing::Routing;
+
+/// What the main thread is told.
+pub(crate) enum Inbox {
+    /// A client's request; the answer goes into the channel.
+    Request(Request, Sender<Response>),
+    /// The kernel mirror's news.
+    Kernel(Vec<Change>),
+    /// A signal to end.
+    Stop(i32),
+}
+
+/// How often the main thread looks after things when nobody tells it anything.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long a worker may take to answer. It answers between two bursts, so this only guards against a hanging one.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a worker's answer is looked for.
+const POLL_INTERVAL: Duration = Duration::from_micros(50);
+
+/// Connections per page at most.
+const CONNECTIONS_MAX: u32 = 10_000;
+
+/// Records that a worker looks at for one export message; some tens of microseconds.
+const EXPORT_SCAN: u32 = 2048;
+
+/// Next hops that the kernel is asked for at one tick.
+const ASK_MAX: usize = 4096;
+
+/// A fault that the dataplane cannot go on with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// A worker that does not answer, or has ended.
+    #[error("worker {0} does not answer (a bug in the dataplane); restart it")]
+    Worker(usize),
+}
+
+/// A worker as the main thread sees it.
+pub(crate) struct WorkerLink {
+    /// Messages to it.
+    pub(crate) to: Sender<ToWorker>,
+    /// Its replies.
+    pub(crate) from: Receiver<FromWorker>,
+    /// CPUs that it may run on.
+    pub(crate) cpus: Vec<u32>,
+    /// Bytes of its table.
+    pub(crate) table_bytes: u64,
+    /// Connections that fit.
+    pub(crate) connections_max: u64,
+    /// The engine's counters.
+    pub(crate) counters: Arc<Counters>,
+    /// The platform's counters, written by the worker.
+    pub(crate) page: Arc<Page>,
+    /// The same, written by the slow path.
+    pub(crate) slow_page: Arc<Page>,
+}
+
+/// What the start found out and status pages tell.
+pub(crate) struct Facts {
+    pub(crate) dpdk_version: String,
+    pub(crate) started: Instant,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) steering: &'static str,
+    pub(crate) idle: &'static str,
+}
+
+/// The main thread's state.
+pub(crate) struct Core {
+    workers: Vec<WorkerLink>,
+    ports: Vec<OpenPort>,
+    port_ids: HashMap<String, PortId>,
+    planner: Planner,
+    routing: Routing,
+    slow_path: Sender<Arc<Fib>>,
+    asker: Asker,
+    facts: Facts,
+    /// The state in force.
+    desired: DesiredState,
+    /// Whether a worker is still alive.
+    is_running: Box<dyn Fn(usize) -> bool>,
+}
+
+/// What [`Core`] is made of.
+pub(crate) struct Parts {
+    pub(crate) workers: Vec<WorkerLink>,
+    pub(crate) ports: Vec<OpenPort>,
+    pub(crate) planner: Planner,
+    pub(crate) slow_path: Sender<Arc<Fib>>,
+    pub(crate) asker: Asker,
+    pub(crate) facts: Facts,
+    pub(crate) is_running: Box<dyn Fn(usize) -> bool>,
+}
+
+impl Core {
+    /// From its parts.
+    pub(crate) fn new(parts: Parts) -> Core {
+        let fib_ports =
+            parts.ports.iter().map(|port| (port.id, FibPort { mac: port.mac, mtu: port.mtu })).collect();
+        Core {
+            port_ids: parts.ports.iter().map(|port| (port.config.name.clone(), port.id)).collect(),
+            workers: parts.workers,
+            ports: parts.ports,
+            planner: parts.planner,
+            routing: Routing::new(fib_ports),
+            slow_path: parts.slow_path,
+            asker: parts.asker,
+            facts: parts.facts,
+            desired: DesiredState::default(),
+            is_running: parts.is_running,
+        }
+    }
+
+    /// Serves until a stop comes; returns the signal.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub(crate) fn run(&mut self, inbox: &Receiver<Inbox>) -> Result<i32, Fault> {
+        self.hand_over_fib()?;
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            match inbox.recv_deadline(next_tick) {
+                Ok(Inbox::Stop(signal)) => return Ok(signal),
+                Ok(Inbox::Kernel(changes)) => {
+                    if self.routing.kernel_changed(&changes) {
+                        self.hand_over_fib()?;
+                    }
+                }
+                Ok(Inbox::Request(request, reply)) => {
+                    let response = self.answer(request)?;
+                    // A client that has gone away needs no answer.
+                    let _ = reply.send(response);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                self.tick()?;
+            }
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), Fault> {
+        if let Some(dead) = (0..self.workers.len()).find(|worker| !(self.is_running)(*worker)) {
+            return Err(Fault::Worker(dead));
+        }
+        self.ask_for_neighbours();
+        Ok(())
+    }
+
+    /// Has the kernel resolve what connections will need before they need it.
+    fn ask_for_neighbours(&mut self) {
+        let reals = self.desired.services.iter().flat_map(|service| &service.real_servers);
+        let reals: std::collections::HashSet<IpAddr> = reals.map(|real| real.real.ip()).collect();
+        for (port, address) in self.routing.unresolved(reals.into_iter()).into_iter().take(ASK_MAX) {
+            self.asker.ask(port, address);
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Result<Response, Fault> {
+        Ok(match request {
+            Request::Apply(state) => match self.apply(*state)? {
+                Ok(generation) => Response::Applied { generation },
+                Err(refusal) => Response::Refused(refusal),
+            },
+            Request::GetStatus => Response::Status(Box::new(self.status())),
+            Request::GetStats => Response::Stats(Box::new(self.stats())),
+            Request::GetConnections(query) => Response::Connections(self.connections(&query)?),
+        })
+    }
+
+    fn apply(&mut self, state: DesiredState) -> Result<Result<u64, Refusal>, Fault> {
+        let planned = translate::statics(&state, &self.port_ids)
+            .and_then(|statics| Ok((statics, translate::spec(&state)?)))
+            .and_then(|(statics, spec)| Ok((statics, self.planner.plan(&spec).map_err(translate::refusal)?)));
+        let (statics, mut updates) = match planned {
+            Ok(planned) => planned,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if self.routing.set_statics(statics) {
+            let fib = self.routing.build();
+            updates.iter_mut().for_each(|update| update.fib = Some(fib.clone()));
+            // The slow path is slower to take a table than this thread to make one only when it hangs.
+            let _ = self.slow_path.send_timeout(fib, WORKER_TIMEOUT);
+        }
+        self.hand_over(updates)?;
+        let generation = state.generation;
+        tracing::info!("generation {generation} with {} services is in force", state.services.len());
+        self.desired = state;
+        self.ask_for_neighbours();
+        Ok(Ok(generation))
+    }
+
+    fn hand_over_fib(&mut self) -> Result<(), Fault> {
+        let fib = self.routing.build();
+        let updates = self.workers.iter().map(|_| Update::of_fib(fib.clone())).collect();
+        let _ = self.slow_path.send_timeout(fib, WORKER_TIMEOUT);
+        self.hand_over(updates)
+    }
+
+    /// Gives each worker its update, waits until all have given the old parts back, and drops those.
+    fn hand_over(&mut self, updates: Vec<Update>) -> Result<(), Fault> {
+        for (index, update) in updates.into_iter().enumerate() {
+            self.send(index, ToWorker::Apply(update))?;
+        }
+        for index in 0..self.workers.len() {
+            let FromWorker::Applied(replaced) = self.receive(index)? else {
+                return Err(Fault::Worker(index));
+            };
+            drop(replaced);
+        }
+        Ok(())
+    }
+
+    fn send(&self, worker: usize, message: ToWorker) -> Result<(), Fault> {
+        self.workers[worker].to.try_send(message).map_err(|_| Fault::Worker(worker))
+    }
+
+    fn receive(&self, worker: usize) -> Result<FromWorker, Fault> {
+        let deadline = Instant::now() + WORKER_TIMEOUT;
+        loop {
+            if let Ok(reply) = self.workers[worker].from.try_recv() {
+                return Ok(reply);
+            }
+            if Instant::now() >= deadline {
+                return Err(Fault::Worker(worker));
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// One page: worker by worker. The cursor's upper half is the worker, the lower half the place in its table.
+    fn connections(&mut self, query: &ConnectionQuery) -> Result<ConnectionPage, Fault> {
+        let limit =
+            if query.limit == 0 { CONNECTIONS_MAX } else { query.limit.min(CONNECTIONS_MAX) } as usize;
+        let filter = ConnFilter {
+            service: query.service.map(|key| (key.protocol.number(), key.virtual_)),
+            client: query.client,
+            real: query.real,
+        };
+        let mut worker = (query.cursor >> 32) as usize;
+        let mut cursor = query.cursor as u32;
+        let mut page = ConnectionPage::default();
+        while worker < self.workers.len() {
+            let found = Vec::with_capacity(limit - page.connections.len());
+            let export = Export { filter: filter.clone(), cursor: Some(cursor), scan: EXPORT_SCAN, found };
+            self.send(worker, ToWorker::Export(Box::new(export)))?;
+            let FromWorker::Exported(export) = self.receive(worker)? else {
+                return Err(Fault::Worker(worker));
+            };
+            page.connections.extend(export.found.iter().map(|found| connection(found, worker)));
+            match export.cursor {
+                Some(next) => cursor = next,
+                None => (worker, cursor) = (worker + 1, 0),
+            }
+            if page.connections.len() >= limit {
+                page.next =
+                    (worker < self.workers.len()).then_some((worker as u64) << 32 | u64::from(cursor));
+                return Ok(page);
+            }
+        }
+        Ok(page)
+    }
+}
+
+fn connection(found: &engine::ConnInfo, worker: usize) -> Connection {
+    let protocol = if found.protocol == Protocol::Udp.number() { Protocol::Udp } else { Protocol::Tcp };
+    Connection {
+        key: ServiceKey { protocol, virtual_: found.virtual_ },
+        client: found.client,
+        local: found.local,
+        real: found.real,
+        state: found.state.name().to_owned(),
+        expires_s: found.expires_in.0 / engine::time::TICKS_PER_SECOND,
+        worker: worker as u16,
+    }
+}

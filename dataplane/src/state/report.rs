@@ -1,0 +1,196 @@
+//! Status and counters as the API tells them.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+
+use api::{
+    LocalPortUse, PortStatus, RealServerStats, Service, ServiceStats, Stats, Status, Traffic, WorkerCounter,
+    WorkerStatus,
+};
+use engine::counters::Count;
+use engine::{Counter, Counters, DropReason, PuntClass, TcpState};
+
+use super::{Core, WorkerLink};
+use crate::counts::PlatformDrop;
+use crate::ports::OpenPort;
+
+impl Core {
+    /// How the dataplane is.
+    pub(super) fn status(&self) -> Status {
+        let facts = &self.facts;
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            dpdk_version: facts.dpdk_version.clone(),
+            pid: std::process::id(),
+            uptime_s: facts.started.elapsed().as_secs(),
+            generation: self.desired.generation,
+            warnings: facts.warnings.clone(),
+            steering: facts.steering.to_owned(),
+            idle: facts.idle.to_owned(),
+            workers: self.workers.iter().enumerate().map(|(id, worker)| worker_status(id, worker)).collect(),
+            ports: self.ports.iter().map(port_status).collect(),
+        }
+    }
+
+    /// All counters.
+    pub(super) fn stats(&self) -> Stats {
+        let engine = |name: &str, help: &str, value: &dyn Fn(&Counters) -> u64| WorkerCounter {
+            name: name.to_owned(),
+            help: help.to_owned(),
+            per_worker: self.workers.iter().map(|worker| value(&worker.counters)).collect(),
+        };
+        let mut drops: Vec<WorkerCounter> = DropReason::ALL
+            .iter()
+            .map(|&reason| engine(reason.name(), reason.help(), &|counters| counters.dropped(reason).get()))
+            .collect();
+        drops.extend(PlatformDrop::ALL.iter().map(|&reason| {
+            WorkerCounter {
+                name: reason.name().to_owned(),
+                help: reason.help().to_owned(),
+                per_worker: self
+                    .workers
+                    .iter()
+                    .map(|worker| worker.page.dropped(reason).get() + worker.slow_page.dropped(reason).get())
+                    .collect(),
+            }
+        }));
+        let mut counters: Vec<WorkerCounter> = Counter::ALL
+            .iter()
+            .map(|&event| engine(event.name(), event.help(), &|counters| counters.event(event).get()))
+            .collect();
+        counters.extend(PuntClass::ALL.iter().map(|&class| {
+            engine(&format!("punted_{}", class.name()), class.help(), &|counters| counters.punt(class).get())
+        }));
+        Stats {
+            services: self.desired.services.iter().map(|service| self.service_stats(service)).collect(),
+            drops,
+            counters,
+            tcp_states: TcpState::ALL
+                .iter()
+                .map(|&state| {
+                    engine(state.name(), "Connections in this state.", &|counters| {
+                        counters.state(state).get()
+                    })
+                })
+                .collect(),
+            local_ports: self.local_ports(),
+        }
+    }
+
+    fn service_stats(&self, service: &Service) -> ServiceStats {
+        let protocol = service.key.protocol.number();
+        let virtual_ = v4(service.key.virtual_);
+        let id = virtual_.and_then(|virtual_| self.planner.service_id(protocol, virtual_));
+        let real_servers = service.real_servers.iter().map(|real| {
+            let id = virtual_
+                .zip(v4(real.real))
+                .and_then(|(virtual_, real)| self.planner.real_id(protocol, virtual_, real));
+            let mut stats = RealServerStats {
+                real: real.real,
+                weight: real.weight,
+                up: real.up,
+                reachable: self.routing.reachable(real.real.ip()),
+                traffic: Traffic::default(),
+                active: 0,
+                inactive: 0,
+            };
+            for counters in self.workers.iter().map(|worker| &worker.counters) {
+                let Some(from) = id.map(|id| counters.real(id)) else { continue };
+                stats.traffic.connections += from.connections.get();
+                stats.traffic.in_packets += from.in_packets.get();
+                stats.traffic.out_packets += from.out_packets.get();
+                stats.traffic.in_bytes += from.in_bytes.get();
+                stats.traffic.out_bytes += from.out_bytes.get();
+                stats.active += from.active.get();
+                stats.inactive += from.inactive.get();
+            }
+            stats
+        });
+        ServiceStats {
+            key: service.key,
+            name: service.name.clone(),
+            scheduler: lower_case(&service.scheduler),
+            mode: lower_case(&service.mode),
+            no_real_server: id.map_or(0, |id| self.sum(|counters| counters.no_real_server(id))),
+            real_servers: real_servers.collect(),
+        }
+    }
+
+    fn local_ports(&self) -> Vec<LocalPortUse> {
+        let mut list: Vec<LocalPortUse> = self
+            .planner
+            .pairs()
+            .map(|pair| LocalPortUse {
+                local: IpAddr::V4(pair.local),
+                real: SocketAddr::V4(pair.real),
+                in_use: self.sum(|counters| &counters.pair(pair.id).in_use),
+                capacity: pair.capacity.into(),
+                exhausted: self.sum(|counters| &counters.pair(pair.id).exhausted),
+            })
+            .collect();
+        list.sort_by_key(|pair| (pair.local, pair.real));
+        list
+    }
+
+    fn sum<'a>(&'a self, count: impl Fn(&'a Counters) -> &'a Count) -> u64 {
+        self.workers.iter().map(|worker| count(&worker.counters).get()).sum()
+    }
+}
+
+fn v4(address: SocketAddr) -> Option<SocketAddrV4> {
+    match address {
+        SocketAddr::V4(v4) => Some(v4),
+        SocketAddr::V6(_) => None,
+    }
+}
+
+/// Modes and schedulers are written in the configuration as their variants in lower case.
+fn lower_case(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+fn worker_status(id: usize, worker: &WorkerLink) -> WorkerStatus {
+    let counters: &Counters = &worker.counters;
+    let turns = worker.page.turns.get();
+    WorkerStatus {
+        id: id as u16,
+        cpus: worker.cpus.clone(),
+        connections: counters.connections.get(),
+        embryonic: counters.embryonic.get(),
+        connections_max: worker.connections_max,
+        table_bytes: worker.table_bytes,
+        table_full: counters.dropped(DropReason::TableFull).get(),
+        recycled: counters.event(Counter::EmbryonicRecycled).get(),
+        local_ports_exhausted: counters.dropped(DropReason::LocalPortsExhausted).get(),
+        rx_packets: worker.page.rx_packets.get(),
+        tx_packets: worker.page.tx_packets.get(),
+        handed_over: counters.event(Counter::HandedOver).get(),
+        busy: if turns == 0 { 0.0 } else { worker.page.busy_turns.get() as f64 / turns as f64 },
+    }
+}
+
+fn port_status(port: &OpenPort) -> PortStatus {
+    let link = port.dpdk.link();
+    let stats = port.dpdk.stats();
+    PortStatus {
+        name: port.config.name.clone(),
+        driver: port.dpdk.info().driver.clone(),
+        device: port.device.clone(),
+        mac: port.mac.to_string(),
+        link_up: link.up,
+        link_mbps: link.speed_mbps,
+        kernel_interface: port.twin.as_ref().map_or_else(String::new, |twin| twin.name.clone()),
+        mtu: port.mtu,
+        rx_queues: port.rx_queues,
+        tx_queues: port.tx_queues,
+        rx_packets: stats.rx_packets,
+        rx_bytes: stats.rx_bytes,
+        tx_packets: stats.tx_packets,
+        tx_bytes: stats.tx_bytes,
+        rx_missed: stats.rx_missed,
+        rx_errors: stats.rx_errors,
+        tx_errors: stats.tx_errors,
+        rx_no_mbuf: stats.rx_nombuf,
+        punted: port.twin_page.punted.get(),
+        injected: port.twin_page.injected.get(),
+    }
+}

@@ -1,0 +1,248 @@
+//! The forwarding table's sources put together: ports, the kernel's neighbours and routes, and the static ones of
+//! the desired state, which win over the kernel's.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use engine::fib::{FibPort, NextHop, Route};
+use engine::{Fib, FibBuilder, PortId};
+use wire::MacAddr;
+
+use crate::mirror::Change;
+
+type Network = (IpAddr, u8);
+type NextHopKey = (PortId, IpAddr);
+
+/// Unresolved adjacencies that may gather before they are dropped; an address scan through a connected network
+/// leaves one for each address.
+const UNRESOLVED_MAX: usize = 8192;
+
+/// The static part of a desired state, with port numbers instead of names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Statics {
+    pub(crate) neighbours: HashMap<NextHopKey, MacAddr>,
+    pub(crate) routes: HashMap<Network, Route>,
+}
+
+/// Everything that forwarding tables are made of.
+pub(crate) struct Routing {
+    builder: FibBuilder,
+    ports: HashMap<PortId, FibPort>,
+    kernel_neighbours: HashMap<NextHopKey, MacAddr>,
+    kernel_routes: HashMap<Network, Route>,
+    statics: Statics,
+    fib: Arc<Fib>,
+}
+
+impl Routing {
+    /// With these ports and nothing else.
+    pub(crate) fn new(ports: HashMap<PortId, FibPort>) -> Routing {
+        let mut builder = FibBuilder::default();
+        for (id, port) in &ports {
+            builder.set_port(*id, *port);
+        }
+        let fib = Arc::new(builder.build());
+        Routing {
+            builder,
+            ports,
+            kernel_neighbours: HashMap::new(),
+            kernel_routes: HashMap::new(),
+            statics: Statics::default(),
+            fib,
+        }
+    }
+
+    /// The table as it was last built.
+    #[cfg(test)]
+    pub(crate) fn fib(&self) -> &Arc<Fib> {
+        &self.fib
+    }
+
+    /// Builds a new table.
+    pub(crate) fn build(&mut self) -> Arc<Fib> {
+        let unresolved = self
+            .builder
+            .adjacency_count()
+            .saturating_sub(self.kernel_neighbours.len() + self.statics.neighbours.len());
+        if unresolved > UNRESOLVED_MAX {
+            self.builder.forget_unresolved();
+        }
+        self.fib = Arc::new(self.builder.build());
+        self.fib.clone()
+    }
+
+    /// Follows the kernel; whether the table differs now.
+    pub(crate) fn kernel_changed(&mut self, changes: &[Change]) -> bool {
+        let mut differs = false;
+        for change in changes {
+            differs |= match *change {
+                Change::Link(port, state) => self.set_link_mtu(port, state.mtu),
+                Change::Route(network, route) => {
+                    match route {
+                        Some(route) => self.kernel_routes.insert(network, route),
+                        None => self.kernel_routes.remove(&network),
+                    };
+                    self.update_route(network);
+                    true
+                }
+                Change::Neighbour(port, address, mac) => {
+                    match mac {
+                        Some(mac) => self.kernel_neighbours.insert((port, address), mac),
+                        None => self.kernel_neighbours.remove(&(port, address)),
+                    };
+                    self.update_neighbour((port, address))
+                }
+            };
+        }
+        differs
+    }
+
+    /// Takes other static neighbours and routes; whether the table differs now.
+    pub(crate) fn set_statics(&mut self, statics: Statics) -> bool {
+        if statics == self.statics {
+            return false;
+        }
+        let old = std::mem::replace(&mut self.statics, statics);
+        let routes: HashSet<Network> = old.routes.keys().chain(self.statics.routes.keys()).copied().collect();
+        for network in routes {
+            self.update_route(network);
+        }
+        let neighbours: HashSet<NextHopKey> =
+            old.neighbours.keys().chain(self.statics.neighbours.keys()).copied().collect();
+        for key in neighbours {
+            self.update_neighbour(key);
+        }
+        true
+    }
+
+    /// The next hops towards these destinations, and all gateways, as far as their MAC address is not known.
+    pub(crate) fn unresolved(&self, destinations: impl Iterator<Item = IpAddr>) -> HashSet<NextHopKey> {
+        let gateways = self.kernel_routes.values().chain(self.statics.routes.values());
+        let gateways = gateways.filter_map(|route| route.via.map(|via| (route.port, via)));
+        let mut wanted: HashSet<NextHopKey> = gateways.filter(|key| !self.is_resolved(key)).collect();
+        wanted.extend(destinations.filter_map(|destination| self.missing(destination)));
+        wanted
+    }
+
+    /// Whether a packet to `destination` could leave at once.
+    pub(crate) fn reachable(&self, destination: IpAddr) -> bool {
+        match self.fib.lookup(destination) {
+            NextHop::Adjacency(id) => self.fib.adjacency(id).is_some_and(|found| found.destination.is_some()),
+            NextHop::Unknown { .. } | NextHop::NoRoute => false,
+        }
+    }
+
+    fn missing(&self, destination: IpAddr) -> Option<NextHopKey> {
+        match self.fib.lookup(destination) {
+            NextHop::Unknown { port, next_hop } => Some((port, next_hop)),
+            NextHop::Adjacency(id) => {
+                let found = self.fib.adjacency(id)?;
+                found.destination.is_none().then_some((found.port, found.next_hop))
+            }
+            NextHop::NoRoute => None,
+        }
+    }
+
+    fn is_resolved(&self, key: &NextHopKey) -> bool {
+        self.statics.neighbours.contains_key(key) || self.kernel_neighbours.contains_key(key)
+    }
+
+    /// A packet must fit both the port and what the operator allows on its twin.
+    fn set_link_mtu(&mut self, id: PortId, mtu: u32) -> bool {
+        let Some(port) = self.ports.get(&id) else { return false };
+        let effective = FibPort { mtu: port.mtu.min(mtu.try_into().unwrap_or(u16::MAX)), ..*port };
+        let differs = self.fib.port(id) != Some(&effective);
+        self.builder.set_port(id, effective);
+        differs
+    }
+
+    fn update_route(&mut self, network: Network) {
+        match self.statics.routes.get(&network).or(self.kernel_routes.get(&network)) {
+            Some(route) => self.builder.set_route(network.0, network.1, *route),
+            None => self.builder.remove_route(network.0, network.1),
+        }
+    }
+
+    fn update_neighbour(&mut self, key: NextHopKey) -> bool {
+        let mac = self.statics.neighbours.get(&key).or(self.kernel_neighbours.get(&key)).copied();
+        self.builder.set_neighbour(key.0, key.1, mac)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::LinkState;
+
+    const PORT: PortId = PortId(0);
+    const FROM_KERNEL: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const STATIC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn routing() -> Routing {
+        Routing::new(HashMap::from([(PORT, FibPort { mac: MacAddr([2; 6]), mtu: 1500 })]))
+    }
+
+    fn mac_of(routing: &Routing, address: &str) -> Option<MacAddr> {
+        match routing.fib().lookup(ip(address)) {
+            NextHop::Adjacency(id) => routing.fib().adjacency(id).unwrap().destination,
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_static_neighbour_wins_and_the_kernels_returns_when_it_is_taken_away() {
+        let mut routing = routing();
+        let network = (ip("10.0.0.0"), 8);
+        let changes = [
+            Change::Route(network, Some(Route { via: None, port: PORT })),
+            Change::Neighbour(PORT, ip("10.0.0.1"), Some(FROM_KERNEL)),
+        ];
+        assert!(routing.kernel_changed(&changes));
+        let statics =
+            Statics { neighbours: HashMap::from([((PORT, ip("10.0.0.1")), STATIC)]), ..Statics::default() };
+        assert!(routing.set_statics(statics.clone()));
+        routing.build();
+        assert_eq!(mac_of(&routing, "10.0.0.1"), Some(STATIC));
+        assert!(!routing.set_statics(statics));
+        assert!(routing.set_statics(Statics::default()));
+        routing.build();
+        assert_eq!(mac_of(&routing, "10.0.0.1"), Some(FROM_KERNEL));
+    }
+
+    #[test]
+    fn gateways_and_real_servers_without_mac_address_are_to_be_resolved() {
+        let mut routing = routing();
+        let via = Some(ip("10.0.0.254"));
+        routing.kernel_changed(&[
+            Change::Route((ip("0.0.0.0"), 0), Some(Route { via, port: PORT })),
+            Change::Route((ip("10.0.0.0"), 24), Some(Route { via: None, port: PORT })),
+        ]);
+        routing.build();
+        let reals = || [ip("10.0.0.7"), ip("192.0.2.1")].into_iter();
+        assert_eq!(
+            routing.unresolved(reals()),
+            HashSet::from([(PORT, ip("10.0.0.254")), (PORT, ip("10.0.0.7"))])
+        );
+        routing.kernel_changed(&[
+            Change::Neighbour(PORT, ip("10.0.0.254"), Some(FROM_KERNEL)),
+            Change::Neighbour(PORT, ip("10.0.0.7"), Some(FROM_KERNEL)),
+        ]);
+        routing.build();
+        assert!(routing.unresolved(reals()).is_empty());
+        assert!(routing.reachable(ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn the_smaller_mtu_of_port_and_twin_counts() {
+        let mut routing = routing();
+        assert!(routing.kernel_changed(&[Change::Link(PORT, LinkState { up: true, mtu: 1400 })]));
+        assert_eq!(routing.build().port(PORT).unwrap().mtu, 1400);
+        routing.kernel_changed(&[Change::Link(PORT, LinkState { up: true, mtu: 9000 })]);
+        assert_eq!(routing.build().port(PORT).unwrap().mtu, 1500);
+    }
+}

@@ -1,0 +1,208 @@
+//! A worker: one lcore that runs everything to completion, from its receive queues to the transmit queues.
+//!
+//! Invariants: once [`Worker::run`] has started it allocates nothing, frees nothing but packets, takes no lock, logs
+//! nothing and makes no system call but the sleep of [`Idle`]. What it needs from others comes over rings and bounded
+//! channels that it only ever polls; what it gives to others goes the same way, and a full ring or channel costs the
+//! packet (counted) or the hint, never time.
+
+mod clock;
+mod out;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+use dpdk::{BURST_LEN_MAX, Burst, RX_BURST_MAX, RingConsumer, RxQueue};
+use engine::{ConnFilter, ConnInfo, PortId, Ticks, Update, Verdict};
+
+pub(crate) use clock::{Clock, Idle, IdleMode};
+pub(crate) use out::{Out, Outputs, Sink};
+
+use crate::counts::{Page, PlatformDrop};
+
+/// What the main thread asks of a worker.
+pub(crate) enum ToWorker {
+    /// Take these parts; answered by [`FromWorker::Applied`].
+    Apply(Update),
+    /// List connections; answered by [`FromWorker::Exported`].
+    Export(Box<Export>),
+}
+
+/// What a worker gives back.
+pub(crate) enum FromWorker {
+    /// The parts that were replaced, to be dropped.
+    Applied(Update),
+    /// The answer.
+    Exported(Box<Export>),
+}
+
+/// A question for connections, with room for the answer.
+pub(crate) struct Export {
+    /// Which ones.
+    pub(crate) filter: ConnFilter,
+    /// Where to start; afterwards where to go on, `None` at the end.
+    pub(crate) cursor: Option<u32>,
+    /// Records to look at, at most.
+    pub(crate) scan: u32,
+    /// Filled up to its capacity.
+    pub(crate) found: Vec<ConnInfo>,
+}
+
+/// Packets that somebody else prepared and that only have to leave through a port of ours.
+pub(crate) struct Relay {
+    /// Where they come from.
+    pub(crate) ring: RingConsumer,
+    /// The port.
+    pub(crate) port: PortId,
+}
+
+/// How many turns pass between two looks at the control channel. A look costs about as much as one packet; 64 turns
+/// are some tens of microseconds under load.
+const CONTROL_INTERVAL: u32 = 64;
+
+/// A worker and all that it owns.
+pub(crate) struct Worker {
+    /// The gateway.
+    pub(crate) engine: engine::Worker,
+    /// Its receive queues.
+    pub(crate) rx: Vec<RxQueue>,
+    /// Packets ready to be sent.
+    pub(crate) relays: Vec<Relay>,
+    /// Packets of connections that it owns, from the other workers.
+    pub(crate) handed: Vec<RingConsumer>,
+    /// Ways out.
+    pub(crate) out: Outputs,
+    /// From the main thread.
+    pub(crate) control: Receiver<ToWorker>,
+    /// To the main thread, which polls it: a waiting receiver would have to be woken by a system call.
+    pub(crate) replies: Sender<FromWorker>,
+    /// To the slow path, which polls it.
+    pub(crate) wanted: Sender<(PortId, IpAddr)>,
+    /// Its counters.
+    pub(crate) page: Arc<Page>,
+    /// Time.
+    pub(crate) clock: Clock,
+    /// Back-off.
+    pub(crate) idle: Idle,
+    /// Set when all shall end.
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+impl Worker {
+    /// Runs until `stop` is set.
+    pub(crate) fn run(mut self) {
+        self.idle.prepare_thread();
+        let mut burst = Burst::new();
+        let mut verdicts = [Verdict::NONE; BURST_LEN_MAX];
+        let mut turns = 0u32;
+        while !self.stop.load(Ordering::Relaxed) {
+            let now = self.clock.at(dpdk::tsc());
+            let busy = self.turn(now, &mut burst, &mut verdicts);
+            turns = turns.wrapping_add(1);
+            self.page.turns.add(1);
+            if busy {
+                self.page.busy_turns.add(1);
+                self.idle.busy();
+            }
+            if !busy || turns.is_multiple_of(CONTROL_INTERVAL) {
+                self.look_at_control(now);
+            }
+            if !busy {
+                self.idle.empty();
+            }
+        }
+    }
+
+    /// One turn of the loop; whether it found packets.
+    fn turn(&mut self, now: Ticks, burst: &mut Burst, verdicts: &mut [Verdict; BURST_LEN_MAX]) -> bool {
+        let mut busy = self.relay();
+        for ring in &mut self.handed {
+            if ring.pop(burst) > 0 {
+                busy = true;
+                self.engine.process_handed_over(now, burst, verdicts);
+                self.out.dispatch(burst, verdicts, &self.page);
+            }
+        }
+        for queue in &mut self.rx {
+            let received = queue.receive(burst);
+            if received == 0 {
+                continue;
+            }
+            busy = true;
+            self.page.rx_packets.add(received as u64);
+            let first = burst.len() - received;
+            if burst[first..].iter().any(|packet| packet.segment_count() > 1) {
+                drop_multi_segment(burst, &mut self.out, &self.page);
+            }
+            // Queues with few packets share a burst, so that the engine's prefetching has something to overlap.
+            if burst.remaining_capacity() < RX_BURST_MAX {
+                self.engine.process(now, burst, verdicts);
+                self.out.dispatch(burst, verdicts, &self.page);
+            }
+        }
+        if !burst.is_empty() {
+            self.engine.process(now, burst, verdicts);
+            self.out.dispatch(burst, verdicts, &self.page);
+        }
+        self.out.flush(&self.page);
+        self.engine.housekeep(now);
+        if busy {
+            for wanted in self.engine.take_wanted() {
+                // A full channel loses a hint, which the next packet gives again.
+                let _ = self.wanted.try_send(wanted);
+            }
+        }
+        busy
+    }
+
+    /// Moves prepared packets to their ports.
+    fn relay(&mut self) -> bool {
+        let mut busy = false;
+        for relay in &mut self.relays {
+            // Start-up gives a worker only relays for ports that it has a queue on.
+            if let Some(Some(out)) = self.out.ports.get_mut(relay.port.index()) {
+                let burst = out.with_room(RX_BURST_MAX, &self.page);
+                busy |= relay.ring.pop(burst) > 0;
+            }
+        }
+        busy
+    }
+
+    /// Carries out one message of the main thread, if there is one.
+    fn look_at_control(&mut self, now: Ticks) {
+        let reply = match self.control.try_recv() {
+            Ok(ToWorker::Apply(mut update)) => {
+                self.engine.apply(&mut update);
+                FromWorker::Applied(update)
+            }
+            Ok(ToWorker::Export(mut export)) => {
+                let cursor = export.cursor.unwrap_or(0);
+                export.cursor =
+                    self.engine.export(now, &export.filter, cursor, export.scan, &mut export.found);
+                FromWorker::Exported(export)
+            }
+            Err(_) => return,
+        };
+        // The main thread never has more messages under way than the channel holds.
+        if let Err(lost) = self.replies.try_send(reply) {
+            // Dropping it here would free memory on a worker; the process is ending, or this is a bug of ours.
+            std::mem::forget(lost);
+        }
+    }
+}
+
+/// Frees packets that came in several buffers: the engine sees only the first.
+#[cold]
+fn drop_multi_segment(burst: &mut Burst, out: &mut Outputs, page: &Page) {
+    let mut kept = Burst::new();
+    for packet in burst.drain(..) {
+        if packet.segment_count() > 1 {
+            page.dropped(PlatformDrop::MultiSegment).add(1);
+            out.free(packet);
+        } else {
+            kept.push(packet);
+        }
+    }
+    std::mem::swap(burst, &mut kept);
+}

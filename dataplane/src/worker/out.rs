@@ -1,0 +1,152 @@
+//! Where packets go after a burst: port queues and rings, each with a small burst of its own that is flushed once
+//! per turn.
+
+use dpdk::{BURST_LEN_MAX, Burst, Mbuf, RingProducer, TxQueue};
+use engine::{PortId, Verdict, WorkerId};
+
+use crate::counts::{Page, PlatformDrop};
+
+/// How often a full transmit queue is offered the same packets before they are dropped. Waiting longer would only
+/// move the loss to the receive queue, where nobody counts it by cause.
+const TX_TRIES: u32 = 4;
+
+/// What takes the packets.
+pub(crate) enum Sink {
+    /// A transmit queue of ours.
+    Queue(TxQueue),
+    /// A ring to the thread that goes on with them.
+    Ring(RingProducer),
+}
+
+/// A sink and the packets on their way to it.
+pub(crate) struct Out {
+    sink: Sink,
+    burst: Burst,
+    when_full: PlatformDrop,
+}
+
+impl Out {
+    /// `when_full` is what packets count as that the sink has no room for.
+    pub(crate) fn new(sink: Sink, when_full: PlatformDrop) -> Out {
+        Out { sink, burst: Burst::new(), when_full }
+    }
+
+    /// Takes one packet along.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, packet: Mbuf, page: &Page) {
+        if self.burst.is_full() {
+            self.flush(page);
+        }
+        // A flush empties the burst, so there is room.
+        self.burst.push(packet);
+    }
+
+    /// The burst, with room for at least `room` more packets.
+    pub(crate) fn with_room(&mut self, room: usize, page: &Page) -> &mut Burst {
+        if self.burst.remaining_capacity() < room {
+            self.flush(page);
+        }
+        &mut self.burst
+    }
+
+    /// Sends what has gathered; returns how many packets the sink took. Drops and counts what it does not take.
+    #[inline]
+    pub(crate) fn flush(&mut self, page: &Page) -> usize {
+        if self.burst.is_empty() {
+            return 0;
+        }
+        let sent = match &mut self.sink {
+            Sink::Ring(ring) => ring.push(&mut self.burst),
+            Sink::Queue(queue) => {
+                let mut sent = 0;
+                for _ in 0..TX_TRIES {
+                    sent += queue.send(&mut self.burst);
+                    if self.burst.is_empty() {
+                        break;
+                    }
+                }
+                page.tx_packets.add(sent as u64);
+                sent
+            }
+        };
+        if !self.burst.is_empty() {
+            page.dropped(self.when_full).add(self.burst.len() as u64);
+            Mbuf::free_bulk(&mut self.burst);
+        }
+        sent
+    }
+}
+
+/// All ways out of a worker.
+pub(crate) struct Outputs {
+    /// By port number; `None` where there is no such port.
+    pub(crate) ports: Vec<Option<Out>>,
+    /// By worker; `None` for the worker itself.
+    pub(crate) peers: Vec<Option<Out>>,
+    /// To the slow path, for the kernel.
+    pub(crate) punt: Out,
+    /// To the slow path, to wait for a MAC address.
+    pub(crate) resolve: Out,
+    /// To be freed.
+    pub(crate) freed: Burst,
+}
+
+impl Outputs {
+    /// Distributes a burst by its verdicts and leaves it empty.
+    #[inline]
+    pub(crate) fn dispatch(&mut self, burst: &mut Burst, verdicts: &[Verdict; BURST_LEN_MAX], page: &Page) {
+        for (packet, verdict) in burst.drain(..).zip(verdicts) {
+            match *verdict {
+                Verdict::Forward(port) | Verdict::Reply(port) => self.to_port(port, packet, page),
+                Verdict::HandOver(worker) => self.to_peer(worker, packet, page),
+                Verdict::Punt(_) => self.punt.put(packet, page),
+                Verdict::Resolve(_) => self.resolve.put(packet, page),
+                Verdict::Drop(_) => self.free(packet),
+            }
+        }
+    }
+
+    /// Sends everything on; once per turn.
+    #[inline]
+    pub(crate) fn flush(&mut self, page: &Page) {
+        for out in self.ports.iter_mut().chain(&mut self.peers).flatten() {
+            out.flush(page);
+        }
+        self.punt.flush(page);
+        self.resolve.flush(page);
+        if !self.freed.is_empty() {
+            Mbuf::free_bulk(&mut self.freed);
+        }
+    }
+
+    /// Frees a packet, together with others.
+    #[inline(always)]
+    pub(crate) fn free(&mut self, packet: Mbuf) {
+        if self.freed.is_full() {
+            Mbuf::free_bulk(&mut self.freed);
+        }
+        self.freed.push(packet);
+    }
+
+    #[inline(always)]
+    fn to_port(&mut self, port: PortId, packet: Mbuf, page: &Page) {
+        match self.ports.get_mut(port.index()) {
+            Some(Some(out)) => out.put(packet, page),
+            _ => {
+                page.dropped(PlatformDrop::NoSuchPort).add(1);
+                self.free(packet);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn to_peer(&mut self, worker: WorkerId, packet: Mbuf, page: &Page) {
+        match self.peers.get_mut(worker.index()) {
+            Some(Some(out)) => out.put(packet, page),
+            _ => {
+                page.dropped(PlatformDrop::HandoverFull).add(1);
+                self.free(packet);
+            }
+        }
+    }
+}
