@@ -106,6 +106,12 @@ impl Mbuf {
     }
 
     #[inline(always)]
+    pub(crate) fn set_port(&mut self, port: u16) {
+        // SAFETY: as in `set_lengths`.
+        unsafe { field!(self.0, u16, TG_MBUF_PORT).write(port) }
+    }
+
+    #[inline(always)]
     fn set_data_off(&mut self, data_off: u16) {
         // SAFETY: as in `set_lengths`.
         unsafe { field!(self.0, u16, TG_MBUF_DATA_OFF).write(data_off) }
@@ -296,6 +302,11 @@ impl PacketBuf for Mbuf {
             self.drop_tail_segments();
         }
         self.set_lengths(len as u16, len as u32);
+    }
+
+    #[inline(always)]
+    fn port(&self) -> u16 {
+        Mbuf::port(self)
     }
 
     #[inline(always)]

@@ -36,6 +36,10 @@ impl RxQueue {
             let received =
                 usize::from(dpdk_sys::rte_eth_rx_burst(self.port.id.0, self.queue, room, count as u16));
             burst.set_len(len + received);
+            // Some drivers (net_af_xdp in 22.11) leave the field as the last user of the buffer had it.
+            for packet in &mut burst[len..] {
+                packet.set_port(self.port.id.0);
+            }
             received
         }
     }
