@@ -17,6 +17,7 @@ mod start;
 mod state;
 mod worker;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -85,7 +86,12 @@ fn main() -> ExitCode {
 
 fn start_logging(filter: &str) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     dpdk::set_log_sink(
         dpdk::LogLevel::Warning,
         dpdk::LogSink::Callback(Box::new(|level, line| tracing::debug!("DPDK ({level:?}): {line}"))),
