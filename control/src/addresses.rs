@@ -272,3 +272,6 @@ fn is_exists(error: &rtnetlink::Error) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message)
         if message.to_io().kind() == io::ErrorKind::AlreadyExists)
 }
+
+#[cfg(test)]
+mod tests;

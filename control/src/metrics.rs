@@ -137,8 +137,8 @@ const WORKER: &[Row<WorkerStatus>] = &[
 
 const PORT: &[Row<PortStatus>] = &[
     ("link_up", GAUGE, "1: the link is up.", |p| f64::from(u8::from(p.link_up))),
-    ("link_speed_bits", GAUGE, "Speed of the link in bits per second; 0: unknown.", |p| {
-        f64::from(p.link_mbps) * 1e6
+    ("link_speed_bytes", GAUGE, "Speed of the link in bytes per second; 0: unknown.", |p| {
+        f64::from(p.link_mbps) * 1e6 / 8.0
     }),
     ("received_packets_total", COUNTER, "Received packets.", |p| p.rx_packets as f64),
     ("received_bytes_total", COUNTER, "Received bytes.", |p| p.rx_bytes as f64),

@@ -1,6 +1,7 @@
 //! The control daemon.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,7 +43,8 @@ fn main() -> ExitCode {
     }
     // A filter that does not parse has been refused as a mistake.
     let filter = EnvFilter::try_new(&config.control.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
     raise_descriptor_limit();
     run(config, &arguments.config)
 }

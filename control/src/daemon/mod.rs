@@ -169,3 +169,6 @@ impl Running {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,238 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use config::CheckKind;
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use super::*;
+
+fn feed(machine: &mut Machine, results: &str) -> Vec<Option<bool>> {
+    let result = |c| if c == '+' { Ok(()) } else { Err("no answer".to_owned()) };
+    results.chars().map(|c| machine.record(result(c))).collect()
+}
+
+#[test]
+fn the_first_pass_brings_an_unknown_server_up() {
+    let mut machine = Machine::new(3, 2);
+    assert_eq!(feed(&mut machine, "+"), [Some(true)]);
+    assert_eq!(machine.state(), State::Up);
+}
+
+#[test]
+fn rise_and_fall_count_results_in_a_row() {
+    let mut machine = Machine::new(2, 3);
+    assert_eq!(feed(&mut machine, "+--+---"), [Some(true), None, None, None, None, None, Some(false)]);
+    assert_eq!(feed(&mut machine, "+-++"), [None, None, None, Some(true)]);
+    assert_eq!((machine.passes, machine.failures, machine.changes), (5, 6, 3));
+}
+
+#[test]
+fn a_live_server_is_not_taken_out_before_a_whole_fall_even_if_seeded_late() {
+    let mut machine = Machine::new(2, 3);
+    assert_eq!(feed(&mut machine, "--"), [None, None]);
+    machine.seed_up();
+    assert_eq!(machine.state(), State::Up);
+    assert_eq!(feed(&mut machine, "-"), [Some(false)]);
+}
+
+#[test]
+fn seeding_does_not_overrule_what_checks_decided() {
+    let mut machine = Machine::new(2, 1);
+    feed(&mut machine, "-");
+    machine.seed_up();
+    assert_eq!(machine.state(), State::Down);
+}
+
+proptest! {
+    #[test]
+    fn a_server_that_is_up_goes_down_only_after_a_fall_in_a_row(results in "[+-]{0,60}", rise in 1_u32..5, fall in 1_u32..5) {
+        let mut machine = Machine::new(rise, fall);
+        let mut before = machine.state();
+        for (at, _) in results.char_indices() {
+            feed(&mut machine, &results[at..=at]);
+            let tail = |c: char| results[..=at].chars().rev().take_while(|found| *found == c).count() as u32;
+            if before != State::Down && machine.state() == State::Down {
+                prop_assert!(tail('-') >= fall);
+            }
+            if before == State::Down && machine.state() == State::Up {
+                prop_assert!(tail('+') >= rise);
+            }
+            before = machine.state();
+        }
+    }
+}
+
+fn check(kind: CheckKind, interval_ms: u64) -> HealthCheck {
+    HealthCheck {
+        kind,
+        port: None,
+        interval: Duration::from_millis(interval_ms),
+        timeout: Duration::from_millis(500),
+        rise: 1,
+        fall: 1,
+    }
+}
+
+fn http(status: &[(u16, u16)]) -> CheckKind {
+    CheckKind::Http {
+        path: "/health".to_owned(),
+        host: Some("www.example.org".to_owned()),
+        status: status.to_vec(),
+    }
+}
+
+/// A server that answers each connection with a text and closes; what it was asked is sent on.
+async fn server(answer: &'static str) -> (SocketAddr, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, seen) = mpsc::channel(8);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 1024];
+            let len = stream.read(&mut request).await.unwrap_or(0);
+            let _ = asked.try_send(String::from_utf8_lossy(&request[..len]).into_owned());
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test]
+async fn an_http_check_asks_for_its_path_and_host_and_passes_on_the_wanted_status() {
+    let (address, mut seen) = server("HTTP/1.1 204 No Content\r\n\r\n").await;
+    probe(&check(http(&[(200, 299)]), 100), address).await.unwrap();
+    let request = seen.recv().await.unwrap();
+    assert!(request.starts_with("GET /health HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("host: www.example.org\r\n"), "{request}");
+    let error = probe(&check(http(&[(200, 200)]), 100), address).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Status(204)), "{error}");
+}
+
+#[tokio::test]
+async fn a_body_without_end_does_not_keep_an_http_check() {
+    let (address, _seen) = server("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nx").await;
+    probe(&check(http(&[(200, 299)]), 100), address).await.unwrap();
+}
+
+#[tokio::test]
+async fn nonsense_silence_and_closed_ports_fail_with_their_reasons() {
+    let (address, _seen) = server("220 mail.example.org ESMTP\r\n").await;
+    let error = probe(&check(http(&[(200, 299)]), 100), address).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Http(_)), "{error}");
+
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let silent_address = silent.local_addr().unwrap();
+    probe(&check(CheckKind::Tcp, 100), silent_address).await.unwrap();
+    let error = probe(&check(http(&[(200, 299)]), 100), silent_address).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Timeout(_)), "{error}");
+
+    drop(silent);
+    let error = probe(&check(CheckKind::Tcp, 100), silent_address).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Connect(..)), "{error}");
+}
+
+/// A configuration with one service whose real servers are on this machine.
+fn config_of(reals: &[SocketAddr], check: Option<HealthCheck>) -> Config {
+    let text = "[[port]]\nname = \"wan\"\ndevice = \"0000:01:00.0\"\n\
+        [[local_pool]]\nname = \"inside\"\naddresses = [\"10.2.0.200\"]\n\
+        [[service]]\nlisten = \"10.1.0.100:80\"\nprotocol = \"tcp\"\nmode = \"fullnat\"\n";
+    let mut config = Config::from_str("test", text).unwrap();
+    let real = |address: &SocketAddr| config::RealServer {
+        address: *address,
+        weight: 1,
+        health_check: check.clone(),
+    };
+    config.services[0].real_servers = reals.iter().map(real).collect();
+    config
+}
+
+fn id_of(config: &Config, real: usize) -> TargetId {
+    TargetId {
+        service: service_key(&config.services[0]),
+        real: config.services[0].real_servers[real].address,
+    }
+}
+
+async fn next_change(changes: &mut mpsc::Receiver<Change>) -> Change {
+    timeout(Duration::from_secs(10), changes.recv()).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_server_comes_up_goes_down_with_a_reason_and_comes_back() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let healthy = Arc::new(AtomicBool::new(true));
+    let answers = Arc::clone(&healthy);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let status = if answers.load(Ordering::Relaxed) { "200 OK" } else { "503 Unavailable" };
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ =
+                stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await;
+        }
+    });
+    let check = check(http(&[(200, 299)]), 100);
+    let config = config_of(&[address], Some(check.clone()));
+    let (sender, mut changes) = mpsc::channel(16);
+    let mut table = Table::new(sender);
+    assert!(!table.is_up(id_of(&config, 0), Some(&check)));
+    table.reconcile(&config);
+    assert!(next_change(&mut changes).await.up);
+    assert!(table.is_up(id_of(&config, 0), Some(&check)));
+    healthy.store(false, Ordering::Relaxed);
+    let change = next_change(&mut changes).await;
+    assert_eq!((change.up, change.reason.as_deref()), (false, Some("HTTP status 503")));
+    healthy.store(true, Ordering::Relaxed);
+    assert!(next_change(&mut changes).await.up);
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_state_of_targets_and_forgets_those_that_are_gone() {
+    let (first, _) = server("").await;
+    let (second, _) = server("").await;
+    let slow = check(CheckKind::Tcp, 50);
+    let config = config_of(&[first, second], Some(slow.clone()));
+    let (sender, mut changes) = mpsc::channel(16);
+    let mut table = Table::new(sender);
+    table.reconcile(&config);
+    for _ in 0..2 {
+        assert!(next_change(&mut changes).await.up);
+    }
+    let changed = HealthCheck { fall: 7, ..slow };
+    let smaller = config_of(&[first], Some(changed.clone()));
+    table.reconcile(&smaller);
+    assert!(table.is_up(id_of(&config, 0), Some(&changed)), "a changed check must not take the server out");
+    assert_eq!(table.snapshot().len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_gets_its_first_check_by_a_reload_stays_in_service() {
+    let closed: SocketAddr = ([127, 0, 0, 1], 9).into();
+    let bare = config_of(&[closed], None);
+    let (sender, _changes) = mpsc::channel(16);
+    let mut table = Table::new(sender);
+    table.reconcile(&bare);
+    let check = HealthCheck { fall: 1000, ..check(CheckKind::Tcp, 1000) };
+    let checked = config_of(&[closed], Some(check.clone()));
+    assert!(table.is_up(id_of(&checked, 0), Some(&check)), "before");
+    table.reconcile(&checked);
+    assert!(table.is_up(id_of(&checked, 0), Some(&check)), "after");
+}
+
+#[test]
+fn first_checks_are_spread_over_the_interval() {
+    let interval = Duration::from_millis(800);
+    let service = ServiceKey { protocol: api::Protocol::Tcp, virtual_: ([10, 1, 0, 100], 80).into() };
+    let phases: Vec<Duration> = (0..1000)
+        .map(|port| phase(TargetId { service, real: ([10, 2, 0, 1], port).into() }, interval))
+        .collect();
+    assert!(phases.iter().all(|phase| *phase < interval));
+    for quarter in 0..4 {
+        let within = |phase: &&Duration| (phase.as_millis() / 200) == quarter;
+        assert!(phases.iter().filter(within).count() > 150, "quarter {quarter}");
+    }
+}

@@ -1,0 +1,79 @@
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+
+use super::*;
+
+/// Runs a test in a network namespace of its own, whose `lo` stands for a twin; left out without the right to make one.
+fn in_own_namespace(test: impl AsyncFnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            eprintln!("no network namespace can be made ({error}): left out");
+            return;
+        }
+        // One thread: others would be in the namespace of the process.
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    });
+    thread.join().unwrap();
+}
+
+fn wanted(addresses: &[(&str, u8)], remove: bool) -> Wanted {
+    let addresses = addresses.iter().map(|(address, prefix)| (address.parse().unwrap(), *prefix)).collect();
+    Wanted { twins: vec![Twin { interface: "lo".to_owned(), addresses }], remove }
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn addresses_are_added_kept_and_removed_and_the_link_is_brought_up() {
+    in_own_namespace(async || {
+        let mut keeper = Keeper::new().unwrap();
+        let first = wanted(&[("10.1.0.1", 24), ("10.1.0.100", 32), ("fd00::1", 64)], true);
+        assert_eq!(keeper.round(&first).await.unwrap().added, 3);
+        assert_eq!(keeper.round(&first).await.unwrap(), Round::default());
+        let shown = ip("addr show lo");
+        assert!(
+            shown.contains("UP") && shown.contains("10.1.0.1/24") && shown.contains("10.1.0.100/32"),
+            "{shown}"
+        );
+        let second = wanted(&[("10.1.0.1", 24), ("10.1.0.101", 32)], true);
+        let round = keeper.round(&second).await.unwrap();
+        assert_eq!((round.added, round.removed), (1, 2));
+        let shown = ip("addr show lo");
+        assert!(!shown.contains("10.1.0.100/32") && shown.contains("10.1.0.101/32"), "{shown}");
+    });
+}
+
+#[test]
+fn another_control_knows_the_addresses_of_the_last_one_and_touches_no_others() {
+    in_own_namespace(async || {
+        ip("addr add 192.0.2.7/32 dev lo");
+        ip("addr add 10.1.0.100/32 dev lo");
+        let mut keeper = Keeper::new().unwrap();
+        keeper.round(&wanted(&[("10.1.0.100", 32), ("10.1.0.101", 32)], true)).await.unwrap();
+        let mut next = Keeper::new().unwrap();
+        assert_eq!(next.round(&wanted(&[], false)).await.unwrap().removed, 0);
+        let round = next.round(&wanted(&[], true)).await.unwrap();
+        assert_eq!(round.removed, 1);
+        let shown = ip("addr show lo");
+        assert!(shown.contains("192.0.2.7/32") && shown.contains("10.1.0.100/32"), "{shown}");
+        assert!(!shown.contains("10.1.0.101/32"), "{shown}");
+    });
+}
+
+#[test]
+fn a_twin_that_is_not_there_is_named_and_does_not_hold_up_others() {
+    in_own_namespace(async || {
+        let mut both = wanted(&[("10.1.0.1", 24)], true);
+        let missing =
+            Twin { interface: "wan".to_owned(), addresses: vec![(Ipv4Addr::new(10, 3, 0, 1).into(), 24)] };
+        both.twins.insert(0, missing);
+        let round = Keeper::new().unwrap().round(&both).await.unwrap();
+        assert_eq!(round, Round { added: 1, removed: 0, missing: vec!["wan".to_owned()] });
+    });
+}

@@ -1,0 +1,367 @@
+use std::sync::Mutex;
+use std::time::Duration;
+
+use api::frame::{self, Greeting};
+use api::{Refusal, Request, Response};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::client::{greet, receive, send};
+use crate::ctl;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How a fake dataplane behaves.
+#[derive(Debug, Clone, Default)]
+struct Behaviour {
+    version: Option<u16>,
+    status: api::Status,
+    stats: api::Stats,
+    refuse: Option<Refusal>,
+    /// Answers to `Apply` are cut off so many times.
+    truncate: u32,
+}
+
+/// Stands in for the dataplane where control's own logic is tested: it takes states and says what it is told to say.
+struct Fake {
+    applied: Arc<Mutex<Vec<DesiredState>>>,
+    behaviour: Arc<Mutex<Behaviour>>,
+    task: AbortHandle,
+    path: PathBuf,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Fake {
+    fn start(path: &Path, behaviour: Behaviour) -> Fake {
+        let listener = UnixListener::bind(path).unwrap();
+        let applied = Arc::new(Mutex::new(Vec::new()));
+        let behaviour = Arc::new(Mutex::new(behaviour));
+        let (log, how) = (Arc::clone(&applied), Arc::clone(&behaviour));
+        let accepting = async move {
+            // Aborted with this task, so that the fake's end closes its connections as a process's end would.
+            let mut clients = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                clients.spawn(serve_fake(stream, Arc::clone(&log), Arc::clone(&how)));
+            }
+        };
+        let task = tokio::spawn(accepting).abort_handle();
+        Fake { applied, behaviour, task, path: path.to_owned() }
+    }
+
+    async fn wait_for(&self, what: &str, found: impl Fn(&[DesiredState]) -> bool) -> Vec<DesiredState> {
+        until(what, async || found(&self.applied.lock().unwrap())).await;
+        self.applied.lock().unwrap().clone()
+    }
+}
+
+async fn serve_fake(mut stream: UnixStream, log: Arc<Mutex<Vec<DesiredState>>>, how: Arc<Mutex<Behaviour>>) {
+    let version = how.lock().unwrap().version.unwrap_or(api::API_VERSION);
+    stream.write_all(&Greeting { version }.to_bytes()).await.unwrap();
+    if stream.read_exact(&mut [0; frame::GREETING_LEN]).await.is_err() {
+        return;
+    }
+    while let Ok(Some(request)) = receive::<Request>(&mut stream).await {
+        let now = how.lock().unwrap().clone();
+        let response = match request {
+            Request::GetStatus => Response::Status(Box::new(now.status)),
+            Request::GetStats => Response::Stats(Box::new(now.stats)),
+            Request::GetConnections(_) => Response::Connections(api::ConnectionPage::default()),
+            Request::Apply(_) if now.truncate > 0 => {
+                how.lock().unwrap().truncate -= 1;
+                let whole = frame::encode(&Response::Applied { generation: 1 }).unwrap();
+                stream.write_all(&whole[..whole.len() - 1]).await.unwrap();
+                return;
+            }
+            Request::Apply(_) if now.refuse.is_some() => Response::Refused(now.refuse.unwrap()),
+            Request::Apply(state) => {
+                let generation = state.generation;
+                log.lock().unwrap().push(*state);
+                Response::Applied { generation }
+            }
+        };
+        if send(&mut stream, &response).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn until(what: &str, mut found: impl AsyncFnMut() -> bool) {
+    let polling = async {
+        while !found().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(DEADLINE, polling).await.is_ok(), "not within {DEADLINE:?}: {what}");
+}
+
+/// A control with its files in a folder of its own.
+struct Rig {
+    dir: TempDir,
+    _running: Option<Running>,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        Rig { dir: tempfile::tempdir().unwrap(), _running: None }
+    }
+
+    fn dataplane_socket(&self) -> PathBuf {
+        self.dir.path().join("dataplane.sock")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("tollgate.toml")
+    }
+
+    /// Writes a configuration with one service; `check` is its health check.
+    fn write(&self, weight: u32, check: &str) {
+        let dir = self.dir.path().display();
+        let text = format!(
+            "[dataplane]\napi_socket = \"{dir}/dataplane.sock\"\n\
+             [control]\nsocket = \"{dir}/control.sock\"\nmetrics_listen = \"none\"\nmanage_addresses = false\n\
+             [[port]]\nname = \"wan\"\ndevice = \"0000:01:00.0\"\n\
+             [[local_pool]]\nname = \"inside\"\naddresses = [\"10.2.0.200\"]\n\
+             [[service]]\nname = \"web\"\nlisten = \"10.1.0.100:80\"\nprotocol = \"tcp\"\nmode = \"fullnat\"\n\
+             health_check = {check}\n\
+             [[service.real_server]]\naddress = \"10.2.0.11:9\"\nweight = {weight}\n"
+        );
+        std::fs::write(self.file(), text).unwrap();
+    }
+
+    async fn start(&mut self) {
+        let mut config = Config::load(self.file()).unwrap();
+        // Checks must not leave this machine. Nobody listens there; a reload brings back an unchecked server.
+        for real in config.services.iter_mut().flat_map(|service| &mut service.real_servers) {
+            real.address = ([127, 0, 0, 2], 9).into();
+        }
+        let socket = listen(&config.control.socket).await.unwrap();
+        self._running = Some(Running::start(config, &self.file(), socket, None));
+    }
+
+    async fn ask(&self, request: &ctl::Request) -> ctl::Response {
+        let mut stream = UnixStream::connect(self.dir.path().join("control.sock")).await.unwrap();
+        greet(&mut stream).await.unwrap();
+        send(&mut stream, request).await.unwrap();
+        timeout(DEADLINE, receive(&mut stream)).await.unwrap().unwrap().unwrap()
+    }
+
+    async fn link(&self) -> DataplaneLink {
+        match self.ask(&ctl::Request::GetStatus).await {
+            ctl::Response::Status(status) => status.dataplane,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+        match self.ask(&ctl::Request::Reload).await {
+            ctl::Response::Reloaded(reloaded) => Ok(reloaded),
+            ctl::Response::NotReloaded(problem) => Err(problem),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+const UNCHECKED: &str = "{ type = \"none\" }";
+
+/// A check that never decides within a test.
+const SLOW: &str = "{ type = \"tcp\", interval = \"1h\", fall = 1000 }";
+
+fn weights(states: &[DesiredState]) -> Vec<u16> {
+    states.iter().map(|state| state.services[0].real_servers[0].weight).collect()
+}
+
+#[tokio::test]
+async fn the_whole_state_is_applied_again_after_the_dataplane_was_restarted() {
+    let mut rig = Rig::new();
+    rig.write(3, UNCHECKED);
+    rig.start().await;
+    // Nobody there at first: control keeps trying.
+    until("trouble is told", async || rig.link().await.trouble.is_some()).await;
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    let first = fake.wait_for("the first state", |states| !states.is_empty()).await;
+    assert_eq!(first[0].services[0].name, "web");
+    assert!(first[0].services[0].real_servers[0].up);
+    drop(fake);
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    let again = fake.wait_for("the state again", |states| !states.is_empty()).await;
+    assert_eq!(again[0].services, first[0].services);
+    assert!(again[0].generation > first[0].generation);
+}
+
+#[tokio::test]
+async fn the_generation_grows_beyond_that_of_the_dataplane_even_if_the_clock_went_back() {
+    let mut rig = Rig::new();
+    rig.write(1, UNCHECKED);
+    let far = u64::MAX / 2;
+    let status = api::Status { generation: far, ..api::Status::default() };
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour { status, ..Behaviour::default() });
+    rig.start().await;
+    let states = fake.wait_for("a state", |states| !states.is_empty()).await;
+    assert_eq!(states[0].generation, far + 1);
+}
+
+#[tokio::test]
+async fn another_api_version_is_told_and_nothing_is_applied() {
+    let mut rig = Rig::new();
+    rig.write(1, UNCHECKED);
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour { version: Some(99), ..Behaviour::default() });
+    rig.start().await;
+    until("the version is told", async || {
+        rig.link().await.trouble.is_some_and(|trouble| trouble.contains("version 99"))
+    })
+    .await;
+    assert!(fake.applied.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_cut_off_answer_leads_to_a_new_connection_and_the_state_arrives() {
+    let mut rig = Rig::new();
+    rig.write(1, UNCHECKED);
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour { truncate: 2, ..Behaviour::default() });
+    rig.start().await;
+    fake.wait_for("a state", |states| !states.is_empty()).await;
+    assert_eq!(fake.behaviour.lock().unwrap().truncate, 0);
+}
+
+#[tokio::test]
+async fn a_restart_of_control_takes_no_live_server_out() {
+    let mut rig = Rig::new();
+    rig.write(1, SLOW);
+    let config = Config::load(rig.file()).unwrap();
+    let mut stats = api::Stats::default();
+    for (live, port) in [(true, 9), (false, 10)] {
+        let real = api::RealServerStats {
+            real: ([127, 0, 0, 2], port).into(),
+            weight: 1,
+            up: live,
+            reachable: true,
+            traffic: api::Traffic::default(),
+            active: 0,
+            inactive: 0,
+        };
+        if stats.services.is_empty() {
+            stats.services.push(api::ServiceStats {
+                key: crate::desired::service_key(&config.services[0]),
+                name: "web".to_owned(),
+                scheduler: "wlc".to_owned(),
+                mode: "fullnat".to_owned(),
+                no_real_server: 0,
+                real_servers: Vec::new(),
+            });
+        }
+        stats.services[0].real_servers.push(real);
+    }
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour { stats, ..Behaviour::default() });
+    rig.start().await;
+    let states = fake.wait_for("a state", |states| !states.is_empty()).await;
+    assert!(states.iter().all(|state| state.services[0].real_servers[0].up), "{states:?}");
+}
+
+#[tokio::test]
+async fn a_checked_server_gets_no_connections_before_its_first_pass() {
+    let mut rig = Rig::new();
+    rig.write(1, SLOW);
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    rig.start().await;
+    let states = fake.wait_for("a state", |states| !states.is_empty()).await;
+    assert!(!states[0].services[0].real_servers[0].up);
+}
+
+#[tokio::test]
+async fn a_reload_is_in_force_when_it_is_answered() {
+    let mut rig = Rig::new();
+    rig.write(1, UNCHECKED);
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    rig.start().await;
+    fake.wait_for("the first state", |states| !states.is_empty()).await;
+    rig.write(7, UNCHECKED);
+    let text = std::fs::read_to_string(rig.file()).unwrap();
+    std::fs::write(rig.file(), text.replace("[dataplane]", "[dataplane]\nworkers = 4")).unwrap();
+    let reloaded = rig.reload().await.unwrap();
+    let states = fake.applied.lock().unwrap().clone();
+    assert_eq!(weights(&states), [1, 7]);
+    assert_eq!(reloaded.generation, Some(states[1].generation));
+    assert_eq!(reloaded.warnings.len(), 1, "{:?}", reloaded.warnings);
+    assert!(reloaded.warnings[0].contains("workers in [dataplane]"), "{:?}", reloaded.warnings);
+}
+
+#[tokio::test]
+async fn a_reload_with_mistakes_leaves_the_old_configuration_in_force() {
+    let mut rig = Rig::new();
+    rig.write(1, UNCHECKED);
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    rig.start().await;
+    let before = fake.wait_for("the first state", |states| !states.is_empty()).await;
+    rig.write(70_000, UNCHECKED);
+    let Err(NotReloaded::Mistakes(mistakes)) = rig.reload().await else { panic!("reloaded") };
+    assert!(mistakes[0].contains(&format!("{}:", rig.file().display())), "{mistakes:?}");
+    assert!(mistakes[0].contains("70000"), "{mistakes:?}");
+    assert_eq!(*fake.applied.lock().unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_reload_that_the_dataplane_refuses_leaves_the_old_configuration_in_force() {
+    let mut rig = Rig::new();
+    rig.write(1, UNCHECKED);
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    rig.start().await;
+    fake.wait_for("the first state", |states| !states.is_empty()).await;
+    fake.behaviour.lock().unwrap().refuse = Some(Refusal::Invalid("not today".to_owned()));
+    rig.write(7, UNCHECKED);
+    let Err(NotReloaded::Refused(why)) = rig.reload().await else { panic!("reloaded") };
+    assert!(why.contains("not today"), "{why}");
+    fake.behaviour.lock().unwrap().refuse = None;
+    drop(fake);
+    // What is applied after a restart of the dataplane shows which configuration is in force.
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    let states = fake.wait_for("the state again", |states| !states.is_empty()).await;
+    assert_eq!(weights(&states), [1]);
+}
+
+#[tokio::test]
+async fn a_reload_without_a_dataplane_is_applied_when_it_comes() {
+    let mut rig = Rig::new();
+    rig.write(1, UNCHECKED);
+    rig.start().await;
+    rig.write(7, UNCHECKED);
+    assert_eq!(rig.reload().await.unwrap().generation, None);
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    let states = fake.wait_for("a state", |states| !states.is_empty()).await;
+    assert_eq!(weights(&states), [7]);
+}
+
+#[tokio::test]
+async fn a_second_control_on_the_same_socket_is_refused_and_a_dead_one_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let first = listen(&path).await.unwrap();
+    assert!(matches!(listen(&path).await, Err(Error::Running(_))));
+    // A socket file that nobody answers on any more stays behind a killed control.
+    drop(first);
+    assert!(path.exists());
+    listen(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn nonsense_on_the_control_socket_disturbs_nobody() {
+    let mut rig = Rig::new();
+    rig.write(1, UNCHECKED);
+    rig.start().await;
+    let mut rude = UnixStream::connect(rig.dir.path().join("control.sock")).await.unwrap();
+    greet(&mut rude).await.unwrap();
+    rude.write_all(&u32::MAX.to_le_bytes()).await.unwrap();
+    let mut rest = Vec::new();
+    timeout(DEADLINE, rude.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.is_empty());
+    assert!(!rig.link().await.connected);
+}
