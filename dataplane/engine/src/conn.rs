@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::hash::Key;
 use crate::ids::{AdjacencyId, PairId, RealId, ServiceId};
 use crate::snapshot::Endpoint4;
 use crate::tcp::TcpState;
@@ -53,19 +54,22 @@ pub(crate) struct Acked {
     pub scale_offered: bool,
 }
 
+/// What translation changes in the checksums, folded (see `wire::checksum::Delta`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Deltas {
+    pub ip: u16,
+    pub l4: u16,
+}
+
 /// One connection.
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 pub(crate) struct Conn {
     // -- first cache line: every packet --
-    pub client_addr: u32,
-    pub virtual_addr: u32,
-    pub client_port: u16,
-    pub virtual_port: u16,
-    pub local_addr: u32,
-    pub real_addr: u32,
-    pub local_port: u16,
-    pub real_port: u16,
+    /// By [`Direction`]: addresses and ports of a packet that comes in, as in [`Key`]. Inbound is client → virtual,
+    /// outbound is real → local; what leaves in one direction is the other one's, turned round.
+    pub addrs: [u64; 2],
+    pub ports: [u32; 2],
     pub protocol: u8,
     pub state: TcpState,
     pub flags: u8,
@@ -73,22 +77,19 @@ pub(crate) struct Conn {
     pub toa_kind: u8,
     /// Time of the last packet.
     pub seen: Ticks,
-    /// Next hop towards the real server.
-    pub to_real: AdjacencyId,
-    /// Next hop towards the client.
-    pub to_client: AdjacencyId,
-    /// Epoch of the forwarding table that the two are valid for.
+    /// By [`Direction`]: next hop towards the real server, towards the client.
+    pub next_hops: [AdjacencyId; 2],
+    /// By [`Direction`]: folded checksum differences of a packet that is translated, TTL included.
+    pub deltas: [Deltas; 2],
+    /// Epoch of the forwarding table that the next hops are valid for.
     pub fib_epoch: u16,
-    /// Folded checksum differences of an inbound packet; outbound is the negation.
-    pub ip_delta: u16,
-    pub l4_delta: u16,
     pub(crate) _room: u16,
     pub real_id: RealId,
-    pub service: ServiceId,
-    pub pair: PairId,
     // -- second cache line --
     pub client_isn: u32,
     pub real_isn: u32,
+    pub service: ServiceId,
+    pub pair: PairId,
     /// By [`Direction`]: the side that sends in that direction.
     pub acked: [Acked; 2],
     /// Expiry wheel: neighbours in the slot's list, and the slot.
@@ -98,60 +99,78 @@ pub(crate) struct Conn {
     /// Embryonic list.
     pub embryonic_next: u32,
     pub embryonic_prev: u32,
-    pub(crate) _room2: [u32; 3],
+    pub(crate) _room2: [u32; 1],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);
+// What steady forwarding reads beside TCP tracking is in the first line.
+const _: () = assert!(std::mem::offset_of!(Conn, real_id) < 64);
 
 impl Conn {
     pub(crate) const EMPTY: Conn = Conn {
-        client_addr: 0,
-        virtual_addr: 0,
-        client_port: 0,
-        virtual_port: 0,
-        local_addr: 0,
-        real_addr: 0,
-        local_port: 0,
-        real_port: 0,
+        addrs: [0; 2],
+        ports: [0; 2],
         protocol: 0,
         state: TcpState::None,
         flags: 0,
         toa_kind: 0,
         seen: Ticks(0),
-        to_real: AdjacencyId::NONE,
-        to_client: AdjacencyId::NONE,
+        next_hops: [AdjacencyId::NONE; 2],
+        deltas: [Deltas { ip: 0, l4: 0 }; 2],
         fib_epoch: 0,
-        ip_delta: 0,
-        l4_delta: 0,
         _room: 0,
         real_id: RealId(0),
-        service: ServiceId(0),
-        pair: PairId(0),
         client_isn: 0,
         real_isn: 0,
+        service: ServiceId(0),
+        pair: PairId(0),
         acked: [Acked { ack: 0, window: 0, scale: 0, scale_offered: false }; 2],
         wheel_next: NIL,
         wheel_prev: NIL,
         wheel_slot: NIL,
         embryonic_next: NIL,
         embryonic_prev: NIL,
-        _room2: [0; 3],
+        _room2: [0; 1],
     };
 
+    /// The five-tuple of packets that come in in this direction.
+    #[inline(always)]
+    pub(crate) fn key(&self, direction: Direction) -> Key {
+        let i = direction as usize;
+        Key { addrs: self.addrs[i], ports: self.ports[i], protocol: self.protocol }
+    }
+
+    /// The endpoints of packets that leave in this direction.
+    #[inline(always)]
+    pub(crate) fn translated(&self, direction: Direction) -> Key {
+        let i = 1 - direction as usize;
+        Key {
+            addrs: self.addrs[i].rotate_left(32),
+            ports: self.ports[i].rotate_left(16),
+            protocol: self.protocol,
+        }
+    }
+
+    pub(crate) fn set_endpoints(&mut self, inbound: Key, outbound: Key) {
+        self.addrs = [inbound.addrs, outbound.addrs];
+        self.ports = [inbound.ports, outbound.ports];
+        self.protocol = inbound.protocol;
+    }
+
     pub(crate) fn client(&self) -> Endpoint4 {
-        Endpoint4 { addr: self.client_addr, port: self.client_port }
+        self.key(Direction::Inbound).src()
     }
 
     pub(crate) fn virtual_(&self) -> Endpoint4 {
-        Endpoint4 { addr: self.virtual_addr, port: self.virtual_port }
+        self.key(Direction::Inbound).dst()
     }
 
     pub(crate) fn local(&self) -> Endpoint4 {
-        Endpoint4 { addr: self.local_addr, port: self.local_port }
+        self.key(Direction::Outbound).dst()
     }
 
     pub(crate) fn real(&self) -> Endpoint4 {
-        Endpoint4 { addr: self.real_addr, port: self.real_port }
+        self.key(Direction::Outbound).src()
     }
 
     #[inline(always)]

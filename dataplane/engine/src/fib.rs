@@ -30,6 +30,29 @@ pub struct Adjacency {
     pub mtu: u16,
 }
 
+/// What the packet path needs of an adjacency, in 16 bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Egress {
+    /// Destination and source MAC address, as a frame begins.
+    pub macs: [u8; 12],
+    /// The port.
+    pub port: PortId,
+    /// Largest IP packet; 0 when the next hop is not resolved, so that nothing fits.
+    pub mtu: u16,
+}
+
+const _: () = assert!(size_of::<Egress>() == 16);
+
+impl Egress {
+    fn of(adjacency: &Adjacency) -> Egress {
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&adjacency.destination.unwrap_or(MacAddr::ZERO).0);
+        macs[6..].copy_from_slice(&adjacency.source.0);
+        let mtu = if adjacency.destination.is_some() { adjacency.mtu } else { 0 };
+        Egress { macs, port: adjacency.port, mtu }
+    }
+}
+
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
@@ -54,6 +77,8 @@ pub struct Fib {
     epoch: u16,
     ports: [Option<FibPort>; PORTS_MAX],
     adjacencies: Vec<Adjacency>,
+    /// The same, for the packet path.
+    egress: Vec<Egress>,
     by_next_hop: HashMap<(PortId, IpAddr), AdjacencyId>,
     /// Per prefix length, longest first: masked network to route.
     routes: Vec<(u8, HashMap<IpAddr, Route>)>,
@@ -91,6 +116,12 @@ impl Fib {
     #[inline(always)]
     pub fn adjacency(&self, id: AdjacencyId) -> Option<&Adjacency> {
         self.adjacencies.get(id.index())
+    }
+
+    /// The way out through an adjacency.
+    #[inline(always)]
+    pub(crate) fn egress(&self, id: AdjacencyId) -> Option<&Egress> {
+        self.egress.get(id.index())
     }
 
     /// All adjacencies.
@@ -224,6 +255,7 @@ impl FibBuilder {
         Fib {
             epoch: self.epoch,
             ports: self.ports,
+            egress: self.adjacencies.iter().map(Egress::of).collect(),
             adjacencies: self.adjacencies.clone(),
             by_next_hop: self.by_next_hop.clone(),
             routes,

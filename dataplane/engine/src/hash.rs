@@ -3,20 +3,56 @@
 use crate::ids::ServiceId;
 use crate::snapshot::Endpoint4;
 
-/// The five-tuple as a packet carries it, in network order as loaded.
+/// The five-tuple as a packet carries it: bytes as loaded, so network order in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Key {
-    pub src: u32,
-    pub dst: u32,
-    pub src_port: u16,
-    pub dst_port: u16,
+    /// Source, then destination address.
+    pub addrs: u64,
+    /// Source, then destination port.
+    pub ports: u32,
     pub protocol: u8,
 }
 
 impl Key {
+    #[inline(always)]
     pub(crate) fn new(protocol: u8, src: Endpoint4, dst: Endpoint4) -> Key {
-        Key { src: src.addr, dst: dst.addr, src_port: src.port, dst_port: dst.port, protocol }
+        Key { addrs: pair64(src.addr, dst.addr), ports: pair32(src.port, dst.port), protocol }
     }
+
+    #[inline(always)]
+    pub(crate) fn src(&self) -> Endpoint4 {
+        Endpoint4 { addr: halves64(self.addrs).0, port: halves32(self.ports).0 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn dst(&self) -> Endpoint4 {
+        Endpoint4 { addr: halves64(self.addrs).1, port: halves32(self.ports).1 }
+    }
+}
+
+/// Two words that stand one behind the other in memory, as one.
+#[inline(always)]
+fn pair64(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+#[inline(always)]
+fn halves64(pair: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = pair.to_ne_bytes();
+    (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
+}
+
+#[inline(always)]
+pub(crate) fn pair32(first: u16, second: u16) -> u32 {
+    let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+#[inline(always)]
+pub(crate) fn halves32(pair: u32) -> (u16, u16) {
+    let [a, b, c, d] = pair.to_ne_bytes();
+    (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]))
 }
 
 /// A secret that makes hashes unpredictable from outside, so nobody can aim connections at one bucket.
@@ -27,9 +63,8 @@ impl Secret {
     /// 64 well-mixed bits of a key: two folded 64x64 to 128 bit multiplications (the construction of wyhash).
     #[inline(always)]
     pub(crate) fn hash(self, key: Key) -> u64 {
-        let addresses = u64::from(key.src) | u64::from(key.dst) << 32;
-        let ports = u64::from(key.src_port) | u64::from(key.dst_port) << 16 | u64::from(key.protocol) << 32;
-        let inner = fold(addresses ^ self.0[0], ports ^ self.0[1]);
+        let ports = u64::from(key.ports) | u64::from(key.protocol) << 32;
+        let inner = fold(key.addrs ^ self.0[0], ports ^ self.0[1]);
         fold(inner ^ self.0[1], 0x9e37_79b9_7f4a_7c15 ^ self.0[0])
     }
 

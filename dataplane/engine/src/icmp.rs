@@ -55,8 +55,8 @@ pub(crate) fn answer<P: PacketBuf>(packet: &mut P, segment: &Segment, error: Err
         ttl: TTL,
         protocol: ipv4::PROTO_ICMP,
         checksum: U16::new(0),
-        src: U32::from_bytes(segment.key.dst.to_ne_bytes()),
-        dst: U32::from_bytes(segment.key.src.to_ne_bytes()),
+        src: U32::from_bytes(segment.key.dst().addr.to_ne_bytes()),
+        dst: U32::from_bytes(segment.key.src().addr.to_ne_bytes()),
     };
     ip.checksum = checksum::internet(zerocopy::IntoBytes::as_bytes(ip));
     let Ok((header, _)) = icmp::Header::mut_from_prefix(icmp_packet) else { return false };

@@ -8,8 +8,9 @@ use wire::tcp::options::Lowered;
 use wire::{PacketBuf, U16, U32, ethernet, ipv4, tcp, toa};
 use zerocopy::FromBytes;
 
-use crate::conn::{Conn, Direction};
+use crate::conn::{Conn, Deltas, Direction};
 use crate::fib::Adjacency;
+use crate::snapshot::Endpoint4;
 
 /// Bytes of the IPv4 form of the TOA option.
 pub(crate) const TOA_V4_LEN: usize = toa::V4_LEN;
@@ -45,30 +46,16 @@ impl Headers<'_> {
 
     /// Puts the packet between its new endpoints and lowers the TTL; `l4` holds other changes to the segment that
     /// the TCP checksum covers, `ip` those that the IP checksum covers.
-    #[inline(always)]
-    pub(crate) fn rewrite(&mut self, conn: &Conn, direction: Direction, mut ip: Delta, mut l4: Delta) {
-        let (src, src_port, dst, dst_port) = match direction {
-            Direction::Inbound => {
-                ip += Delta::from_folded(conn.ip_delta);
-                l4 += Delta::from_folded(conn.l4_delta);
-                (conn.local_addr, conn.local_port, conn.real_addr, conn.real_port)
-            }
-            Direction::Outbound => {
-                ip += Delta::from_folded(conn.ip_delta).negated();
-                l4 += Delta::from_folded(conn.l4_delta).negated();
-                (conn.virtual_addr, conn.virtual_port, conn.client_addr, conn.client_port)
-            }
-        };
-        self.ip.src = U32::from_bytes(src.to_ne_bytes());
-        self.ip.dst = U32::from_bytes(dst.to_ne_bytes());
-        self.tcp.src_port = U16::from_bytes(src_port.to_ne_bytes());
-        self.tcp.dst_port = U16::from_bytes(dst_port.to_ne_bytes());
-        let before = U16::from_bytes([self.ip.ttl, self.ip.protocol]);
+    pub(crate) fn rewrite(&mut self, conn: &Conn, direction: Direction, ip: Delta, l4: Delta) {
+        let (key, deltas) = (conn.translated(direction), conn.deltas[direction as usize]);
+        let (src, dst) = (key.src(), key.dst());
+        self.ip.src = U32::from_bytes(src.addr.to_ne_bytes());
+        self.ip.dst = U32::from_bytes(dst.addr.to_ne_bytes());
+        self.tcp.src_port = U16::from_bytes(src.port.to_ne_bytes());
+        self.tcp.dst_port = U16::from_bytes(dst.port.to_ne_bytes());
         self.ip.ttl = self.ip.ttl.wrapping_sub(1);
-        let after = U16::from_bytes([self.ip.ttl, self.ip.protocol]);
-        ip = ip.replace16(before, after);
-        self.ip.checksum = ip.apply(self.ip.checksum);
-        self.tcp.checksum = l4.apply(self.tcp.checksum);
+        self.ip.checksum = (ip + Delta::from_folded(deltas.ip)).apply(self.ip.checksum);
+        self.tcp.checksum = (l4 + Delta::from_folded(deltas.l4)).apply(self.tcp.checksum);
     }
 
     /// Fills in the Ethernet header; `false` when the next hop's MAC address is not known.
@@ -86,17 +73,22 @@ impl Headers<'_> {
     }
 }
 
-/// Folded differences of IP and TCP checksum when an inbound packet of this connection is rewritten.
-pub(crate) fn deltas(conn: &Conn) -> (u16, u16) {
-    let addr = |raw: u32| U32::from_bytes(raw.to_ne_bytes());
-    let port = |raw: u16| U16::from_bytes(raw.to_ne_bytes());
-    let ip = Delta::ZERO
-        .replace32(addr(conn.client_addr), addr(conn.local_addr))
-        .replace32(addr(conn.virtual_addr), addr(conn.real_addr));
-    let l4 = ip
-        .replace16(port(conn.client_port), port(conn.local_port))
-        .replace16(port(conn.virtual_port), port(conn.real_port));
-    (ip.to_folded(), l4.to_folded())
+/// What translation changes in the checksums of this connection's packets, by direction.
+pub(crate) fn deltas(conn: &Conn) -> [Deltas; 2] {
+    [Direction::Inbound, Direction::Outbound].map(|direction| {
+        let (old, new) = (conn.key(direction), conn.translated(direction));
+        let addr = |endpoint: Endpoint4| U32::from_bytes(endpoint.addr.to_ne_bytes());
+        let port = |endpoint: Endpoint4| U16::from_bytes(endpoint.port.to_ne_bytes());
+        let addrs = Delta::ZERO
+            .replace32(addr(old.src()), addr(new.src()))
+            .replace32(addr(old.dst()), addr(new.dst()));
+        let ports = Delta::ZERO
+            .replace16(port(old.src()), port(new.src()))
+            .replace16(port(old.dst()), port(new.dst()));
+        // The TTL is the first byte of its word, so one less there is 0x0100 less, whatever it was.
+        let ttl = Delta::ZERO.replace16(U16::new(0x0100), U16::new(0));
+        Deltas { ip: (addrs + ttl).to_folded(), l4: (addrs + ports).to_folded() }
+    })
 }
 
 /// What came of inserting TOA.
@@ -128,8 +120,9 @@ pub(crate) fn insert_toa<P: PacketBuf>(
     let data = packet.data_mut();
     let option_at = l4 + size_of::<tcp::Header>();
     data.copy_within(TOA_V4_LEN..TOA_V4_LEN + option_at, 0);
-    let addr = U32::from_bytes(conn.client_addr.to_ne_bytes());
-    let port = U16::from_bytes(conn.client_port.to_ne_bytes());
+    let client = conn.client();
+    let addr = U32::from_bytes(client.addr.to_ne_bytes());
+    let port = U16::from_bytes(client.port.to_ne_bytes());
     let option = toa::encode_v4(conn.toa_kind, addr, port);
     if let Some(room) = data.get_mut(option_at..option_at + TOA_V4_LEN) {
         room.copy_from_slice(&option);

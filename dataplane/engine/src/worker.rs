@@ -6,6 +6,7 @@
 
 mod admit;
 mod forward;
+mod steady;
 mod track;
 
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use arrayvec::ArrayVec;
 use wire::{MacAddr, PacketBuf};
 
 use crate::BURST_LEN_MAX;
-use crate::conn::{ConnFilter, ConnInfo};
+use crate::conn::{ConnFilter, ConnInfo, NIL};
 use crate::counters::{Counter, Counters};
 use crate::embryonic::EmbryonicList;
 use crate::fib::Fib;
@@ -59,25 +60,14 @@ pub struct WorkerConfig {
 }
 
 /// What is known of a packet between the stages.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Meta {
     segment: Segment,
     hash: u64,
+    /// The index entry that will most likely be it.
+    likely: u32,
     /// The verdict, if parsing settled it.
     settled: Option<Verdict>,
-}
-
-impl Meta {
-    const EMPTY: Meta = Meta {
-        segment: Segment {
-            key: crate::hash::Key { src: 0, dst: 0, src_port: 0, dst_port: 0, protocol: 0 },
-            l4: 0,
-            end: 0,
-            flags: 0,
-        },
-        hash: 0,
-        settled: Some(Verdict::NONE),
-    };
 }
 
 /// One core's share of the gateway. See the module.
@@ -100,7 +90,6 @@ pub struct Worker {
     /// Pages of all workers, for least-connection schedulers.
     all_counters: Vec<Arc<Counters>>,
     wanted: ArrayVec<(PortId, IpAddr), WANTED_MAX>,
-    metas: Box<[Meta; BURST_LEN_MAX]>,
 }
 
 impl Worker {
@@ -122,7 +111,6 @@ impl Worker {
             counters,
             all_counters,
             wanted: ArrayVec::new(),
-            metas: Box::new([Meta::EMPTY; BURST_LEN_MAX]),
         }
     }
 
@@ -160,52 +148,62 @@ impl Worker {
         verdicts: &mut [Verdict; BURST_LEN_MAX],
     ) {
         self.limiter.refill(now);
-        for (packet, meta) in packets.iter().zip(self.metas.iter_mut()) {
-            let port = PortId(packet.port());
-            let mac = self.fib.port(port).map_or(MacAddr([0; 6]), |port| port.mac);
-            match parse(packet.data(), mac) {
-                Parsed::Segment(segment) => {
-                    meta.segment = segment;
-                    meta.hash = self.table.hash(segment.key);
-                    meta.settled = None;
-                    if STEER {
-                        let owner = owner(&self.snapshot, self.steering, self.workers, &segment);
-                        if owner != self.id {
-                            self.counters.event(Counter::HandedOver).add(1);
-                            meta.settled = Some(Verdict::HandOver(owner));
-                            continue;
-                        }
-                    }
-                    P::prefetch(self.table.bucket(meta.hash));
-                }
-                other => {
-                    meta.settled = Some(settle(other, &self.snapshot, &self.counters, &mut self.limiter));
-                }
-            }
+        let mut metas: ArrayVec<Meta, BURST_LEN_MAX> = ArrayVec::new();
+        for packet in packets.iter().take(BURST_LEN_MAX) {
+            metas.push(self.look::<P, STEER>(packet));
         }
-        for meta in self.metas.iter().take(packets.len()).filter(|meta| meta.settled.is_none()) {
-            if let Some(conn) = self.table.likely(meta.hash) {
+        for meta in metas.iter_mut().filter(|meta| meta.settled.is_none()) {
+            meta.likely = self.table.likely(meta.hash);
+            if let Some(conn) = self.table.record(meta.likely) {
                 P::prefetch(conn);
                 P::prefetch(&conn.client_isn);
             }
         }
-        for (i, packet) in packets.iter_mut().enumerate().take(BURST_LEN_MAX) {
-            let meta = &self.metas[i];
-            verdicts[i] = match meta.settled {
+        for ((packet, meta), verdict) in packets.iter_mut().zip(&metas).zip(verdicts) {
+            *verdict = match meta.settled {
                 Some(verdict) => verdict,
-                None => {
-                    let (segment, hash) = (meta.segment, meta.hash);
-                    self.segment(now, packet, &segment, hash)
-                }
+                None => self.segment(now, packet, meta),
             };
         }
     }
 
+    /// First stage: parses, finds the owner, hashes.
     #[inline(always)]
-    fn segment<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, segment: &Segment, hash: u64) -> Verdict {
-        match self.table.find(segment.key, hash) {
-            Some(found) => self.forward(now, packet, segment, found),
-            None => self.unknown(now, packet, segment),
+    fn look<P: PacketBuf, const STEER: bool>(&mut self, packet: &P) -> Meta {
+        let mac = self.fib.port(PortId(packet.port())).map_or(MacAddr::ZERO, |port| port.mac);
+        let segment = match parse(packet.data(), mac) {
+            Parsed::Segment(segment) => segment,
+            other => {
+                let verdict = settle(other, &self.snapshot, &self.counters, &mut self.limiter);
+                return Meta { settled: Some(verdict), ..Meta::default() };
+            }
+        };
+        if STEER {
+            let owner = owner(&self.snapshot, self.steering, self.workers, &segment);
+            if owner != self.id {
+                self.counters.event(Counter::HandedOver).add(1);
+                return Meta { settled: Some(Verdict::HandOver(owner)), ..Meta::default() };
+            }
+        }
+        let hash = self.table.hash(segment.key);
+        P::prefetch(self.table.bucket(hash));
+        Meta { segment, hash, likely: NIL, settled: None }
+    }
+
+    #[inline(always)]
+    fn segment<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, meta: &Meta) -> Verdict {
+        // Packets before this one may have changed the table; `check` proves the entry anew.
+        let key = meta.segment.key;
+        let found = match self.table.check(meta.likely, key) {
+            Some(found) => found,
+            None => match self.table.find(key, meta.hash) {
+                Some(found) => found,
+                None => return self.unknown(now, packet, &meta.segment),
+            },
+        };
+        match self.steady(now, packet, &meta.segment, found) {
+            Some(verdict) => verdict,
+            None => self.forward(now, packet, &meta.segment, found),
         }
     }
 
@@ -316,7 +314,7 @@ impl Worker {
         self.embryonic.remove(&mut self.table.conns, index);
         let conn = &self.table.conns[index as usize];
         if let Some(set) = &mut self.ports[conn.pair.index()] {
-            set.give_back(u16::from_be(conn.local_port));
+            set.give_back(u16::from_be(conn.local().port));
         }
         self.counters.pair(conn.pair).in_use.sub(1);
         let real = self.counters.real(conn.real_id);
@@ -343,8 +341,9 @@ impl Worker {
 
 #[inline(always)]
 fn owner(snapshot: &Snapshot, secret: Secret, workers: u16, segment: &Segment) -> WorkerId {
-    if snapshot.locals.contains(segment.key.dst) {
-        steer::owner_of_local_port(u16::from_be(segment.key.dst_port), workers)
+    let destination = segment.key.dst();
+    if snapshot.locals.contains(destination.addr) {
+        steer::owner_of_local_port(u16::from_be(destination.port), workers)
     } else {
         steer::owner_of_client(secret, segment.key, workers)
     }

@@ -147,9 +147,11 @@ fn is_fast_open(kind: u8, option: &[u8]) -> bool {
     }
 }
 
-/// The options of nearly every data segment: none, or timestamps alone.
+/// Whether these are the options of nearly every data segment, none or timestamps alone, so that there is nothing to
+/// strip. `false` says nothing.
 #[inline(always)]
-fn is_harmless(options: &[u8]) -> bool {
+#[must_use]
+pub fn is_harmless(options: &[u8]) -> bool {
     match options {
         [] => true,
         [KIND_NOP, KIND_NOP, KIND_TIMESTAMPS, 10, ..] => options.len() == 12,

@@ -9,7 +9,7 @@ use crate::conn::{Acked, Conn, Direction, NIL, flag};
 use crate::counters::Counter;
 use crate::hash::Key;
 use crate::icmp;
-use crate::ids::{AdjacencyId, PairId};
+use crate::ids::PairId;
 use crate::parse::Segment;
 use crate::snapshot::{Endpoint4, Service};
 use crate::table::Found;
@@ -25,9 +25,9 @@ impl Worker {
     /// A segment that belongs to no connection.
     #[inline(never)]
     pub(super) fn unknown<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, segment: &Segment) -> Verdict {
-        let destination = Endpoint4 { addr: segment.key.dst, port: segment.key.dst_port };
+        let destination = segment.key.dst();
         if self.snapshot.find(segment.key.protocol, destination).is_none() {
-            let local = self.snapshot.locals.contains(segment.key.dst);
+            let local = self.snapshot.locals.contains(destination.addr);
             return self.punt(if local { PuntClass::Stray } else { PuntClass::Local });
         }
         if segment.flags & (flags::SYN | flags::ACK) != flags::SYN {
@@ -47,7 +47,7 @@ impl Worker {
 
     /// Makes the connection that a SYN asks for.
     fn admit(&mut self, now: Ticks, data: &[u8], segment: &Segment) -> Result<Found, DropReason> {
-        let destination = Endpoint4 { addr: segment.key.dst, port: segment.key.dst_port };
+        let destination = segment.key.dst();
         let snapshot = self.snapshot.clone();
         let Some(service) = snapshot.find(segment.key.protocol, destination) else {
             return Err(DropReason::NoRealServer);
@@ -63,9 +63,10 @@ impl Worker {
             return Err(DropReason::LocalPortsExhausted);
         };
         self.table.conns[index as usize] =
-            Conn { real_id: real.id, pair, ..new_conn(now, data, segment, service, local, real.endpoint) };
+            Conn { real_id: real.id, pair, ..new_conn(now, data, segment, service) };
         let conn = &mut self.table.conns[index as usize];
-        (conn.ip_delta, conn.l4_delta) = translate::deltas(conn);
+        conn.set_endpoints(segment.key, Key::new(segment.key.protocol, real.endpoint, local));
+        conn.deltas = translate::deltas(conn);
         if self.table.link(index).is_err() {
             self.give_port_back(pair, local.port);
             self.table.give_back(index);
@@ -146,14 +147,7 @@ impl Worker {
 }
 
 /// The record of a connection that a SYN opens, but for what the caller adds.
-fn new_conn(
-    now: Ticks,
-    data: &[u8],
-    segment: &Segment,
-    service: &Service,
-    local: Endpoint4,
-    real: Endpoint4,
-) -> Conn {
+fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service) -> Conn {
     let syn = view::<tcp::Header>(data, segment.l4.into());
     let options =
         data.get(segment.l4.into()..segment.end.into()).and_then(tcp::options_of).unwrap_or_default();
@@ -164,22 +158,11 @@ fn new_conn(
         ..Acked::default()
     };
     Conn {
-        client_addr: segment.key.src,
-        client_port: segment.key.src_port,
-        virtual_addr: segment.key.dst,
-        virtual_port: segment.key.dst_port,
-        local_addr: local.addr,
-        local_port: local.port,
-        real_addr: real.addr,
-        real_port: real.port,
-        protocol: segment.key.protocol,
         state: TcpState::SynRecv,
         flags: flag::LIVE | if service.toa.is_some() { flag::TOA_PENDING } else { 0 },
         toa_kind: service.toa.unwrap_or(0),
         seen: now,
         service: service.id,
-        to_real: AdjacencyId::NONE,
-        to_client: AdjacencyId::NONE,
         client_isn: syn.map_or(0, |syn| syn.seq.get()),
         acked: [client_side, Acked::default()],
         wheel_slot: NIL,

@@ -28,7 +28,7 @@ struct Exit {
 
 impl Worker {
     /// A segment of connection `found`.
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn forward<P: PacketBuf>(
         &mut self,
         now: Ticks,
@@ -155,7 +155,6 @@ impl Worker {
         };
         packets.add(1);
         bytes.add(total_len as u64);
-        self.counters.event(Counter::Forwarded).add(1);
     }
 
     /// Fills in the Ethernet header, or has the next hop resolved.
@@ -166,6 +165,7 @@ impl Worker {
         if let (Some(mut headers), Some(adjacency)) = (headers, adjacency)
             && headers.address(adjacency)
         {
+            self.counters.event(Counter::Forwarded).add(1);
             return Verdict::Forward(exit.port);
         }
         self.unresolved(packet.data(), exit.port)
@@ -193,10 +193,7 @@ impl Worker {
     #[inline(always)]
     fn exit(&mut self, found: Found) -> Result<Exit, DropReason> {
         let conn = &self.table.conns[found.conn as usize];
-        let id = match found.direction {
-            Direction::Inbound => conn.to_real,
-            Direction::Outbound => conn.to_client,
-        };
+        let id = conn.next_hops[found.direction as usize];
         if conn.fib_epoch == self.fib.epoch()
             && let Some(adjacency) = self.fib.adjacency(id)
         {
@@ -210,15 +207,10 @@ impl Worker {
     fn look_up_exit(&mut self, found: Found) -> Result<Exit, DropReason> {
         let fib = &self.fib;
         let conn = &mut self.table.conns[found.conn as usize];
-        let to_real = fib.lookup(conn.real().to_socket_addr().ip());
-        let to_client = fib.lookup(conn.client().to_socket_addr().ip());
+        let next_hops = [conn.real(), conn.client()].map(|to| fib.lookup(to.to_socket_addr().ip()));
         conn.fib_epoch = fib.epoch();
-        conn.to_real = adjacency_of(to_real);
-        conn.to_client = adjacency_of(to_client);
-        let next_hop = match found.direction {
-            Direction::Inbound => to_real,
-            Direction::Outbound => to_client,
-        };
+        conn.next_hops = next_hops.map(adjacency_of);
+        let next_hop = next_hops[found.direction as usize];
         exit_of(fib, next_hop)
     }
 

@@ -54,14 +54,22 @@ impl Worker {
         }
         let class = FlagClass::of(segment.flags);
         let conn = &mut self.table.conns[found.conn as usize];
-        let state = conn.state;
         if class == FlagClass::Syn {
             let opens = found.direction == Direction::Inbound && segment.flags & flags::ACK == 0;
-            if opens && state.may_be_reused() && tcp.seq.get() != conn.client_isn {
+            if opens && conn.state.may_be_reused() && tcp.seq.get() != conn.client_isn {
                 return Tracked::Reopen;
             }
+            if begins_anew(conn, found.direction, tcp) {
+                begin_anew(conn, tcp);
+                if !conn.state.is_embryonic() {
+                    self.set_state(now, found.conn, TcpState::SynRecv);
+                }
+            }
+            let conn = &mut self.table.conns[found.conn as usize];
             note_syn(conn, found.direction, tcp, data, segment);
         }
+        let conn = &mut self.table.conns[found.conn as usize];
+        let state = conn.state;
         let allowed = match class {
             FlagClass::Syn => Ok(()),
             FlagClass::Rst => check_rst(conn, found.direction, tcp),
@@ -69,12 +77,12 @@ impl Worker {
                 .and_then(|()| check_fin(conn, found.direction, tcp, segment)),
             FlagClass::Ack | FlagClass::Other => check_handshake(conn, found.direction, tcp),
         };
-        if class != FlagClass::Rst {
-            note_ack(conn, found.direction, tcp);
-        }
         if let Err(event) = allowed {
             self.counters.event(event).add(1);
             return Tracked::Forward;
+        }
+        if class != FlagClass::Rst {
+            note_ack(conn, found.direction, tcp);
         }
         note_toa_progress(conn, found.direction, tcp, segment);
         let new = next(found.direction, class, state);
@@ -121,20 +129,35 @@ pub(super) fn checksum_is_valid(data: &[u8], segment: &Segment) -> bool {
 }
 
 /// Remembers the greatest acknowledgement and the window that came with it.
+///
+/// Of segments with the same acknowledgement the widest window counts: a receiver does not take room back
+/// (RFC 9293 §3.8.6), so a smaller one is an older segment that was overtaken. An acknowledgement further ahead than
+/// any window reaches is corrupt or forged; believing it would put every later RST and FIN out of the window.
 #[inline(always)]
-fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header) {
+pub(super) fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header) {
     if tcp.flags & flags::ACK == 0 {
         return;
     }
     let seen = seen_flag(direction);
     let known = conn.flags & seen != 0;
+    let scale = scale_of(conn, direction);
     let side = &mut conn.acked[direction as usize];
-    let ack = tcp.ack.get();
-    if !known || !later(side.ack, ack) {
+    let (ack, window) = (tcp.ack.get(), tcp.window.get());
+    let ahead = ack.wrapping_sub(side.ack);
+    if known && ahead == 0 {
+        side.window = side.window.max(window);
+    } else if !known || ahead <= u32::from(u16::MAX) << scale {
         side.ack = ack;
-        side.window = tcp.window.get();
+        side.window = window;
         conn.flags |= seen;
     }
+}
+
+/// RFC 7323 §2.2: scales count only if both sides offered one.
+#[inline(always)]
+fn scale_of(conn: &Conn, direction: Direction) -> u8 {
+    let scaled = conn.acked[0].scale_offered && conn.acked[1].scale_offered;
+    if scaled { conn.acked[direction as usize].scale } else { 0 }
 }
 
 fn seen_flag(direction: Direction) -> u8 {
@@ -165,6 +188,26 @@ fn note_syn(conn: &mut Conn, direction: Direction, tcp: &tcp::Header, data: &[u8
     side.scale_offered = scale.is_some();
 }
 
+/// Whether the real server opens a connection: its SYN-ACK is not the one that is known already. In an open connection
+/// this means that it had forgotten the former one and takes a new one between the same endpoints (RFC 9293 §3.5.1,
+/// half-open connections); which of several SYNs counts is the real server's decision.
+fn begins_anew(conn: &Conn, direction: Direction, tcp: &tcp::Header) -> bool {
+    let known = conn.has(flag::SYN_ACK_SEEN)
+        && tcp.seq.get() == conn.real_isn
+        && tcp.ack.get() == conn.client_isn.wrapping_add(1);
+    direction == Direction::Outbound && tcp.flags & flags::ACK != 0 && !known
+}
+
+/// Forgets what was tracked of the former connection, all but the client's window scale, which is its stack's; the
+/// real server has to be told the client's address again.
+fn begin_anew(conn: &mut Conn, syn_ack: &tcp::Header) {
+    conn.flags &= !(flag::SYN_ACK_SEEN | flag::INBOUND_ACK | flag::OUTBOUND_ACK);
+    if conn.toa_kind != 0 {
+        conn.flags |= flag::TOA_PENDING;
+    }
+    conn.client_isn = syn_ack.ack.get().wrapping_sub(1);
+}
+
 /// In an unfinished handshake only an ACK of the SYN-ACK counts, so that blind SYN and ACK pairs do not fill the
 /// table with connections that are remembered for minutes.
 fn check_handshake(conn: &Conn, direction: Direction, tcp: &tcp::Header) -> Result<(), Counter> {
@@ -190,10 +233,8 @@ fn receiver(conn: &Conn, direction: Direction) -> Option<(u32, u32)> {
     if conn.flags & seen_flag(other) == 0 {
         return None;
     }
-    let Acked { ack, window, scale, .. } = conn.acked[other as usize];
-    // RFC 7323 §2.2: scales count only if both sides offered one.
-    let scaled = conn.acked[0].scale_offered && conn.acked[1].scale_offered;
-    let window = u32::from(window) << if scaled { scale } else { 0 };
+    let Acked { ack, window, .. } = conn.acked[other as usize];
+    let window = u32::from(window) << scale_of(conn, other);
     Some((ack, window.max(WINDOW_MIN)))
 }
 
