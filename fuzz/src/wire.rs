@@ -1,0 +1,136 @@
+//! Header views and TCP options: no panic on any bytes, and what is changed keeps its checksum.
+
+use wire::checksum::{self, Delta};
+use wire::tcp::options;
+use wire::{arp, ethernet, icmp, ipv4, ipv6, tcp, toa, udp, view, view_mut};
+
+/// First byte: what to do; the rest: a frame, a packet, a segment, or options.
+pub fn run(data: &[u8]) {
+    let Some((what, bytes)) = data.split_first() else { return };
+    match what % 4 {
+        0 => headers(bytes),
+        1 => extensions(bytes),
+        2 => stripping(bytes),
+        _ => answering(bytes),
+    }
+}
+
+fn headers(frame: &[u8]) {
+    let _ = wire::build::summary(frame);
+    for offset in [0, 14, 18, 34, 54] {
+        let rest = frame.get(offset..).unwrap_or_default();
+        if let Some(header) = view::<ethernet::Header>(frame, offset) {
+            let _ = format!("{:?}", header.ether_type);
+        }
+        if let Some(packet) = view::<arp::Packet>(frame, offset) {
+            let _ = packet.is_ipv4_over_ethernet();
+        }
+        if let Some(header) = view::<ipv4::Header>(frame, offset)
+            && let Ok(len) = header.check(rest.len())
+        {
+            assert!(header.header_len() <= len && len <= rest.len());
+        }
+        if let Some(header) = view::<tcp::Header>(frame, offset)
+            && let Ok(len) = header.check(rest.len())
+        {
+            assert!(len <= rest.len());
+            assert_eq!(tcp::options_of(rest).map(<[u8]>::len), Some(len - tcp::HEADER_LEN));
+        }
+        if let Some(header) = view::<udp::Header>(frame, offset)
+            && let Ok(len) = header.check(rest.len())
+        {
+            assert!(len <= rest.len());
+        }
+        if let Some(header) = view::<icmp::Header>(frame, offset) {
+            let _ = (header.is_error(), header.echo_id(), header.next_hop_mtu());
+        }
+        decrement(rest);
+    }
+}
+
+/// One hop less keeps a right IPv4 checksum right, and a wrong one wrong.
+fn decrement(packet: &[u8]) {
+    let mut packet = packet.to_vec();
+    let Some(header) = view::<ipv4::Header>(&packet, 0) else { return };
+    let len = header.header_len();
+    if len < ipv4::HEADER_LEN || len > packet.len() {
+        return;
+    }
+    let before = checksum::verify_ipv4(&packet[..len]);
+    if view_mut::<ipv4::Header>(&mut packet, 0).is_some_and(ipv4::Header::decrement_ttl) {
+        assert_eq!(checksum::verify_ipv4(&packet[..len]), before, "{packet:02x?}");
+    }
+}
+
+fn extensions(packet: &[u8]) {
+    if let Ok(upper) = ipv6::walk_extensions(packet) {
+        assert!(ipv6::HEADER_LEN <= upper.offset && upper.offset <= packet.len());
+    }
+    if let Some(header) = view::<ipv6::Header>(packet, 0)
+        && let Ok(len) = header.check(packet.len())
+    {
+        assert!(len <= packet.len());
+    }
+}
+
+/// Every change of options tells the checksum's change rightly, and does what it is for.
+fn stripping(options_given: &[u8]) {
+    let given = &options_given[..options_given.len().min(tcp::OPTIONS_LEN_MAX)];
+    walk(given);
+    let _ = (options::mss(given), options::window_scale(given), options::timestamps(given));
+
+    changed(
+        given,
+        |options| Some(toa::strip(options).delta),
+        |after| {
+            assert_eq!(toa::find(after), None, "a forged address is left: {given:02x?}");
+            let left = options::iter(after).map_while(Result::ok).any(|opt| toa::is_toa_kind(opt.kind));
+            assert!(!left, "a TOA option is left: {given:02x?}");
+        },
+    );
+    changed(
+        given,
+        |options| Some(toa::strip_fast_open(options).delta),
+        |after| {
+            assert_eq!(options::find(after, options::KIND_FAST_OPEN), None);
+        },
+    );
+    changed(
+        given,
+        |options| options::lower_mss(options, 8, 500).map(|lowered| lowered.delta),
+        |after| {
+            let (before, after) = (options::mss(given), options::mss(after));
+            assert!(after <= before, "{before:?} became {after:?}");
+        },
+    );
+}
+
+fn walk(options: &[u8]) {
+    let mut end = 0;
+    for opt in options::iter(options).map_while(Result::ok) {
+        assert!(opt.offset >= end && opt.len >= 2 && opt.offset + opt.len <= options.len());
+        assert_eq!(opt.bytes(options).len(), opt.len);
+        let _ = toa::decode(opt.bytes(options));
+        end = opt.offset + opt.len;
+    }
+}
+
+fn changed(given: &[u8], change: impl Fn(&mut [u8]) -> Option<Delta>, check: impl Fn(&[u8])) {
+    // A word in front keeps the sum away from the one value that ones' complement has two forms of.
+    let mut message = vec![0x12, 0x34];
+    message.extend_from_slice(given);
+    let before = checksum::internet(&message);
+    let delta = change(&mut message[2..]).unwrap_or(Delta::ZERO);
+    assert_eq!(delta.apply(before), checksum::internet(&message), "{given:02x?} became {message:02x?}");
+    check(&message[2..]);
+    assert_eq!(message.len(), given.len() + 2);
+}
+
+/// An ICMP error about any packet is a right ICMP message.
+fn answering(packet: &[u8]) {
+    let _ = icmp::may_answer_v4(packet);
+    let mut out = [0; 576];
+    if let Some(len) = icmp::error_v4(3, 4, icmp::rest_of_mtu(1400), packet, &mut out) {
+        assert_eq!(checksum::internet(&out[..len]).get(), 0, "{packet:02x?}");
+    }
+}
