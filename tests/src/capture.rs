@@ -5,6 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -38,11 +39,12 @@ pub struct Capture {
 impl Capture {
     /// Starts to capture what passes `interface` and matches `filter`.
     pub fn start(netns: &Netns, interface: &str, filter: &str, dir: &Path) -> Result<Capture> {
-        let path = dir.join(format!("{interface}-{}.pcap", netns.name()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("capture{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = dir.join(format!("{name}.pcap"));
         let command = Cmd::line(&format!("tcpdump -Z root --immediate-mode -U -n -i {interface} -w"))
             .arg(&path)
             .arg(filter);
-        let name = format!("tcpdump-{}", netns.name());
         let mut process = Process::spawn(&name, netns, &command, dir, Bond::DiesWithParent)?;
         process.wait_log("listening on", START_LIMIT)?;
         Ok(Capture { process, path })
