@@ -1,25 +1,41 @@
 //! Plays the conformance cases against the receiver of the kernel it runs on, in the network namespace it runs in.
 //!
-//! Meant for guests: `toa-probe` prints a line per case and ends with 0 only when all are right.
+//! Meant for guests. `toa-probe` prints a line per case and ends with 0 only when all are right. `toa-probe hold` opens
+//! one connection, prints the address that it shows, waits for a line on standard input, and prints the address again.
 
 #[path = "../tests/probe/mod.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::panic)]
 mod probe;
 
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 
+use probe::cases::{self, CLIENT, toa};
+use probe::peer::Peer;
+use probe::tun::Tun;
+
 fn main() -> ExitCode {
-    let tun = match probe::set_up("toaprobe0") {
-        Ok(tun) => tun,
+    let result = probe::set_up("toaprobe0").and_then(|tun| match std::env::args().nth(1).as_deref() {
+        Some("hold") => hold(&tun).map(|()| 0),
+        _ => Ok(play_all(&tun)),
+    });
+    match result {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
         Err(problem) => {
-            eprintln!("toa-probe: cannot set up the TUN device: {problem}");
-            return ExitCode::FAILURE;
+            eprintln!("toa-probe: {problem}");
+            ExitCode::FAILURE
         }
-    };
-    let mut wrong = 0_u32;
-    let cases = probe::cases::all();
+    }
+}
+
+/// Returns how many cases are wrong.
+fn play_all(tun: &Tun) -> u32 {
+    let mut wrong = 0;
+    let cases = cases::all();
     for (index, case) in (0..).zip(&cases) {
-        match probe::cases::play(&tun, case, index) {
+        match cases::play(tun, case, index) {
             Ok(()) => println!("ok    {}", case.name),
             Err(problem) => {
                 println!("WRONG {}: {problem}", case.name);
@@ -28,5 +44,18 @@ fn main() -> ExitCode {
         }
     }
     println!("{} cases, {wrong} wrong", cases.len());
-    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    wrong
+}
+
+fn hold(tun: &Tun) -> io::Result<()> {
+    let listener = TcpListener::bind((probe::SERVER, 0))?;
+    let gateway: SocketAddr = format!("{}:43000", probe::LIP).parse().map_err(io::Error::other)?;
+    let peer = Peer::open(tun, gateway, listener.local_addr()?, &[])?;
+    peer.acknowledge(&toa(254, CLIENT))?;
+    let (stream, _) = cases::accept(&listener)?;
+    println!("{}", stream.peer_addr()?);
+    io::stdout().flush()?;
+    io::stdin().read_line(&mut String::new())?;
+    println!("{}", stream.peer_addr()?);
+    peer.reset()
 }

@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: GPL-2.0
-# The guest's first process: loads the module, runs the cases, unloads it, and looks at the kernel's log.
+# The guest's first process: loads the module, runs the cases, unloads it, and looks at the kernel's log. The BPF
+# receiver plays the same cases first, since the guest is there: it must be right on this kernel too.
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
@@ -14,6 +15,18 @@ end() {
 
 load() { insmod /tollgate_toa.ko "$@"; }
 
+# Shows one connection's peer before and after a command that runs while it is open.
+peers_around() {
+	rm -f /ask /told && mkfifo /ask
+	/toa-probe hold </ask >/told &
+	exec 3>/ask
+	for try in 1 2 3 4 5 6 7 8 9 10; do [ -s /told ] && break || sleep 1; done
+	"$@" || end "$* failed"
+	exec 3>&-
+	wait
+	echo $(cat /told)
+}
+
 mkdir -p /dev/net
 insmod /tun.ko || end "tun.ko does not load"
 [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
@@ -23,6 +36,13 @@ echo "== wrong parameters are refused"
 for wrong in trust=10.9.0.1/24 trust=10.9.0.0/33 trust=gateway trust=::ffff:10.9.0.0/120 kinds=8; do
 	load "$wrong" 2>/dev/null && end "$wrong was accepted"
 done
+
+echo "== the cases, with the BPF receiver"
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+/tollgate-toa attach --trust $trust || end "the BPF receiver does not attach"
+/toa-probe || end "some cases are wrong"
+/tollgate-toa detach || end "the BPF receiver does not detach"
 
 echo "== the cases, with the module loaded"
 load trust=$trust || end "the module does not load"
@@ -38,6 +58,9 @@ echo 0 2>/dev/null >/proc/sys/kernel/ftrace_enabled && end "ftrace could be swit
 
 echo "== loading and unloading"
 rmmod tollgate_toa || end "the module does not unload"
+load trust=$trust || end "the module does not load again"
+seen=$(peers_around rmmod tollgate_toa)
+[ "$seen" = "203.0.113.7:4660 10.9.0.2:43000" ] || end "around unloading, an open connection showed: $seen"
 [ ! -e /proc/net/tollgate_toa ] || end "the counters stayed behind"
 for round in 1 2 3; do
 	load || end "the module does not load again"

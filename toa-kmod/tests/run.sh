@@ -11,8 +11,8 @@ module_dir=$(dirname "$here")
 root=$(dirname "$module_dir")
 work=${CARGO_TARGET_DIR:-$root/target}/toa-kmod
 export DEBIAN_FRONTEND=noninteractive
-# An emulated boot and the cases take 10 to 15 s on an idle machine.
-guest_limit_s=${GUEST_LIMIT_S:-110}
+# An emulated boot and the cases take about 15 s on an idle machine, several times that on a busy one.
+guest_limit_s=${GUEST_LIMIT_S:-240}
 
 say() { echo "toa-kmod: $*"; }
 fail() { echo "toa-kmod: $*" >&2; exit 1; }
@@ -22,6 +22,9 @@ install_missing() {
 	command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
 	command -v cpio >/dev/null || missing="$missing cpio"
 	command -v make >/dev/null || missing="$missing make"
+	command -v strip >/dev/null || missing="$missing binutils"
+	command -v clang >/dev/null || missing="$missing clang"
+	[ -e /usr/include/bpf/bpf_helpers.h ] || missing="$missing libbpf-dev"
 	[ -e /usr/share/doc/busybox-static ] || missing="$missing busybox-static"
 	[ -d "/usr/src/linux-headers-$1" ] || missing="$missing linux-headers-$1"
 	[ -n "$missing" ] || return 0
@@ -61,19 +64,20 @@ build_module() {
 }
 
 # Linked statically, since the guest has no libraries.
-build_probe() {
+build_tools() {
 	cd "$root"
 	RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET_DIR="$work/probe" \
-		cargo build --quiet --package tollgate-toa --example toa-probe --target x86_64-unknown-linux-gnu
+		cargo build --quiet --package tollgate-toa --bin tollgate-toa --example toa-probe \
+		--target x86_64-unknown-linux-gnu
 }
 
 build_initramfs() {
 	rm -rf "$guest" && mkdir -p "$guest/bin" "$guest/proc" "$guest/sys" "$guest/dev"
 	cp /bin/busybox "$guest/bin/busybox"
-	cp "$work/probe/x86_64-unknown-linux-gnu/debug/examples/toa-probe" "$build/tollgate_toa.ko" "$guest/"
+	cp "$tools/examples/toa-probe" "$tools/tollgate-toa" "$build/tollgate_toa.ko" "$guest/"
 	cp "$image/lib/modules/$kernel/kernel/drivers/net/tun.ko" "$guest/"
 	cp "$here/guest-init.sh" "$guest/init" && chmod 755 "$guest/init"
-	strip --strip-debug "$guest/toa-probe"
+	strip --strip-debug "$guest/toa-probe" "$guest/tollgate-toa"
 	(cd "$guest" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initramfs.$kernel"
 }
 
@@ -89,13 +93,14 @@ kernel=${KERNEL:-$(choose_kernel)}
 image=$work/image-$kernel
 build=$work/build-$kernel
 guest=$work/guest-$kernel
+tools=$work/probe/x86_64-unknown-linux-gnu/debug
 log=$work/guest-$kernel.log
 mkdir -p "$work"
 
 install_missing "$kernel"
 fetch_image
 build_module
-build_probe
+build_tools
 build_initramfs
 say "booting $kernel"
 run_guest
