@@ -143,7 +143,7 @@ struct Slots<K> {
     next: u32,
 }
 
-impl<K: Clone + Eq + std::hash::Hash> Slots<K> {
+impl<K: Clone + Ord + std::hash::Hash> Slots<K> {
     fn new(what: &'static str, limit: usize) -> Self {
         Slots { what, by_key: HashMap::new(), free: Vec::new(), leaving: HashMap::new(), limit, next: 0 }
     }
@@ -168,14 +168,15 @@ impl<K: Clone + Eq + std::hash::Hash> Slots<K> {
                 self.leaving.insert(key, slot);
             }
         }
-        for key in wanted {
-            if !self.by_key.contains_key(key) {
-                let slot = self.leaving.remove(key).or_else(|| self.free.pop()).unwrap_or_else(|| {
-                    self.next += 1;
-                    self.next - 1
-                });
-                self.by_key.insert(key.clone(), slot);
-            }
+        // In order, so that the same configurations always give the same slots.
+        let mut new: Vec<&K> = wanted.iter().filter(|key| !self.by_key.contains_key(key)).collect();
+        new.sort_unstable();
+        for key in new {
+            let slot = self.leaving.remove(key).or_else(|| self.free.pop()).unwrap_or_else(|| {
+                self.next += 1;
+                self.next - 1
+            });
+            self.by_key.insert(key.clone(), slot);
         }
     }
 
@@ -189,6 +190,7 @@ impl<K: Clone + Eq + std::hash::Hash> Slots<K> {
             }
             keep
         });
+        free.sort_unstable_by(|a, b| b.cmp(a));
     }
 }
 
