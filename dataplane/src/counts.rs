@@ -89,3 +89,17 @@ pub(crate) struct TwinPage {
     /// Packets taken from the kernel.
     pub(crate) injected: Count,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_drop_reason_has_its_line_in_the_documentation() {
+        let page = include_str!("../../docs/drop-reasons.md");
+        let engine = engine::DropReason::ALL.iter().map(|reason| reason.name());
+        for name in engine.chain(PlatformDrop::ALL.iter().map(|reason| reason.name())) {
+            assert!(page.contains(&format!("| `{name}` |")), "docs/drop-reasons.md lacks `{name}`");
+        }
+    }
+}

@@ -15,6 +15,7 @@ mod ports;
 mod slow_path;
 mod start;
 mod state;
+mod wiring;
 mod worker;
 
 use std::io::IsTerminal;

@@ -1,24 +1,24 @@
 //! From the configuration to running threads, in the order that lets every fault be told before traffic flows.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use config::{Config, HugePages};
-use crossbeam_channel::{Receiver, Sender, bounded};
-use dpdk::{Eal, EalConfig, Lcore, LcoreExit, Mempool, RingConsumer, RingProducer, ring};
+use crossbeam_channel::{Sender, bounded};
+use dpdk::{Eal, EalConfig, Lcore, LcoreExit, Mempool, ring};
 use engine::{Counters, Fib, Limits, Planner, PortId, Ticks, WorkerConfig, WorkerId};
 
 use crate::counts::{Page, PlatformDrop};
 use crate::cpus::{self, Layout};
+use crate::memory;
 use crate::mirror::{self, Asker, Twin};
 use crate::ports::{self, Deal, Found, OpenPort, PortQueues};
-use crate::slow_path::{Side, SlowPath, Source};
+use crate::slow_path::{SlowPath, Source};
 use crate::state::{Core, Facts, Inbox, Parts, WorkerLink};
-use crate::worker::{Clock, Idle, IdleMode, Out, Outputs, Relay, Sink, Worker};
-use crate::{memory, worker};
+use crate::wiring::{HANDOVER_RING_LEN, INJECT_RING_LEN, Own, TX_RING_LEN, Wiring};
+use crate::worker::{Clock, Idle, IdleMode, Out, Outputs, Sink, Worker};
 
 /// What keeps the dataplane from starting.
 #[derive(Debug, thiserror::Error)]
@@ -40,16 +40,10 @@ pub(crate) enum Error {
     Affinity(nix::errno::Errno),
 }
 
-/// Packets that a ring between two workers holds. At 1 Mpps this is 1 ms, longer than a worker's longest turn.
-const HANDOVER_RING_LEN: u32 = 1024;
-/// Packets on their way to a worker that only sends them.
-const TX_RING_LEN: u32 = 1024;
 /// Packets on their way to the kernel, per worker.
 const PUNT_RING_LEN: u32 = 1024;
 /// Packets on their way to wait for a MAC address, per worker.
 const RESOLVE_RING_LEN: u32 = 256;
-/// Packets on their way from the kernel, per port.
-const INJECT_RING_LEN: u32 = 1024;
 /// Next hops that one worker may wish for before the slow path looks.
 const WANTED_LEN: usize = 256;
 /// Control messages to one worker that are under way.
@@ -196,16 +190,12 @@ struct Plan<'a> {
     stop: &'a Arc<AtomicBool>,
 }
 
-/// A worker's ends of the channels, and what goes to the slow path and the main thread.
-struct Ends {
-    source: Source,
-    link: LinkEnds,
-    page: Arc<Page>,
-}
-
-struct LinkEnds {
-    to: Sender<worker::ToWorker>,
-    from: Receiver<worker::FromWorker>,
+/// What all workers are given alike.
+struct Common<'a> {
+    clock: Clock,
+    secret: [u64; 2],
+    limits: Limits,
+    counters: &'a [Arc<Counters>],
 }
 
 impl Plan<'_> {
@@ -223,40 +213,19 @@ impl Plan<'_> {
             .map(|_| Arc::new(Counters::new(limits.services_max, limits.reals_max, limits.pairs_max)))
             .collect();
         let twins: Vec<Twin> = open.iter().filter_map(|port| port.twin.clone()).collect();
-        let mut wiring = Wiring::new(self, &open, &mut queues)?;
-        let clock = Clock::new(dpdk::tsc(), dpdk::tsc_hz(self.eal));
-        let secret = self.secret()?;
-        let mut links = Vec::new();
-        let mut sources = Vec::new();
-        let mut workers = Vec::new();
-        for index in 0..count {
-            let engine = engine::Worker::new(
-                &WorkerConfig {
-                    id: WorkerId(index as u16),
-                    workers: self.config.dataplane.workers,
-                    connections_max: self.config.dataplane.connections_max.div_ceil(count as u32),
-                    limits,
-                    secret,
-                    punt_per_second: self.config.dataplane.punt_rate_limit,
-                    now: Ticks(0),
-                },
-                counters[index].clone(),
-                counters.clone(),
-            );
-            let link = (engine.table_bytes() as u64, u64::from(engine.connections_max()));
-            let (worker, ends) = self.worker(index, engine, clock, &mut wiring)?;
-            links.push(WorkerLink {
-                to: ends.link.to,
-                from: ends.link.from,
-                cpus: layout.workers[index].iter().map(|cpu| *cpu as u32).collect(),
-                table_bytes: link.0,
-                connections_max: link.1,
-                counters: counters[index].clone(),
-                page: ends.page,
-                slow_page: ends.source.page.clone(),
-            });
-            sources.push(ends.source);
+        let mut wiring = Wiring::new(self.eal, count, self.deals, &open, &mut queues)?;
+        let (mut links, mut sources, mut workers) = (Vec::new(), Vec::new(), Vec::new());
+        let common = Common {
+            clock: Clock::new(dpdk::tsc(), dpdk::tsc_hz(self.eal)),
+            secret: self.secret()?,
+            limits,
+            counters: &counters,
+        };
+        for (index, cpus) in layout.workers.iter().enumerate() {
+            let (worker, source, link) = self.worker(index, cpus, &common, wiring.take(index))?;
             workers.push(worker);
+            sources.push(source);
+            links.push(link);
         }
         let (fib_sender, fibs) = bounded::<Arc<Fib>>(FIBS_LEN);
         let slow_path = SlowPath {
@@ -269,13 +238,7 @@ impl Plan<'_> {
         };
         let asker = Asker::new(&twins)?;
         let mirror = mirror::spawn(twins, inbox, self.stop.clone())?;
-        let mut lcores = Vec::new();
-        for (index, worker) in workers.into_iter().enumerate() {
-            self.eal.launch(worker_lcore(index), move || worker.run())?;
-            lcores.push(worker_lcore(index));
-        }
-        self.eal.launch(worker_lcore(count), move || slow_path.run())?;
-        lcores.push(worker_lcore(count));
+        let lcores = self.launch_threads(workers, slow_path)?;
         let (eal, watched) = (self.eal.clone(), lcores.clone());
         let core = Core::new(Parts {
             workers: links,
@@ -289,6 +252,19 @@ impl Plan<'_> {
             }),
         });
         Ok(Running { eal: self.eal.clone(), stop: self.stop.clone(), lcores, mirror, core })
+    }
+
+    /// Sets the workers and the slow path going; returns their lcores, the slow path's last.
+    fn launch_threads(&self, workers: Vec<Worker>, slow_path: SlowPath) -> Result<Vec<u16>, Error> {
+        let mut lcores = Vec::new();
+        for (index, worker) in workers.into_iter().enumerate() {
+            self.eal.launch(worker_lcore(index), move || worker.run())?;
+            lcores.push(worker_lcore(index));
+        }
+        let last = worker_lcore(lcores.len());
+        self.eal.launch(last, move || slow_path.run())?;
+        lcores.push(last);
+        Ok(lcores)
     }
 
     fn facts(&self, warnings: Vec<String>) -> Facts {
@@ -321,21 +297,44 @@ impl Plan<'_> {
         }
     }
 
-    /// One worker with all its ends.
+    /// One worker, what the slow path gets of it, and what the main thread keeps.
     fn worker(
         &self,
         index: usize,
-        engine: engine::Worker,
-        clock: Clock,
-        wiring: &mut Wiring,
-    ) -> Result<(Worker, Ends), Error> {
+        cpus: &[usize],
+        common: &Common<'_>,
+        own: Own,
+    ) -> Result<(Worker, Source, WorkerLink), Error> {
+        let dataplane = &self.config.dataplane;
+        let engine = engine::Worker::new(
+            &WorkerConfig {
+                id: WorkerId(index as u16),
+                workers: dataplane.workers,
+                connections_max: dataplane.connections_max.div_ceil(dataplane.workers.into()),
+                limits: common.limits,
+                secret: common.secret,
+                punt_per_second: dataplane.punt_rate_limit,
+                now: Ticks(0),
+            },
+            common.counters[index].clone(),
+            common.counters.to_vec(),
+        );
         let (punt, punted) = ring(self.eal, &format!("punt{index}"), PUNT_RING_LEN, None)?;
         let (resolve, unresolved) = ring(self.eal, &format!("resolve{index}"), RESOLVE_RING_LEN, None)?;
         let (to, control) = bounded(CONTROL_LEN);
         let (replies, from) = bounded(CONTROL_LEN);
         let (wanted_sender, wanted) = bounded::<(PortId, IpAddr)>(WANTED_LEN);
-        let page = Arc::new(Page::default());
-        let own = wiring.take(index);
+        let source = Source { punted, unresolved, wanted, page: Arc::new(Page::default()) };
+        let link = WorkerLink {
+            to,
+            from,
+            cpus: cpus.iter().map(|cpu| *cpu as u32).collect(),
+            table_bytes: engine.table_bytes() as u64,
+            connections_max: engine.connections_max().into(),
+            counters: common.counters[index].clone(),
+            page: Arc::new(Page::default()),
+            slow_page: source.page.clone(),
+        };
         let worker = Worker {
             engine,
             rx: own.rx,
@@ -351,89 +350,11 @@ impl Plan<'_> {
             control,
             replies,
             wanted: wanted_sender,
-            page: page.clone(),
-            clock,
+            page: link.page.clone(),
+            clock: common.clock,
             idle: Idle::new(self.idle_mode, WORKER_SLEEP_MAX),
             stop: self.stop.clone(),
         };
-        let source = Source { punted, unresolved, wanted, page: Arc::new(Page::default()) };
-        Ok((worker, Ends { source, link: LinkEnds { to, from }, page }))
-    }
-}
-
-/// A worker's queues and rings.
-#[derive(Default)]
-struct Own {
-    rx: Vec<dpdk::RxQueue>,
-    relays: Vec<Relay>,
-    handed: Vec<RingConsumer>,
-    ports: Vec<Option<Out>>,
-    peers: Vec<Option<Out>>,
-}
-
-/// All queues and rings, on their way to their owners.
-struct Wiring {
-    workers: Vec<Own>,
-    /// From the slow path, by port number.
-    inject: HashMap<PortId, (WorkerId, RingProducer)>,
-}
-
-impl Wiring {
-    fn new(plan: &Plan<'_>, open: &[OpenPort], queues: &mut [PortQueues]) -> Result<Wiring, Error> {
-        let count = usize::from(plan.config.dataplane.workers);
-        let ports = open.iter().map(|port| port.id.index() + 1).max().unwrap_or(0);
-        let mut workers: Vec<Own> = (0..count)
-            .map(|_| Own {
-                ports: (0..ports).map(|_| None).collect(),
-                peers: (0..count).map(|_| None).collect(),
-                ..Own::default()
-            })
-            .collect();
-        for from in 0..count {
-            for to in (0..count).filter(|to| *to != from) {
-                let (producer, consumer) =
-                    ring(plan.eal, &format!("hand{from}-{to}"), HANDOVER_RING_LEN, None)?;
-                workers[from].peers[to] = Some(Out::new(Sink::Ring(producer), PlatformDrop::HandoverFull));
-                workers[to].handed.push(consumer);
-            }
-        }
-        let mut inject = HashMap::new();
-        for ((port, of_port), deal) in open.iter().zip(queues).zip(plan.deals) {
-            for (queue, worker) in of_port.rx.drain(..).zip(&deal.rx) {
-                workers[usize::from(*worker)].rx.push(queue);
-            }
-            for (queue, worker) in of_port.tx.drain(..).zip(&deal.tx) {
-                let out = Out::new(Sink::Queue(queue), PlatformDrop::TxFull);
-                workers[usize::from(*worker)].ports[port.id.index()] = Some(out);
-            }
-            for (worker, sender) in deal.sender.iter().enumerate() {
-                if worker == usize::from(*sender) {
-                    continue;
-                }
-                let (producer, ring) = ring(plan.eal, &format!("tx{}-{worker}", port.id), TX_RING_LEN, None)?;
-                workers[worker].ports[port.id.index()] =
-                    Some(Out::new(Sink::Ring(producer), PlatformDrop::TxRingFull));
-                workers[usize::from(*sender)].relays.push(Relay { ring, port: port.id });
-            }
-            let (producer, ring) = ring(plan.eal, &format!("inject{}", port.id), INJECT_RING_LEN, None)?;
-            let sender = deal.sender.first().copied().unwrap_or(0);
-            workers[usize::from(sender)].relays.push(Relay { ring, port: port.id });
-            inject.insert(port.id, (WorkerId(sender), producer));
-        }
-        Ok(Wiring { workers, inject })
-    }
-
-    fn take(&mut self, worker: usize) -> Own {
-        std::mem::take(&mut self.workers[worker])
-    }
-
-    fn sides(&mut self, open: &[OpenPort], queues: &mut [PortQueues]) -> Vec<Side> {
-        open.iter()
-            .zip(queues)
-            .filter_map(|(port, of_port)| {
-                let (sender, ring) = self.inject.remove(&port.id)?;
-                Some(Side { port: port.id, sender, inject: Side::inject(ring), twin: of_port.twin.take() })
-            })
-            .collect()
+        Ok((worker, source, link))
     }
 }

@@ -30,7 +30,7 @@ pub(crate) enum Error {
         /// The device.
         device: String,
         /// DPDK's complaint.
-        error: dpdk::Error,
+        error: Box<dpdk::Error>,
     },
     /// The name of a twin is taken.
     #[error(
@@ -122,8 +122,11 @@ pub(crate) fn find(eal: &Eal, config: &Config, number: usize) -> Result<Found, E
     };
     let name = device.split(',').next().unwrap_or(&device);
     let found = Port::by_name(eal, name).and_then(|id| Ok((id, Port::probe_info(eal, id)?)));
-    let (id, info) =
-        found.map_err(|error| Error::Port { name: port.name.clone(), device: device.clone(), error })?;
+    let (id, info) = found.map_err(|error| Error::Port {
+        name: port.name.clone(),
+        device: device.clone(),
+        error: Box::new(error),
+    })?;
     if usize::from(id.0) >= engine::fib::PORTS_MAX {
         return Err(Error::TooManyPorts(port.name.clone(), id.0));
     }
@@ -151,7 +154,7 @@ pub(crate) fn open(
     let (dpdk, rx, tx) = Port::open(eal, found.id, &wishes, mempool).map_err(|error| Error::Port {
         name: config.name.clone(),
         device: found.device.clone(),
-        error,
+        error: Box::new(error),
     })?;
     let id = PortId(found.id.0);
     let (mac, mtu) = (MacAddr(dpdk.mac()), dpdk.mtu());

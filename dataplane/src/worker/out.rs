@@ -97,8 +97,8 @@ impl Outputs {
     pub(crate) fn dispatch(&mut self, burst: &mut Burst, verdicts: &[Verdict; BURST_LEN_MAX], page: &Page) {
         for (packet, verdict) in burst.drain(..).zip(verdicts) {
             match *verdict {
-                Verdict::Forward(port) | Verdict::Reply(port) => self.to_port(port, packet, page),
-                Verdict::HandOver(worker) => self.to_peer(worker, packet, page),
+                Verdict::Forward(port) | Verdict::Reply(port) => self.send(port, packet, page),
+                Verdict::HandOver(worker) => self.hand_over(worker, packet, page),
                 Verdict::Punt(_) => self.punt.put(packet, page),
                 Verdict::Resolve(_) => self.resolve.put(packet, page),
                 Verdict::Drop(_) => self.free(packet),
@@ -129,7 +129,7 @@ impl Outputs {
     }
 
     #[inline(always)]
-    fn to_port(&mut self, port: PortId, packet: Mbuf, page: &Page) {
+    fn send(&mut self, port: PortId, packet: Mbuf, page: &Page) {
         match self.ports.get_mut(port.index()) {
             Some(Some(out)) => out.put(packet, page),
             _ => {
@@ -140,7 +140,7 @@ impl Outputs {
     }
 
     #[inline(always)]
-    fn to_peer(&mut self, worker: WorkerId, packet: Mbuf, page: &Page) {
+    fn hand_over(&mut self, worker: WorkerId, packet: Mbuf, page: &Page) {
         match self.peers.get_mut(worker.index()) {
             Some(Some(out)) => out.put(packet, page),
             _ => {
