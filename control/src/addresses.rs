@@ -1,12 +1,14 @@
 //! Addresses on the kernel twins: port addresses, LIPs and VIPs, by netlink.
 //!
 //! Each address that we add carries our mark (IFA_PROTO, Linux 5.18 and newer), so that a later control knows which
-//! ones are its own to take away. Addresses of other origin are never touched. Nothing is taken away at the end: the
-//! dataplane goes on without us.
+//! ones are its own to take away. Addresses of other origin are never touched. A LIP that is no longer wanted stays
+//! while connections use it: without it, nobody would answer the real servers' ARP requests any more. Nothing is taken
+//! away at the end: the dataplane goes on without us.
 
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::client::{self, Client};
+
 /// Our mark on addresses. The kernel uses 1 to 3; the value is registered nowhere.
 const OUR_MARK: AddressProtocol = AddressProtocol::Other(0x54);
 
@@ -26,6 +30,12 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// While all is well: an address that somebody removed comes back within this time.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// While LIPs that are not wanted any more have connections.
+const BUSY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Time for the dataplane to tell which LIPs have connections.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A kernel twin and what it shall own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,12 +83,15 @@ pub struct Round {
     pub added: usize,
     /// Addresses of ours removed.
     pub removed: usize,
+    /// Addresses of ours that are not wanted and are still there.
+    pub stale: Vec<IpAddr>,
     /// Twins that do not exist (yet).
     pub missing: Vec<String>,
 }
 
-/// Keeps the twins as the watch says, until the sender is gone. `wake` starts a round at once.
-pub async fn run(mut wanted: watch::Receiver<Wanted>, wake: Arc<Notify>) {
+/// Keeps the twins as the watch says, until the sender is gone. `wake` starts a round at once; `dataplane` is its
+/// socket, where LIPs in use are asked for.
+pub async fn run(mut wanted: watch::Receiver<Wanted>, wake: Arc<Notify>, dataplane: PathBuf) {
     let mut keeper = match Keeper::new() {
         Ok(keeper) => keeper,
         Err(error) => {
@@ -89,15 +102,17 @@ pub async fn run(mut wanted: watch::Receiver<Wanted>, wake: Arc<Notify>) {
     let mut said = String::new();
     loop {
         let now = wanted.borrow_and_update().clone();
-        let trouble = match keeper.round(&now).await {
-            Ok(round) if round.missing.is_empty() => String::new(),
-            Ok(round) => format!("waiting for the kernel twin {}", round.missing.join(", ")),
-            Err(error) => error.to_string(),
+        let (pause, trouble) = match rounds(&mut keeper, &now, &dataplane).await {
+            Ok(round) if !round.missing.is_empty() => {
+                (RETRY_INTERVAL, format!("waiting for the kernel twin {}", round.missing.join(", ")))
+            }
+            Ok(round) if now.remove && !round.stale.is_empty() => (BUSY_INTERVAL, String::new()),
+            Ok(_) => (VERIFY_INTERVAL, String::new()),
+            Err(error) => (RETRY_INTERVAL, error.to_string()),
         };
         if trouble != said && !trouble.is_empty() {
             warn!("{trouble}");
         }
-        let pause = if trouble.is_empty() { VERIFY_INTERVAL } else { RETRY_INTERVAL };
         said = trouble;
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
@@ -105,6 +120,24 @@ pub async fn run(mut wanted: watch::Receiver<Wanted>, wake: Arc<Notify>) {
             () = sleep(pause) => {}
         }
     }
+}
+
+/// A round, and a second one if there is something to remove that has no connections.
+async fn rounds(keeper: &mut Keeper, wanted: &Wanted, dataplane: &Path) -> Result<Round, Error> {
+    let first = keeper.round(wanted, None).await?;
+    if first.stale.is_empty() || !wanted.remove {
+        return Ok(first);
+    }
+    // Without an answer nothing is removed: the dataplane may be busy, and its connections alive.
+    match lips_in_use(dataplane).await {
+        Ok(busy) => keeper.round(wanted, Some(&busy)).await,
+        Err(_) => Ok(first),
+    }
+}
+
+async fn lips_in_use(dataplane: &Path) -> Result<HashSet<IpAddr>, client::Error> {
+    let stats = Client::connect(dataplane).await?.stats(ASK_TIMEOUT).await?;
+    Ok(stats.local_ports.iter().filter(|pair| pair.in_use > 0).map(|pair| pair.local).collect())
 }
 
 /// Compares what the kernel has with what is wanted, and changes the difference.
@@ -125,11 +158,12 @@ impl Keeper {
         Ok(Keeper { handle, interfaces: HashSet::new() })
     }
 
-    /// One round over all twins. Goes on after a failure and tells the first one.
+    /// One round over all twins. Goes on after a failure and tells the first one. `busy` are LIPs with connections,
+    /// which are not removed; if unknown, nothing is.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn round(&mut self, wanted: &Wanted) -> Result<Round, Error> {
+    pub async fn round(&mut self, wanted: &Wanted, busy: Option<&HashSet<IpAddr>>) -> Result<Round, Error> {
         let twins = &wanted.twins;
         self.interfaces.extend(twins.iter().map(|twin| twin.interface.clone()));
         if self.interfaces.is_empty() {
@@ -155,10 +189,9 @@ impl Keeper {
             let result = self.add_missing(link, addresses, &on_link, &mut round).await;
             first_error = first_error.or(result.err());
             // Removed only after others are added: an address that stays must not lose its place in between.
-            if wanted.remove {
-                let result = self.remove_ours(link, addresses, &on_link, &mut round).await;
-                first_error = first_error.or(result.err());
-            }
+            let busy = busy.filter(|_| wanted.remove);
+            let result = self.remove_ours(link, addresses, &on_link, busy, &mut round).await;
+            first_error = first_error.or(result.err());
         }
         round.missing.sort();
         first_error.map_or(Ok(round), Err)
@@ -211,6 +244,7 @@ impl Keeper {
         link: &Link,
         wanted: &[(IpAddr, u8)],
         on_link: &[&AddressMessage],
+        busy: Option<&HashSet<IpAddr>>,
         round: &mut Round,
     ) -> Result<(), Error> {
         let wanted: HashSet<_> = wanted.iter().collect();
@@ -221,6 +255,10 @@ impl Keeper {
             else {
                 continue;
             };
+            if busy.is_none_or(|busy| busy.contains(&address)) {
+                round.stale.push(address);
+                continue;
+            }
             match self.handle.address().del((*message).clone()).execute().await {
                 Ok(()) => {
                     info!("{address}/{prefix_len} removed from {}", link.name);

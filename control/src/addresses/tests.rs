@@ -34,15 +34,15 @@ fn addresses_are_added_kept_and_removed_and_the_link_is_brought_up() {
     in_own_namespace(async || {
         let mut keeper = Keeper::new().unwrap();
         let first = wanted(&[("10.1.0.1", 24), ("10.1.0.100", 32), ("fd00::1", 64)], true);
-        assert_eq!(keeper.round(&first).await.unwrap().added, 3);
-        assert_eq!(keeper.round(&first).await.unwrap(), Round::default());
+        assert_eq!(keeper.round(&first, Some(&HashSet::new())).await.unwrap().added, 3);
+        assert_eq!(keeper.round(&first, Some(&HashSet::new())).await.unwrap(), Round::default());
         let shown = ip("addr show lo");
         assert!(
             shown.contains("UP") && shown.contains("10.1.0.1/24") && shown.contains("10.1.0.100/32"),
             "{shown}"
         );
         let second = wanted(&[("10.1.0.1", 24), ("10.1.0.101", 32)], true);
-        let round = keeper.round(&second).await.unwrap();
+        let round = keeper.round(&second, Some(&HashSet::new())).await.unwrap();
         assert_eq!((round.added, round.removed), (1, 2));
         let shown = ip("addr show lo");
         assert!(!shown.contains("10.1.0.100/32") && shown.contains("10.1.0.101/32"), "{shown}");
@@ -55,10 +55,11 @@ fn another_control_knows_the_addresses_of_the_last_one_and_touches_no_others() {
         ip("addr add 192.0.2.7/32 dev lo");
         ip("addr add 10.1.0.100/32 dev lo");
         let mut keeper = Keeper::new().unwrap();
-        keeper.round(&wanted(&[("10.1.0.100", 32), ("10.1.0.101", 32)], true)).await.unwrap();
+        keeper.round(&wanted(&[("10.1.0.100", 32), ("10.1.0.101", 32)], true), None).await.unwrap();
         let mut next = Keeper::new().unwrap();
-        assert_eq!(next.round(&wanted(&[], false)).await.unwrap().removed, 0);
-        let round = next.round(&wanted(&[], true)).await.unwrap();
+        let idle = HashSet::new();
+        assert_eq!(next.round(&wanted(&[], false), Some(&idle)).await.unwrap().removed, 0);
+        let round = next.round(&wanted(&[], true), Some(&idle)).await.unwrap();
         assert_eq!(round.removed, 1);
         let shown = ip("addr show lo");
         assert!(shown.contains("192.0.2.7/32") && shown.contains("10.1.0.100/32"), "{shown}");
@@ -73,7 +74,23 @@ fn a_twin_that_is_not_there_is_named_and_does_not_hold_up_others() {
         let missing =
             Twin { interface: "wan".to_owned(), addresses: vec![(Ipv4Addr::new(10, 3, 0, 1).into(), 24)] };
         both.twins.insert(0, missing);
-        let round = Keeper::new().unwrap().round(&both).await.unwrap();
-        assert_eq!(round, Round { added: 1, removed: 0, missing: vec!["wan".to_owned()] });
+        let round = Keeper::new().unwrap().round(&both, None).await.unwrap();
+        assert_eq!(round, Round { added: 1, missing: vec!["wan".to_owned()], ..Round::default() });
+    });
+}
+
+#[test]
+fn a_local_address_with_connections_stays_until_they_have_ended() {
+    in_own_namespace(async || {
+        let mut keeper = Keeper::new().unwrap();
+        let lip: IpAddr = "10.2.0.200".parse().unwrap();
+        keeper.round(&wanted(&[("10.2.0.200", 32)], true), None).await.unwrap();
+        let gone = wanted(&[], true);
+        for busy in [None, Some(HashSet::from([lip]))] {
+            let round = keeper.round(&gone, busy.as_ref()).await.unwrap();
+            assert_eq!((round.removed, round.stale), (0, vec![lip]), "{busy:?}");
+            assert!(ip("addr show lo").contains("10.2.0.200/32"));
+        }
+        assert_eq!(keeper.round(&gone, Some(&HashSet::new())).await.unwrap().removed, 1);
     });
 }

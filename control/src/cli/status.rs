@@ -69,7 +69,7 @@ fn render(view: &View<'_>) -> String {
         text,
         "dataplane  {} on DPDK {}, pid {}, up {}",
         status.version,
-        status.dpdk_version,
+        status.dpdk_version.trim_start_matches("DPDK "),
         status.pid,
         duration(status.uptime_s)
     );

@@ -133,7 +133,7 @@ impl Running {
             events: events.clone(),
             status: link_status,
         }));
-        tasks.spawn(addresses::run(twins_seen, Arc::clone(&wake)));
+        tasks.spawn(addresses::run(twins_seen, Arc::clone(&wake), dataplane_socket.clone()));
         tasks.spawn(socket::serve(socket, events.clone()));
         if let Some(listener) = metrics {
             tasks.spawn(http::serve(listener, http::App::new(dataplane_socket, events.clone())));
