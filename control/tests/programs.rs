@@ -1,4 +1,6 @@
 //! The two programs as an operator meets them: exit codes and what they say.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
 use std::net::TcpListener;
 use std::path::Path;
