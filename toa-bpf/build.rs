@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const SOURCE: &str = "bpf/toa.bpf.c";
+const HEADER: &str = "bpf/helpers.h";
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed={HEADER}");
     println!("cargo::rerun-if-env-changed=CLANG");
     match compile() {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,17 +32,16 @@ fn compile() -> Result<(), String> {
         command.arg("-I").arg(include);
     }
     let output = command.output().map_err(|error| {
-        format!(
-            "cannot run {clang} ({error}); install it (Debian: apt install clang libbpf-dev) or set CLANG"
-        )
+        format!("cannot run {clang} ({error}); install it (Debian: apt install clang) or set CLANG")
     })?;
     if output.status.success() {
         return Ok(());
     }
     let log = String::from_utf8_lossy(&output.stderr);
-    if log.contains("bpf/bpf_") {
+    if log.contains("'linux/bpf.h' file not found") {
         return Err(
-            "bpf/bpf_helpers.h is missing; install libbpf's headers (Debian: apt install libbpf-dev)".into(),
+            "linux/bpf.h is missing; install the kernel's headers (Debian: apt install linux-libc-dev)"
+                .into(),
         );
     }
     // One line per directive is all that cargo takes.

@@ -21,9 +21,8 @@
  *   253   20   the same                        LVS with IPv6
  */
 #include <linux/bpf.h>
-#include <linux/tcp.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+
+#include "helpers.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -71,36 +70,36 @@ struct trust_key {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct client);
+	MAP_NUMBER(type, BPF_MAP_TYPE_SK_STORAGE);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_TYPE(key, int);
+	MAP_TYPE(value, struct client);
 } clients SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1024);
-	__type(key, struct trust_key);
-	__type(value, __u32);
+	MAP_NUMBER(type, BPF_MAP_TYPE_LPM_TRIE);
+	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
+	MAP_NUMBER(max_entries, 1024);
+	MAP_TYPE(key, struct trust_key);
+	MAP_TYPE(value, __u32);
 } trust SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTER_END);
-	__type(key, __u32);
-	__type(value, __u64);
+	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_NUMBER(max_entries, COUNTER_END);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, __u64);
 } counters SEC(".maps");
 
 /* Where the programs are attached; only tollgate-toa writes and reads it. */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, char[256]);
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, 1);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, char[256]);
 } about SEC(".maps");
 
-static __always_inline void count(enum counter which)
+static ALWAYS_INLINE void count(enum counter which)
 {
 	__u32 key = which;
 	__u64 *value = bpf_map_lookup_elem(&counters, &key);
@@ -113,30 +112,30 @@ static __always_inline void count(enum counter which)
 		__sync_fetch_and_add(value, 1);
 }
 
-static __always_inline void map_ipv4(struct addr *out, __be32 ipv4)
+static ALWAYS_INLINE void map_ipv4(struct addr *out, __be32 ipv4)
 {
 	out->word[0] = 0;
 	out->word[1] = 0;
-	out->word[2] = bpf_htonl(0xffff);
+	out->word[2] = NET32(0xffff);
 	out->word[3] = ipv4;
 }
 
 
 /* No client has address 0.x, 127.x or 224.x and above, nor port 0. */
-static __always_inline int ipv4_is_client(__be32 ipv4)
+static ALWAYS_INLINE int ipv4_is_client(__be32 ipv4)
 {
-	__u32 first = bpf_ntohl(ipv4) >> 24;
+	__u32 first = NET32(ipv4) >> 24;
 
 	return first != 0 && first != 127 && first < 224;
 }
 
 /* No client has ::/96 (unspecified, loopback), ::ffff:0:0/96 or ff00::/8. */
-static __always_inline int ipv6_is_client(const struct addr *a)
+static ALWAYS_INLINE int ipv6_is_client(const struct addr *a)
 {
 	if (a->word[0] == 0 && a->word[1] == 0 &&
-	    (a->word[2] == 0 || a->word[2] == bpf_htonl(0xffff)))
+	    (a->word[2] == 0 || a->word[2] == NET32(0xffff)))
 		return 0;
-	return (bpf_ntohl(a->word[0]) >> 24) != 0xff;
+	return (NET32(a->word[0]) >> 24) != 0xff;
 }
 
 enum parsed {
@@ -145,7 +144,7 @@ enum parsed {
 	PARSED_MALFORMED,
 };
 
-static __always_inline int is_toa(__u8 kind, __u8 len)
+static ALWAYS_INLINE int is_toa(__u8 kind, __u8 len)
 {
 	if (len == TOA_LEN_V4)
 		return kind == TOA_KIND || kind == TOA_KIND_ALT || kind == TOA_KIND_V4_OLD;
@@ -155,7 +154,7 @@ static __always_inline int is_toa(__u8 kind, __u8 len)
 }
 
 /* Copies by bytes: options have no alignment. The caller checked the bounds. */
-static __always_inline void read_client(const __u8 *option, __u8 len, struct client *out)
+static ALWAYS_INLINE void read_client(const __u8 *option, __u8 len, struct client *out)
 {
 	__builtin_memcpy(&out->port, option + 2, 2);
 	if (len == TOA_LEN_V4) {
@@ -177,7 +176,7 @@ static __always_inline void read_client(const __u8 *option, __u8 len, struct cli
  * costs it more states than it allows. The barrier keeps the compiler from
  * dropping the mask that tells the verifier that the offset stays small.
  */
-static __always_inline enum parsed parse(struct bpf_sock_ops *ctx, struct client *out)
+static ALWAYS_INLINE enum parsed parse(struct bpf_sock_ops *ctx, struct client *out)
 {
 	const __u8 *data = (const __u8 *)(long)ctx->skb_data;
 	const __u8 *end = (const __u8 *)(long)ctx->skb_data_end;
@@ -229,7 +228,7 @@ static __always_inline enum parsed parse(struct bpf_sock_ops *ctx, struct client
  */
 #define READ_CTX(field) ({ __u32 value_ = (field); asm volatile("" : "+r"(value_)); value_; })
 
-static __always_inline int lip_is_trusted(struct bpf_sock_ops *ctx)
+static ALWAYS_INLINE int lip_is_trusted(struct bpf_sock_ops *ctx)
 {
 	struct trust_key key = { .prefix_len = 128 };
 	__u32 ipv4 = READ_CTX(ctx->remote_ip4);
@@ -247,7 +246,7 @@ static __always_inline int lip_is_trusted(struct bpf_sock_ops *ctx)
 	return bpf_map_lookup_elem(&trust, &key) != 0;
 }
 
-static __always_inline int is_client(const struct client *client, __be32 lip)
+static ALWAYS_INLINE int is_client(const struct client *client, __be32 lip)
 {
 	if (client->port == 0)
 		return 0;
@@ -256,7 +255,7 @@ static __always_inline int is_client(const struct client *client, __be32 lip)
 	return ipv4_is_client(client->addr.word[3]) && client->addr.word[3] != lip;
 }
 
-static __always_inline void learn(struct bpf_sock_ops *ctx, const struct client *client)
+static ALWAYS_INLINE void learn(struct bpf_sock_ops *ctx, const struct client *client)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct client *kept;

@@ -24,7 +24,6 @@ install_missing() {
 	command -v make >/dev/null || missing="$missing make"
 	command -v strip >/dev/null || missing="$missing binutils"
 	command -v clang >/dev/null || missing="$missing clang"
-	[ -e /usr/include/bpf/bpf_helpers.h ] || missing="$missing libbpf-dev"
 	[ -e /usr/share/doc/busybox-static ] || missing="$missing busybox-static"
 	[ -d "/usr/src/linux-headers-$1" ] || missing="$missing linux-headers-$1"
 	[ -n "$missing" ] || return 0

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The little that the program needs besides the kernel's own header, so that building it needs no BPF library.
+ */
+#ifndef TOLLGATE_BPF_HELPERS_H
+#define TOLLGATE_BPF_HELPERS_H
+
+#include <linux/bpf.h>
+
+/* Loaders find programs and maps by their ELF section. */
+#define SEC(name) __attribute__((section(name), used))
+
+/* Maps are described by types alone: numbers as array lengths, types as pointees. Loaders read them from BTF. */
+#define MAP_NUMBER(field, number) int(*field)[number]
+#define MAP_TYPE(field, type) typeof(type) *field
+
+/* The verifier knows a context pointer only within one function. */
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define NET32(x) __builtin_bswap32(x)
+#else
+#define NET32(x) (x)
+#endif
+
+/* A call of a kernel helper is a call to its number; linux/bpf.h documents each. */
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) =
+	(void *)BPF_FUNC_map_lookup_elem;
+static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) =
+	(void *)BPF_FUNC_sk_storage_get;
+
+#endif
