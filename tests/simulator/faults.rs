@@ -1,0 +1,75 @@
+//! Deliberate faults between engine and link, to prove that the simulator notices.
+
+use engine::Verdict;
+
+use crate::packet::{ACK, ETH_LEN, RST, SYN, finish_checksums, parse, toa_option};
+
+/// What is done to packets that the engine forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// The TCP checksum is off by one.
+    WrongChecksum,
+    /// The TTL is kept.
+    KeptTtl,
+    /// The TOA option is overwritten with NOPs, checksums right.
+    DroppedToa,
+    /// The TOA option tells another port.
+    WrongToa,
+    /// A second TOA option stands behind the first: a forged one got through.
+    LeakedToa,
+    /// Inbound segments go out with a neighbouring local port.
+    SwappedPort,
+    /// The real server sees the client's address.
+    KeptClient,
+    /// Replies reach another client's port.
+    SwappedClient,
+    /// A byte of payload is another, checksums right.
+    WrongPayload,
+    /// The corruption that came in is covered up.
+    HealedChecksum,
+    /// RST segments come out of the blue: every 40th inbound ACK becomes one.
+    StrayRst,
+}
+
+impl Fault {
+    pub(crate) fn strike(self, before: &[u8], verdict: Verdict, after: &mut [u8]) {
+        if self == Fault::None || !matches!(verdict, Verdict::Forward(_)) {
+            return;
+        }
+        let (Some(input), Some(output)) = (parse(before), parse(after)) else { return };
+        let inbound = input.dst.ip().octets()[0] == 198;
+        let header_len = ETH_LEN + 20 + output.ip_options.len();
+        let payload_at = header_len + 20 + output.options.len();
+        let payload_len = output.payload.len();
+        let has_toa = inbound && output.options.first().is_some_and(|kind| *kind >= 200);
+        let (seq, flags, bad) = (output.seq, output.flags, !output.tcp_checksum_ok);
+        let client = input.src.ip().octets();
+        let forged = toa_option(254, "192.0.2.99:99".parse().unwrap());
+        let mut resum = true;
+        match self {
+            Fault::WrongChecksum => {
+                after[header_len + 17] ^= 1;
+                resum = false;
+            }
+            Fault::KeptTtl => after[ETH_LEN + 8] += 1,
+            Fault::DroppedToa if has_toa => after[header_len + 20..header_len + 28].fill(1),
+            Fault::WrongToa if has_toa => after[header_len + 23] ^= 1,
+            Fault::LeakedToa if has_toa && payload_at >= header_len + 36 => {
+                after[header_len + 28..header_len + 36].copy_from_slice(&forged);
+            }
+            Fault::SwappedPort if inbound && flags & SYN == 0 => after[header_len + 1] ^= 1,
+            Fault::KeptClient if inbound => after[ETH_LEN + 12..ETH_LEN + 16].copy_from_slice(&client),
+            Fault::SwappedClient if !inbound => after[header_len + 3] ^= 1,
+            Fault::WrongPayload if payload_len > 0 => after[payload_at] ^= 0x40,
+            Fault::HealedChecksum if bad => {}
+            Fault::StrayRst if inbound && flags & (SYN | RST) == 0 && flags & ACK != 0 && seq % 40 == 0 => {
+                after[header_len + 13] |= RST;
+            }
+            _ => resum = false,
+        }
+        if resum {
+            finish_checksums(&mut after[ETH_LEN..]);
+        }
+    }
+}

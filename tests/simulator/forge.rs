@@ -1,0 +1,133 @@
+//! What an enemy sends: packets from outside that no honest stack sent.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use engine::PortId;
+
+use crate::oracle::Flow;
+use crate::packet::{ACK, Build, FIN, PSH, ROUTER_SIDE, RST, SYN, forged_option, frame};
+use crate::rng::Rng;
+use crate::topology::{Shape, client_ip, gateway_mac, lip, server_ip, vip};
+
+/// One forged frame, and the port it comes in on. `flows` are the connections that the enemy may know of.
+pub(crate) fn forge(
+    rng: &mut Rng,
+    shape: &Shape,
+    flows: &[Flow],
+    services: &[SocketAddrV4],
+) -> (PortId, Vec<u8>) {
+    let outside = PortId(0);
+    let service = *rng.pick(services);
+    let stranger = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 200), rng.range(1024, 65_000) as u16);
+    let kind = rng.below(14);
+    let flow = if flows.is_empty() { None } else { Some(rng.pick(flows)) };
+    let packet = match (kind, flow) {
+        // Within a connection, but far from its sequence numbers.
+        (0 | 1, Some(flow)) => inbound(rng, flow, *[RST, RST | ACK].get(kind as usize).unwrap_or(&RST)),
+        (2, Some(flow)) => inbound(rng, flow, FIN | ACK),
+        (3, Some(flow)) => {
+            let mut packet = inbound(rng, flow, ACK | PSH);
+            packet.payload = vec![0x66; rng.range(1, 100) as usize];
+            packet.options = forged_option(rng);
+            packet
+        }
+        (4, Some(flow)) => {
+            let mut packet = Build::new(flow.real, flow.local, RST | ACK);
+            packet.seq = far(rng, flow.outbound_seq);
+            packet.ack = far(rng, flow.inbound_seq);
+            let packet = packet.ip_packet();
+            return (
+                shape.server_port,
+                frame(gateway_mac(shape.server_port), [2, 0, 0, 0, 7, 7], &packet, shape.pad),
+            );
+        }
+        // Without one.
+        (5, _) => with_options(rng, Build::new(stranger, service, SYN)),
+        (6, _) => Build::new(stranger, service, ACK),
+        (7, _) => Build::new(stranger, SocketAddrV4::new(vip(0), rng.range(1, 65_000) as u16), SYN),
+        (8, _) => Build::new(stranger, SocketAddrV4::new(lip(0), rng.range(1024, 65_000) as u16), SYN),
+        (9, _) => with_options(rng, Build::new(SocketAddrV4::new(client_ip(0), 5), service, SYN)),
+        (10, _) => return (outside, noise(rng)),
+        (11, _) => return (outside, cut(rng, shape, stranger, service)),
+        (12, _) => return (outside, fragment(shape, stranger, service)),
+        _ => return (outside, odd(rng, shape, stranger, service)),
+    };
+    (outside, frame(gateway_mac(outside), ROUTER_SIDE, &packet.ip_packet(), shape.pad))
+}
+
+fn inbound(rng: &mut Rng, flow: &Flow, flags: u8) -> Build {
+    let mut packet = Build::new(flow.client, flow.virtual_, flags);
+    packet.seq = far(rng, flow.inbound_seq);
+    packet.ack = far(rng, flow.outbound_seq);
+    packet
+}
+
+/// A guess that is certainly wrong: further away than any window.
+fn far(rng: &mut Rng, from: u32) -> u32 {
+    from.wrapping_add(rng.range(1 << 24, (1 << 32) - (1 << 24)) as u32)
+}
+
+fn with_options(rng: &mut Rng, mut packet: Build) -> Build {
+    packet.seq = rng.next() as u32;
+    packet.options = match rng.below(4) {
+        0 => forged_option(rng),
+        // Fast Open, standard and experimental.
+        1 => vec![34, 10, 1, 2, 3, 4, 5, 6, 7, 8],
+        2 => vec![254, 4, 0xf9, 0x89],
+        // A bad length, and a claim behind it.
+        _ => vec![2, 4, 5, 0xb4, 8, 1, 254, 8, 9, 9, 9, 9, 9, 9],
+    };
+    packet
+}
+
+fn noise(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = vec![0; rng.range(0, 200) as usize];
+    rng.fill(&mut bytes);
+    if bytes.len() >= 34 && rng.chance(70_000) {
+        bytes[..6].copy_from_slice(&gateway_mac(PortId(0)));
+        bytes[12..14].copy_from_slice(&[8, 0]);
+        if rng.coin() {
+            bytes[14] = 0x45;
+            bytes[23] = 6;
+            bytes[30..34].copy_from_slice(&vip(0).octets());
+        }
+    }
+    bytes
+}
+
+fn cut(rng: &mut Rng, shape: &Shape, from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+    let mut packet = Build::new(from, to, SYN | ACK);
+    packet.options = vec![254; rng.below(41) as usize];
+    packet.payload = vec![0; rng.below(50) as usize];
+    let mut bytes = frame(gateway_mac(PortId(0)), ROUTER_SIDE, &packet.ip_packet(), shape.pad);
+    bytes.truncate(rng.below(bytes.len() as u64) as usize);
+    bytes
+}
+
+fn fragment(shape: &Shape, from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+    let mut packet = Build::new(from, to, ACK);
+    packet.payload = vec![1; 64];
+    let mut ip = packet.ip_packet();
+    ip[6] = 0x20;
+    crate::packet::finish_checksums(&mut ip);
+    frame(gateway_mac(PortId(0)), ROUTER_SIDE, &ip, shape.pad)
+}
+
+/// Other stations' frames, other protocols, strange flags and lengths.
+fn odd(rng: &mut Rng, shape: &Shape, from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+    let mut packet = Build::new(from, to, rng.next() as u8);
+    packet.options = forged_option(rng);
+    let mut ip = packet.ip_packet();
+    let ours = gateway_mac(PortId(0));
+    match rng.below(8) {
+        0 => return frame([2, 0, 0, 0, 3, 3], ROUTER_SIDE, &ip, shape.pad),
+        1 => return frame([0xff; 6], ROUTER_SIDE, &ip, shape.pad),
+        2 => ip[9] = 17,
+        3 => ip[9] = 1,
+        4 => ip[32] = (rng.below(16) as u8) << 4,
+        5 => ip[0] = 0x40 | rng.below(16) as u8,
+        6 => ip[8] = 1,
+        _ => ip[16..20].copy_from_slice(&server_ip(0).octets()),
+    }
+    frame(ours, ROUTER_SIDE, &ip, shape.pad)
+}

@@ -1,0 +1,411 @@
+//! Clients and real servers: a smoltcp TCP/IP stack each, and the programs that run on them.
+//!
+//! The stacks speak plain IP; the world puts the Ethernet headers on and takes them off, so no ARP is needed.
+
+use std::cell::Cell;
+use std::collections::{HashMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
+use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint};
+
+use crate::packet::{ACK, ETH_LEN, Mac, SYN, parse};
+use crate::rng::Rng;
+use crate::stream::{Close, End, Plan, Pump, Side};
+use crate::topology::{LISTEN_PORTS, ROUTER};
+
+const MTU: usize = 1500;
+/// Sockets that wait on each listening port.
+const BACKLOG: usize = 4;
+/// How long a stack tries before it gives a connection up, and how often it asks a silent peer.
+const GIVE_UP: Duration = Duration::from_secs(400);
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const SLOW_STEP_US: u64 = 20_000;
+
+thread_local! {
+    /// Virtual time for TCP timestamps, which smoltcp takes from a function without argument.
+    static TIMESTAMP: Cell<u32> = const { Cell::new(0) };
+}
+
+fn timestamp() -> u32 {
+    TIMESTAMP.get()
+}
+
+#[derive(Debug, Default)]
+struct Wire {
+    incoming: VecDeque<Vec<u8>>,
+    outgoing: Vec<Vec<u8>>,
+}
+
+struct Incoming(Vec<u8>);
+struct Outgoing<'a>(&'a mut Vec<Vec<u8>>);
+
+impl phy::RxToken for Incoming {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl phy::TxToken for Outgoing<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut packet = vec![0; len];
+        let result = f(&mut packet);
+        self.0.push(packet);
+        result
+    }
+}
+
+impl Device for Wire {
+    type RxToken<'a> = Incoming;
+    type TxToken<'a> = Outgoing<'a>;
+
+    fn receive(&mut self, _now: Instant) -> Option<(Incoming, Outgoing<'_>)> {
+        let packet = self.incoming.pop_front()?;
+        Some((Incoming(packet), Outgoing(&mut self.outgoing)))
+    }
+
+    fn transmit(&mut self, _now: Instant) -> Option<Outgoing<'_>> {
+        Some(Outgoing(&mut self.outgoing))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = MTU;
+        capabilities
+    }
+}
+
+/// One connection as its host sees it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    handle: SocketHandle,
+    pub(crate) pump: Pump,
+    /// The other end as this host sees it.
+    pub(crate) remote: Option<SocketAddrV4>,
+    local_port: u16,
+}
+
+/// A machine.
+pub(crate) struct Host {
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) mac: Mac,
+    side: Side,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    wire: Wire,
+    listening: Vec<(SocketHandle, u16)>,
+    pub(crate) sessions: Vec<Session>,
+    /// Sessions that are over, for good or bad.
+    pub(crate) finished: Vec<Session>,
+    next_accept: u32,
+    /// Sequence numbers of the SYNs that came last.
+    syns: HashMap<(u16, SocketAddrV4), u32>,
+    rng: Rng,
+    buffer_len: usize,
+    forgets_time_wait: bool,
+    scratch: Vec<u8>,
+}
+
+fn instant(now_us: u64) -> Instant {
+    Instant::from_micros(now_us as i64)
+}
+
+impl Host {
+    pub(crate) fn new(rng: &mut Rng, ip: Ipv4Addr, mac: Mac, side: Side, number: u32) -> Host {
+        let mut rng = rng.fork();
+        let mut wire = Wire::default();
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = rng.next();
+        let mut interface = Interface::new(config, &mut wire, instant(0));
+        interface.update_ip_addrs(|addresses| {
+            // One address on a fresh interface always fits.
+            let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(ip), 24));
+        });
+        let _ = interface.routes_mut().add_default_ipv4_route(ROUTER);
+        let buffer_len = *rng.pick(&[2_048, 6_000, 16_384, 100_000]);
+        Host {
+            ip,
+            mac,
+            side,
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            wire,
+            listening: Vec::new(),
+            sessions: Vec::new(),
+            finished: Vec::new(),
+            next_accept: number << 16,
+            syns: HashMap::new(),
+            buffer_len,
+            forgets_time_wait: rng.coin(),
+            rng,
+            scratch: vec![0; 4096],
+        }
+    }
+
+    fn socket(&mut self, timestamps: bool) -> Socket<'static> {
+        let buffer = || SocketBuffer::new(vec![0; self.buffer_len]);
+        let mut socket = Socket::new(buffer(), buffer());
+        socket.set_timeout(Some(GIVE_UP));
+        socket.set_keep_alive(Some(KEEP_ALIVE));
+        socket.set_nagle_enabled(self.rng.coin());
+        if timestamps {
+            socket.set_tsval_generator(Some(timestamp));
+        }
+        socket
+    }
+
+    /// Opens a connection from `port`. A closed predecessor of the same port is forgotten.
+    pub(crate) fn connect(&mut self, conn: u32, plan: &Plan, port: u16) -> Result<(), String> {
+        let socket = self.socket(plan.timestamps);
+        let handle = self.sockets.add(socket);
+        let remote = IpEndpoint::new(IpAddress::Ipv4(*plan.virtual_.ip()), plan.virtual_.port());
+        let socket = self.sockets.get_mut::<Socket<'_>>(handle);
+        socket
+            .connect(self.interface.context(), remote, port)
+            .map_err(|error| format!("connection {conn} cannot be opened: {error}"))?;
+        let remote = Some(plan.virtual_);
+        self.sessions.push(Session { handle, pump: Pump::client(conn), remote, local_port: port });
+        Ok(())
+    }
+
+    /// Whether a connection of this host still uses the port.
+    pub(crate) fn port_in_use(&self, port: u16) -> bool {
+        self.sessions.iter().any(|s| s.local_port == port)
+    }
+
+    pub(crate) fn receive(&mut self, frame: &[u8]) {
+        let syn = parse(frame)
+            .filter(|s| self.side == Side::Server && s.has(SYN) && !s.has(ACK) && s.tcp_checksum_ok);
+        if let Some(syn) = syn
+            && let Some(handle) = self.connected(syn.dst.port(), syn.src)
+        {
+            // smoltcp may give the SYN of an open connection to a listening socket, as if it were a new one (it takes
+            // the first socket that fits), and never answers it. A double is lost here instead; a new one ends the
+            // old connection, which the challenge of RFC 9293 §3.10.7.4 would have led to.
+            if self.syns.insert((syn.dst.port(), syn.src), syn.seq) != Some(syn.seq) {
+                self.sockets.get_mut::<Socket<'_>>(handle).abort();
+            }
+            return;
+        }
+        if let Some(syn) = syn {
+            self.syns.insert((syn.dst.port(), syn.src), syn.seq);
+        }
+        self.wire.incoming.push_back(frame[ETH_LEN..].to_vec());
+    }
+
+    /// The socket that is connected so.
+    fn connected(&self, local_port: u16, remote: SocketAddrV4) -> Option<SocketHandle> {
+        let remote = IpEndpoint::new(IpAddress::Ipv4(*remote.ip()), remote.port());
+        let fits = |socket: &Socket<'_>| {
+            let local = socket.local_endpoint().map(|e| e.port);
+            socket.state() != State::Closed
+                && local == Some(local_port)
+                && socket.remote_endpoint() == Some(remote)
+        };
+        let mut sockets =
+            self.sockets.iter().map(|(handle, smoltcp::socket::Socket::Tcp(socket))| (handle, socket));
+        sockets.find(|(_, socket)| fits(socket)).map(|(handle, _)| handle)
+    }
+
+    /// Runs stack and programs until both have nothing to do; returns what is sent.
+    pub(crate) fn run(&mut self, now_us: u64, plans: &[Plan]) -> Result<Vec<Vec<u8>>, String> {
+        TIMESTAMP.set((now_us / 1000) as u32);
+        for _ in 0..32 {
+            if self.side == Side::Server {
+                self.keep_listening();
+            }
+            self.interface.poll(instant(now_us), &mut self.wire, &mut self.sockets);
+            if self.side == Side::Server {
+                self.accept();
+            }
+            if !self.serve(now_us, plans)? {
+                break;
+            }
+        }
+        Ok(std::mem::take(&mut self.wire.outgoing))
+    }
+
+    /// When [`Host::run`] wants to be called again.
+    pub(crate) fn wake_at_us(&mut self, now_us: u64) -> Option<u64> {
+        let stack = self.interface.poll_at(instant(now_us), &self.sockets).map(|at| at.total_micros() as u64);
+        let slow = self.sessions.iter().map(|s| s.pump.slow_until_us).filter(|at| *at > now_us).min();
+        stack.into_iter().chain(slow).min().map(|at| at.max(now_us + 1))
+    }
+
+    fn keep_listening(&mut self) {
+        for port in LISTEN_PORTS {
+            let sockets = &self.sockets;
+            let waits = |handle: SocketHandle| sockets.get::<Socket<'_>>(handle).state() == State::Listen;
+            let waiting = self.listening.iter().filter(|(handle, p)| *p == port && waits(*handle)).count();
+            for _ in waiting..BACKLOG {
+                let timestamps = self.rng.coin();
+                let mut socket = self.socket(timestamps);
+                if socket.listen(port).is_ok() {
+                    let handle = self.sockets.add(socket);
+                    self.listening.push((handle, port));
+                }
+            }
+        }
+    }
+
+    /// Sockets whose handshake is done become sessions.
+    fn accept(&mut self) {
+        let sockets = &mut self.sockets;
+        let (next_accept, sessions) = (&mut self.next_accept, &mut self.sessions);
+        self.listening.retain(|(handle, port)| {
+            let socket = sockets.get::<Socket<'_>>(*handle);
+            match socket.state() {
+                State::Listen | State::SynReceived => true,
+                State::Closed => {
+                    sockets.remove(*handle);
+                    false
+                }
+                _ => {
+                    let remote = socket.remote_endpoint().map(|e| {
+                        let IpAddress::Ipv4(ip) = e.addr;
+                        SocketAddrV4::new(ip, e.port)
+                    });
+                    let pump = Pump::server(*next_accept);
+                    sessions.push(Session { handle: *handle, pump, remote, local_port: *port });
+                    *next_accept += 1;
+                    false
+                }
+            }
+        });
+    }
+
+    /// One turn of every session; whether the stack has something to do after it.
+    fn serve(&mut self, now_us: u64, plans: &[Plan]) -> Result<bool, String> {
+        let mut busy = false;
+        let mut i = 0;
+        while i < self.sessions.len() {
+            let session = &mut self.sessions[i];
+            let socket = self.sockets.get_mut::<Socket<'_>>(session.handle);
+            busy |= session.turn(socket, self.side, now_us, plans, &mut self.scratch)?;
+            let state = socket.state();
+            // Half of the stacks forget a socket in TIME_WAIT at once, so that its port comes back early.
+            let over = state == State::Closed || state == State::TimeWait && self.forgets_time_wait;
+            // An aborted socket still has its RST to send, and a slow program has still to read.
+            if over && !busy && !socket.can_recv() {
+                session.settle(socket, plans)?;
+                let session = self.sessions.swap_remove(i);
+                self.sockets.remove(session.handle);
+                self.finished.push(session);
+            } else {
+                i += 1;
+            }
+        }
+        Ok(busy)
+    }
+}
+
+impl Session {
+    pub(crate) fn local_port(&self) -> u16 {
+        self.local_port
+    }
+
+    fn turn(
+        &mut self,
+        socket: &mut Socket<'_>,
+        side: Side,
+        now_us: u64,
+        plans: &[Plan],
+        scratch: &mut [u8],
+    ) -> Result<bool, String> {
+        let moved = self.pump.moved();
+        self.read(socket, side, now_us, plans)?;
+        let plan = self.pump.conn.and_then(|conn| plans.get(conn as usize));
+        self.write(socket, side, now_us, plan, scratch);
+        let mut busy = self.pump.moved() != moved;
+        if let Some(plan) = plan
+            && !self.pump.closed
+        {
+            let abort_at = if side == Side::Client { plan.client_abort } else { plan.server_abort };
+            let close = if side == Side::Client { plan.client_close } else { plan.server_close };
+            let connected = socket.state() != State::SynSent;
+            if abort_at.is_some_and(|at| connected && self.pump.moved() >= at) {
+                socket.abort();
+                self.pump.closed = true;
+                busy = true;
+            } else if self.pump.all_sent(plan) && (close == Close::AfterSending || self.pump.ended) {
+                socket.close();
+                self.pump.closed = true;
+                busy = true;
+            }
+        }
+        Ok(busy)
+    }
+
+    fn read(
+        &mut self,
+        socket: &mut Socket<'_>,
+        side: Side,
+        now_us: u64,
+        plans: &[Plan],
+    ) -> Result<(), String> {
+        let plan = self.pump.conn.and_then(|conn| plans.get(conn as usize));
+        let slow = plan.and_then(|p| if side == Side::Client { p.slow_client } else { p.slow_server });
+        let mut left = match slow {
+            Some(_) if now_us < self.pump.slow_until_us => return Ok(()),
+            Some(step) => step,
+            None => usize::MAX,
+        };
+        while left > 0 && !self.pump.ended {
+            let pump = &mut self.pump;
+            let read = socket.recv(|bytes| {
+                let n = bytes.len().min(left);
+                (n, (n, pump.take(plans, &bytes[..n])))
+            });
+            match read {
+                Ok((0, _)) => break,
+                Ok((n, result)) => {
+                    result?;
+                    left -= n;
+                }
+                Err(RecvError::Finished) => self.pump.finish(plans)?,
+                Err(RecvError::InvalidState) => break,
+            }
+        }
+        if slow.is_some() && left == 0 {
+            self.pump.slow_until_us = now_us + SLOW_STEP_US;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        socket: &mut Socket<'_>,
+        side: Side,
+        now_us: u64,
+        plan: Option<&Plan>,
+        scratch: &mut [u8],
+    ) {
+        if let Some(plan) = plan.filter(|_| side == Side::Client && self.pump.sent == 0)
+            && now_us < plan.start_us + plan.silence_us
+        {
+            self.pump.slow_until_us = plan.start_us + plan.silence_us;
+            return;
+        }
+        while !self.pump.closed && socket.can_send() {
+            let n = self.pump.produce(plan, scratch);
+            let Ok(sent) = socket.send_slice(&scratch[..n]) else { break };
+            self.pump.sent += sent;
+            if sent == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Says how it ended, for a socket that is closed and has nothing to read any more.
+    fn settle(&mut self, socket: &mut Socket<'_>, plans: &[Plan]) -> Result<(), String> {
+        if !self.pump.ended && socket.recv(|_| (0, ())) == Err(RecvError::Finished) {
+            self.pump.finish(plans)?;
+        }
+        self.pump.end = if self.pump.ended { End::Whole } else { End::Failed };
+        Ok(())
+    }
+}
