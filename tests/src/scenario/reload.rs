@@ -29,7 +29,7 @@ pub fn reload_during_download(rig: &mut Rig, weights: &[i64]) -> Result<Download
     let (url, expected) = rig.download_file()?;
     let path = rig.dir().join("downloaded");
     // Slow enough that it lasts longer than the reload and the requests.
-    let curl = Cmd::line("curl -sS --fail --limit-rate 40M --max-time 60 -o").arg(&path).arg(url);
+    let curl = Cmd::line("curl -sS --fail --limit-rate 20M --max-time 60 -o").arg(&path).arg(url);
     let mut download = Process::spawn("download", &rig.clients[0], &curl, rig.dir(), Bond::DiesWithParent)?;
     let received = || std::fs::metadata(&path).map_or(0, |file| file.len());
     wait_until("20 MB of the download", Duration::from_secs(20), || {
