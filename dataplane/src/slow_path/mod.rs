@@ -22,8 +22,9 @@ use crate::mirror::Asker;
 use crate::worker::{Idle, Out, Sink};
 use pending::{Outcome, Pending};
 
-/// How long the kernel is left alone with one question.
-const ASK_INTERVAL: Duration = Duration::from_millis(250);
+/// How long the kernel is left alone with one question. Asking again while it is resolving is free of consequences,
+/// and it may have forgotten a neighbour at any time.
+const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Next hops whose last question is remembered; beyond it the memory is cleared.
 const ASKED_MAX: usize = 4096;
@@ -187,12 +188,7 @@ impl SlowPath {
                 let now = Instant::now();
                 for packet in burst.drain(..) {
                     match memory.pending.add(packet, id, now) {
-                        Ok(destination) => {
-                            look = true;
-                            if let Some(next_hop) = pending::unresolved(&memory.fib, destination) {
-                                ask(&mut self.asker, &mut memory.asked, next_hop, now);
-                            }
-                        }
+                        Ok(()) => look = true,
                         Err(_dropped) => {
                             self.sources[index].page.dropped(PlatformDrop::ResolveOverflow).add(1)
                         }
@@ -211,23 +207,25 @@ impl SlowPath {
     }
 
     fn settle(&mut self, memory: &mut Memory) -> bool {
-        memory.settled = Instant::now();
-        let (sides, sources) = (&mut self.sides, &self.sources);
+        let now = Instant::now();
+        memory.settled = now;
+        let (sides, sources, asker) = (&mut self.sides, &self.sources, &mut self.asker);
+        let (side_of, asked) = (&memory.side_of, &mut memory.asked);
         let mut busy = false;
-        memory.pending.settle(&memory.fib, memory.settled, |outcome| {
-            busy = true;
-            match outcome {
-                Outcome::Send(port, packet) => {
-                    if let Some(side) =
-                        memory.side_of.get(port.index()).copied().flatten().map(|i| &mut sides[i])
-                    {
-                        side.inject.put(packet, &sources[side.sender.index()].page);
-                    }
-                }
-                Outcome::GiveUp(worker, _packet) => {
-                    sources[worker.index()].page.dropped(PlatformDrop::Unresolved).add(1);
+        memory.pending.settle(&memory.fib, now, |outcome| match outcome {
+            Outcome::Send(port, packet) => {
+                busy = true;
+                if let Some(side) =
+                    side_of.get(port.index()).copied().flatten().map(|index| &mut sides[index])
+                {
+                    side.inject.put(packet, &sources[side.sender.index()].page);
                 }
             }
+            Outcome::GiveUp(worker, _packet) => {
+                busy = true;
+                sources[worker.index()].page.dropped(PlatformDrop::Unresolved).add(1);
+            }
+            Outcome::Wait(port, next_hop) => ask(asker, asked, (port, next_hop), now),
         });
         for side in sides {
             side.inject.flush(&sources[side.sender.index()].page);

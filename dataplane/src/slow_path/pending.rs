@@ -20,6 +20,8 @@ pub(super) enum Outcome<P> {
     Send(PortId, P),
     /// It waited too long, or there is no route any more.
     GiveUp(WorkerId, P),
+    /// It goes on waiting for this next hop.
+    Wait(PortId, IpAddr),
 }
 
 struct Waiting<P> {
@@ -44,16 +46,17 @@ impl<P: wire::PacketBuf> Pending<P> {
     }
 
     /// Takes a packet of `worker`. Gives it back when the queue is full or it is no IP packet.
-    pub(super) fn add(&mut self, packet: P, worker: WorkerId, now: Instant) -> Result<IpAddr, P> {
+    pub(super) fn add(&mut self, packet: P, worker: WorkerId, now: Instant) -> Result<(), P> {
         let Some(destination) = destination(packet.data()) else { return Err(packet) };
         if self.waiting.len() >= PENDING_MAX {
             return Err(packet);
         }
         self.waiting.push_back(Waiting { packet, destination, worker, until: now + WAIT_MAX });
-        Ok(destination)
+        Ok(())
     }
 
-    /// Looks at all packets again and hands out those that are through with waiting, in order.
+    /// Looks at all packets again: hands out those that are through with waiting, in order, and says what the others
+    /// wait for.
     pub(super) fn settle(&mut self, fib: &Fib, now: Instant, mut on: impl FnMut(Outcome<P>)) {
         for _ in 0..self.waiting.len() {
             let Some(mut waiting) = self.waiting.pop_front() else { return };
@@ -62,8 +65,13 @@ impl<P: wire::PacketBuf> Pending<P> {
                     fill_header(waiting.packet.data_mut(), source, destination);
                     on(Outcome::Send(port, waiting.packet));
                 }
-                Resolved::Wait if now < waiting.until => self.waiting.push_back(waiting),
-                Resolved::Wait | Resolved::NoRoute => on(Outcome::GiveUp(waiting.worker, waiting.packet)),
+                Resolved::Wait { port, next_hop } if now < waiting.until => {
+                    on(Outcome::Wait(port, next_hop));
+                    self.waiting.push_back(waiting);
+                }
+                Resolved::Wait { .. } | Resolved::NoRoute => {
+                    on(Outcome::GiveUp(waiting.worker, waiting.packet));
+                }
             }
         }
     }
@@ -71,33 +79,21 @@ impl<P: wire::PacketBuf> Pending<P> {
 
 enum Resolved {
     Ready { port: PortId, source: MacAddr, destination: MacAddr },
-    Wait,
+    Wait { port: PortId, next_hop: IpAddr },
     NoRoute,
 }
 
 fn resolve(fib: &Fib, destination: IpAddr) -> Resolved {
     match fib.lookup(destination) {
         NextHop::NoRoute => Resolved::NoRoute,
-        NextHop::Unknown { .. } => Resolved::Wait,
+        NextHop::Unknown { port, next_hop } => Resolved::Wait { port, next_hop },
         NextHop::Adjacency(id) => match fib.adjacency(id) {
             Some(found) => match found.destination {
                 Some(mac) => Resolved::Ready { port: found.port, source: found.source, destination: mac },
-                None => Resolved::Wait,
+                None => Resolved::Wait { port: found.port, next_hop: found.next_hop },
             },
-            None => Resolved::Wait,
+            None => Resolved::NoRoute,
         },
-    }
-}
-
-/// The next hop that the kernel has to be asked for, if any.
-pub(super) fn unresolved(fib: &Fib, destination: IpAddr) -> Option<(PortId, IpAddr)> {
-    match fib.lookup(destination) {
-        NextHop::Unknown { port, next_hop } => Some((port, next_hop)),
-        NextHop::Adjacency(id) => {
-            let found = fib.adjacency(id)?;
-            found.destination.is_none().then_some((found.port, found.next_hop))
-        }
-        NextHop::NoRoute => None,
     }
 }
 
@@ -148,15 +144,20 @@ mod tests {
     fn a_packet_leaves_with_its_header_once_the_next_hop_is_known() {
         let now = Instant::now();
         let mut pending = Pending::new();
-        let destination = pending.add(packet(), WorkerId(0), now).ok().unwrap();
+        pending.add(packet(), WorkerId(0), now).ok().unwrap();
+        let destination = "10.2.0.11".parse().unwrap();
         let mut builder = builder();
-        assert_eq!(unresolved(&builder.build(), destination), Some((PortId(1), destination)));
-        pending.settle(&builder.build(), now, |_| panic!("nothing is known yet"));
+        let mut wanted = Vec::new();
+        pending.settle(&builder.build(), now, |outcome| match outcome {
+            Outcome::Wait(port, next_hop) => wanted.push((port, next_hop)),
+            Outcome::Send(..) | Outcome::GiveUp(..) => panic!("nothing is known yet"),
+        });
+        assert_eq!(wanted, [(PortId(1), destination)]);
         builder.set_neighbour(PortId(1), destination, Some(THEIRS));
         let mut sent = Vec::new();
         pending.settle(&builder.build(), now, |outcome| match outcome {
             Outcome::Send(port, packet) => sent.push((port, packet.data()[..14].to_vec())),
-            Outcome::GiveUp(..) => panic!("it was in time"),
+            Outcome::GiveUp(..) | Outcome::Wait(..) => panic!("it is known in time"),
         });
         assert_eq!(sent, [(PortId(1), vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0])]);
         assert!(pending.is_empty());
@@ -169,7 +170,7 @@ mod tests {
         pending.add(packet(), WorkerId(1), now).ok().unwrap();
         let mut given_up = 0;
         pending.settle(&builder().build(), now + WAIT_MAX, |outcome| match outcome {
-            Outcome::Send(..) => panic!("nothing is known"),
+            Outcome::Send(..) | Outcome::Wait(..) => panic!("nothing is known, and its time is over"),
             Outcome::GiveUp(worker, _) => given_up += usize::from(worker == WorkerId(1)),
         });
         assert_eq!(given_up, 1);
