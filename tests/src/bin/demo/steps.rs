@@ -133,7 +133,10 @@ fn reload(rig: &mut Rig, say: &mut Say) -> Result<()> {
         "new connections follow the new weights",
     )?;
     let (expected, came) = &report.sha256;
-    say.claim(expected == came, format!("the download arrived whole: SHA-256 {}…", &came[..16]))
+    say.claim(expected == came, format!("the download arrived whole: SHA-256 {}…", &came[..16]))?;
+    rig.gateway.change_config(|config| config.set_weights(&[2, 1, 1]))?;
+    rig.gateway.cli(&rig.gw, "reload")?;
+    Ok(())
 }
 
 fn control_dies(rig: &mut Rig, say: &mut Say) -> Result<()> {
