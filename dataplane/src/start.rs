@@ -58,7 +58,7 @@ const SLOW_PATH_SLEEP_MAX: Duration = Duration::from_micros(500);
 
 /// Pairs of a local address and a real server, per real server. A service with more local addresses than this uses up
 /// the share of others.
-const PAIRS_PER_REAL: usize = 4;
+const PAIRS_PER_REAL: usize = 16;
 
 /// The running threads.
 pub(crate) struct Running {
@@ -89,8 +89,17 @@ impl Running {
 /// # Errors
 /// [`Error`]: one sentence that says what to do.
 pub(crate) fn start(config: &Config, inbox: Sender<Inbox>, stop: Arc<AtomicBool>) -> Result<Running, Error> {
+    assemble(config, stop)?.launch(inbox)
+}
+
+/// Opens the ports and makes all threads' parts, without starting one.
+///
+/// # Errors
+/// [`Error`].
+pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembled, Error> {
     let layout = cpus::lay_out(config.dataplane.workers, &config.dataplane.cpus, &allowed_cpus()?);
     let idle_mode = cpus::idle_mode(config.dataplane.idle, &layout);
+    ports::check_interfaces(config)?;
     let eal = Arc::new(Eal::init(&eal_config(config, &layout))?);
     let mut warnings = eal.warnings().to_vec();
     warnings.extend(steering_warning(config));
@@ -121,7 +130,7 @@ pub(crate) fn start(config: &Config, inbox: Sender<Inbox>, stop: Arc<AtomicBool>
         tracing::warn!("{warning}");
     }
     let plan = Plan { eal: &eal, config, deals: &deals, idle_mode, stop: &stop };
-    plan.launch(open, queues, layout, inbox, warnings)
+    plan.assemble(open, queues, &layout, warnings)
 }
 
 fn allowed_cpus() -> Result<Vec<usize>, Error> {
@@ -181,7 +190,33 @@ fn mempool(eal: &Eal, config: &Config, found: &[Found]) -> Result<Mempool, Error
     Ok(Mempool::new(eal, "tollgate", mbufs, memory::CACHE_LEN, memory::data_room(mtu), numa)?)
 }
 
-/// What the launch refers to all the time.
+/// The threads to be, and what stays on the main thread.
+pub(crate) struct Assembled {
+    eal: Arc<Eal>,
+    stop: Arc<AtomicBool>,
+    twins: Vec<Twin>,
+    pub(crate) workers: Vec<Worker>,
+    slow_path: SlowPath,
+    pub(crate) parts: Parts,
+}
+
+impl Assembled {
+    /// Sets the threads going.
+    fn launch(self, inbox: Sender<Inbox>) -> Result<Running, Error> {
+        let mirror = mirror::spawn(self.twins, inbox, self.stop.clone())?;
+        let mut lcores = Vec::new();
+        for (index, worker) in self.workers.into_iter().enumerate() {
+            self.eal.launch(worker_lcore(index), move || worker.run())?;
+            lcores.push(worker_lcore(index));
+        }
+        let (last, slow_path) = (worker_lcore(lcores.len()), self.slow_path);
+        self.eal.launch(last, move || slow_path.run())?;
+        lcores.push(last);
+        Ok(Running { eal: self.eal, stop: self.stop, lcores, mirror, core: Core::new(self.parts) })
+    }
+}
+
+/// What the assembly refers to all the time.
 struct Plan<'a> {
     eal: &'a Arc<Eal>,
     config: &'a Config,
@@ -199,14 +234,13 @@ struct Common<'a> {
 }
 
 impl Plan<'_> {
-    fn launch(
+    fn assemble(
         &self,
         open: Vec<OpenPort>,
         mut queues: Vec<PortQueues>,
-        layout: Layout,
-        inbox: Sender<Inbox>,
+        layout: &Layout,
         warnings: Vec<String>,
-    ) -> Result<Running, Error> {
+    ) -> Result<Assembled, Error> {
         let count = usize::from(self.config.dataplane.workers);
         let limits = self.limits();
         let counters: Vec<Arc<Counters>> = (0..count)
@@ -236,35 +270,19 @@ impl Plan<'_> {
             idle: Idle::new(IdleMode::Adaptive, SLOW_PATH_SLEEP_MAX),
             stop: self.stop.clone(),
         };
-        let asker = Asker::new(&twins)?;
-        let mirror = mirror::spawn(twins, inbox, self.stop.clone())?;
-        let lcores = self.launch_threads(workers, slow_path)?;
-        let (eal, watched) = (self.eal.clone(), lcores.clone());
-        let core = Core::new(Parts {
+        let eal = self.eal.clone();
+        let parts = Parts {
             workers: links,
             ports: open,
             planner: Planner::new(limits, counters),
             slow_path: fib_sender,
-            asker,
+            asker: Asker::new(&twins)?,
+            services_max: self.config.dataplane.services_max.into(),
+            reals_max: self.config.dataplane.real_servers_max.into(),
             facts: self.facts(warnings),
-            is_running: Box::new(move |worker| {
-                watched.get(worker).is_some_and(|lcore| eal.is_running(*lcore))
-            }),
-        });
-        Ok(Running { eal: self.eal.clone(), stop: self.stop.clone(), lcores, mirror, core })
-    }
-
-    /// Sets the workers and the slow path going; returns their lcores, the slow path's last.
-    fn launch_threads(&self, workers: Vec<Worker>, slow_path: SlowPath) -> Result<Vec<u16>, Error> {
-        let mut lcores = Vec::new();
-        for (index, worker) in workers.into_iter().enumerate() {
-            self.eal.launch(worker_lcore(index), move || worker.run())?;
-            lcores.push(worker_lcore(index));
-        }
-        let last = worker_lcore(lcores.len());
-        self.eal.launch(last, move || slow_path.run())?;
-        lcores.push(last);
-        Ok(lcores)
+            is_running: Box::new(move |worker| eal.is_running(worker_lcore(worker))),
+        };
+        Ok(Assembled { eal: self.eal.clone(), stop: self.stop.clone(), twins, workers, slow_path, parts })
     }
 
     fn facts(&self, warnings: Vec<String>) -> Facts {
@@ -280,10 +298,13 @@ impl Plan<'_> {
         }
     }
 
+    /// Slots: a quarter more than the configuration allows, because what a reload takes away keeps its slot while
+    /// connections remember it.
     fn limits(&self) -> Limits {
-        let reals_max = self.config.dataplane.real_servers_max as usize;
+        let with_room = |max: u32| max as usize + max as usize / 4 + 16;
+        let reals_max = with_room(self.config.dataplane.real_servers_max);
         Limits {
-            services_max: self.config.dataplane.services_max as usize,
+            services_max: with_room(self.config.dataplane.services_max),
             reals_max,
             pairs_max: reals_max * PAIRS_PER_REAL,
         }

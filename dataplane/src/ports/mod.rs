@@ -23,7 +23,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Dpdk(#[from] dpdk::Error),
     /// The same for a port of the configuration.
-    #[error("port \"{name}\" ({device}): {error}")]
+    #[error("port \"{name}\" ({device}): {error}; another program may be using the device")]
     Port {
         /// The operator's name.
         name: String,
@@ -31,6 +31,18 @@ pub(crate) enum Error {
         device: String,
         /// DPDK's complaint.
         error: Box<dpdk::Error>,
+    },
+    /// A virtual device on an interface that is not there.
+    #[error(
+        "port \"{name}\" ({device}): there is no interface {interface} in this network namespace; see `ip link`"
+    )]
+    NoInterface {
+        /// The operator's name.
+        name: String,
+        /// The device.
+        device: String,
+        /// The interface.
+        interface: String,
     },
     /// The name of a twin is taken.
     #[error(
@@ -111,6 +123,27 @@ fn numbered(vdev: &str, number: usize) -> String {
         Some((driver, arguments)) => format!("{driver}{number},{arguments}"),
         None => format!("{vdev}{number}"),
     }
+}
+
+/// Checks what virtual devices sit on, because DPDK's own complaint would not say it.
+///
+/// # Errors
+/// [`Error::NoInterface`].
+pub(crate) fn check_interfaces(config: &Config) -> Result<(), Error> {
+    for port in &config.ports {
+        let Device::Vdev(device) = &port.device else { continue };
+        if !device.starts_with("net_af_") {
+            continue;
+        }
+        let interface = device.split(',').find_map(|argument| argument.strip_prefix("iface="));
+        if let Some(interface) = interface
+            && nix::net::if_::if_nametoindex(interface).is_err()
+        {
+            let (name, device, interface) = (port.name.clone(), device.clone(), interface.to_owned());
+            return Err(Error::NoInterface { name, device, interface });
+        }
+    }
+    Ok(())
 }
 
 /// Looks a configured port up and decides how many queues it gets.

@@ -102,6 +102,8 @@ pub(crate) struct Core {
     slow_path: Sender<Arc<Fib>>,
     asker: Asker,
     facts: Facts,
+    services_max: u64,
+    reals_max: u64,
     /// The state in force.
     desired: DesiredState,
     /// Whether a worker is still alive.
@@ -116,6 +118,10 @@ pub(crate) struct Parts {
     pub(crate) slow_path: Sender<Arc<Fib>>,
     pub(crate) asker: Asker,
     pub(crate) facts: Facts,
+    /// Services that the configuration allows.
+    pub(crate) services_max: u64,
+    /// Real servers that the configuration allows.
+    pub(crate) reals_max: u64,
     pub(crate) is_running: Box<dyn Fn(usize) -> bool>,
 }
 
@@ -133,6 +139,8 @@ impl Core {
             slow_path: parts.slow_path,
             asker: parts.asker,
             facts: parts.facts,
+            services_max: parts.services_max,
+            reals_max: parts.reals_max,
             desired: DesiredState::default(),
             is_running: parts.is_running,
         }
@@ -198,7 +206,8 @@ impl Core {
     }
 
     fn apply(&mut self, state: DesiredState) -> Result<Result<u64, Refusal>, Fault> {
-        let planned = translate::statics(&state, &self.port_ids)
+        let planned = translate::check_limits(&state, self.services_max, self.reals_max)
+            .and_then(|()| translate::statics(&state, &self.port_ids))
             .and_then(|statics| Ok((statics, translate::spec(&state)?)))
             .and_then(|(statics, spec)| Ok((statics, self.planner.plan(&spec).map_err(translate::refusal)?)));
         let (statics, mut updates) = match planned {

@@ -117,6 +117,20 @@ pub(crate) fn statics(state: &DesiredState, ports: &HashMap<String, PortId>) -> 
     Ok(statics)
 }
 
+/// Checks what the configuration allows. The planner has room for more, see [`crate::start`].
+pub(crate) fn check_limits(state: &DesiredState, services_max: u64, reals_max: u64) -> Result<(), Refusal> {
+    let too_many = |what: &str, wanted: usize, limit: u64, key: &str| {
+        let wanted = wanted as u64;
+        if wanted <= limit {
+            return Ok(());
+        }
+        Err(Refusal::TooMany { what: what.to_owned(), wanted, limit, key: key.to_owned() })
+    };
+    let reals = state.services.iter().map(|service| service.real_servers.len()).sum();
+    too_many("services", state.services.len(), services_max, "services_max")?;
+    too_many("real servers", reals, reals_max, "real_servers_max")
+}
+
 /// The planner's refusal in the API's terms.
 pub(crate) fn refusal(error: PlanError) -> Refusal {
     match error {

@@ -206,3 +206,6 @@ fn drop_multi_segment(burst: &mut Burst, out: &mut Outputs, page: &Page) {
     }
     std::mem::swap(burst, &mut kept);
 }
+
+#[cfg(test)]
+mod tests;
