@@ -57,6 +57,9 @@ impl World {
         if let Some(gateway) = &mut self.gateway {
             gateway.set_neighbour(port, address.into(), mac);
             self.send_updates();
+        } else if let Some(network) = &mut self.network {
+            // The kernel learns on while the gateway is down.
+            network.set_neighbour(port, address.into(), Some(wire::MacAddr(mac)));
         }
     }
 

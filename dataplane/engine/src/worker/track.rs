@@ -208,17 +208,16 @@ fn begin_anew(conn: &mut Conn, syn_ack: &tcp::Header) {
     conn.client_isn = syn_ack.ack.get().wrapping_sub(1);
 }
 
-/// In an unfinished handshake only an ACK of the SYN-ACK counts, so that blind SYN and ACK pairs do not fill the
-/// table with connections that are remembered for minutes.
+/// In an unfinished handshake only an ACK of the SYN-ACK counts, exactly: the real server can have sent nothing more.
+/// So blind SYN and ACK pairs do not fill the table with connections that are remembered for minutes, and the RST that
+/// a real server answers to a guessed ACK finds no window to lie in.
 fn check_handshake(conn: &Conn, direction: Direction, tcp: &tcp::Header) -> Result<(), Counter> {
     if !conn.state.is_embryonic() {
         return Ok(());
     }
     let answered = conn.has(flag::SYN_ACK_SEEN);
     let valid = match direction {
-        Direction::Inbound => {
-            tcp.flags & flags::ACK != 0 && !later(conn.real_isn.wrapping_add(1), tcp.ack.get())
-        }
+        Direction::Inbound => tcp.flags & flags::ACK != 0 && tcp.ack.get() == conn.real_isn.wrapping_add(1),
         Direction::Outbound => true,
     };
     if answered && valid { Ok(()) } else { Err(Counter::HandshakeAckInvalid) }
