@@ -76,6 +76,8 @@ pub(crate) struct Socket {
     fd: OwnedFd,
     buffer: Vec<u8>,
     sequence: u32,
+    /// An overrun that [`Socket::has_more`] met; the kernel tells each only once.
+    overrun: bool,
 }
 
 impl Socket {
@@ -104,7 +106,7 @@ impl Socket {
             .map_err(failed("set a time-out on a netlink socket"))?;
         socket::bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))
             .map_err(failed("subscribe to netlink events"))?;
-        Ok(Socket { fd, buffer: vec![0; DATAGRAM_LEN_MAX], sequence: 0 })
+        Ok(Socket { fd, buffer: vec![0; DATAGRAM_LEN_MAX], sequence: 0, overrun: false })
     }
 
     /// Waits for one datagram and hands its messages, each with its header's flags, to `on`.
@@ -112,6 +114,9 @@ impl Socket {
         &mut self,
         mut on: impl FnMut(RouteNetlinkMessage, u16),
     ) -> Result<Received, Error> {
+        if std::mem::take(&mut self.overrun) {
+            return Ok(Received::Overrun);
+        }
         let len = match socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
             Ok(len) => len,
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
@@ -126,11 +131,18 @@ impl Socket {
         Ok(Received::Messages)
     }
 
-    /// Whether another datagram waits.
-    pub(crate) fn has_more(&self) -> bool {
+    /// Whether another datagram, or word of an overrun, waits.
+    pub(crate) fn has_more(&mut self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        // An error, such as an overrun, is also something to fetch.
-        !matches!(socket::recv(self.fd.as_raw_fd(), &mut [0; 1], flags), Err(Errno::EAGAIN))
+        match socket::recv(self.fd.as_raw_fd(), &mut [0; 1], flags) {
+            Ok(_) => true,
+            Err(Errno::ENOBUFS) => {
+                self.overrun = true;
+                true
+            }
+            // Other errors come again when something is received.
+            Err(_) => false,
+        }
     }
 
     /// Asks for a dump and hands each object to `on`. An inconsistent dump (the table changed meanwhile) is no
@@ -267,4 +279,38 @@ pub(crate) fn dump_requests() -> Vec<RouteNetlinkMessage> {
         neighbour(AddressFamily::Inet),
         neighbour(AddressFamily::Inet6),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_of_the_links_finds_the_loopback() {
+        let mut socket = Socket::request().unwrap();
+        let mut links = Vec::new();
+        socket
+            .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+                if let RouteNetlinkMessage::NewLink(link) = message {
+                    links.push(link.header.index);
+                }
+            })
+            .unwrap();
+        assert!(links.contains(&1), "{links:?}");
+    }
+
+    #[test]
+    fn an_overrun_seen_while_looking_ahead_is_still_told() {
+        let mut socket = Socket::subscribe(Duration::from_millis(1)).unwrap();
+        socket.overrun = true;
+        assert_eq!(socket.receive(|_, _| {}).unwrap(), Received::Overrun);
+    }
+
+    #[test]
+    fn refusals_carry_the_kernels_reason_and_acknowledgements_none() {
+        assert!(refusal(&0i32.to_ne_bytes()).is_ok());
+        let error = refusal(&(-(Errno::ENODEV as i32)).to_ne_bytes()).unwrap_err().to_string();
+        assert!(error.contains("No such device"), "{error}");
+        assert!(refusal(&[1, 2]).is_err());
+    }
 }
