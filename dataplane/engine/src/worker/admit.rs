@@ -6,13 +6,14 @@ use wire::{PacketBuf, checksum, ethernet, ipv4, view};
 use super::Worker;
 use super::track::checksum_is_valid;
 use crate::conn::{Acked, Conn, Direction, NIL, flag};
-use crate::counters::Counter;
+use crate::counters::{Counter, Counters};
 use crate::hash::Key;
 use crate::icmp;
-use crate::ids::PairId;
+use crate::ids::{PairId, ServiceId};
 use crate::parse::Segment;
+use crate::ports::PortSet;
 use crate::snapshot::{Endpoint4, Service};
-use crate::table::Found;
+use crate::table::{Found, Table};
 use crate::tcp::TcpState;
 use crate::time::Ticks;
 use crate::translate;
@@ -47,33 +48,43 @@ impl Worker {
 
     /// Makes the connection that a SYN asks for.
     fn admit(&mut self, now: Ticks, data: &[u8], segment: &Segment) -> Result<Found, DropReason> {
-        let destination = segment.key.dst();
-        let snapshot = self.snapshot.clone();
-        let Some(service) = snapshot.find(segment.key.protocol, destination) else {
-            return Err(DropReason::NoRealServer);
-        };
-        let picked = self.sched[service.id.index()].pick(service, self.id.0, &self.all_counters);
-        let Some(real) = picked.and_then(|i| service.reals.get(i)) else {
-            self.counters.no_real_server(service.id).add(1);
-            return Err(DropReason::NoRealServer);
-        };
+        let (service, picked) = self.schedule(segment)?;
         let index = self.take_record().ok_or(DropReason::TableFull)?;
-        let Some((pair, local)) = self.take_local(service, &real.pairs, real.endpoint) else {
+        // Both were there a moment ago.
+        let service = self.snapshot.service(service).ok_or(DropReason::NoRealServer)?;
+        let real = service.reals.get(picked).ok_or(DropReason::NoRealServer)?;
+        let next_local = &mut self.sched[service.id.index()].local;
+        let sources = Sources { ports: &mut self.ports, table: &self.table, counters: &self.counters };
+        let Some((pair, local)) = sources.take(service, &real.pairs, real.endpoint, next_local) else {
             self.table.give_back(index);
             return Err(DropReason::LocalPortsExhausted);
         };
-        self.table.conns[index as usize] =
-            Conn { real_id: real.id, pair, ..new_conn(now, data, segment, service) };
         let conn = &mut self.table.conns[index as usize];
+        *conn = Conn { real_id: real.id, pair, ..new_conn(now, data, segment, service) };
         conn.set_endpoints(segment.key, Key::new(segment.key.protocol, real.endpoint, local));
         conn.deltas = translate::deltas(conn);
+        let deadline = now.plus(service.timeouts.of(conn.state));
         if self.table.link(index).is_err() {
             self.give_port_back(pair, local.port);
             self.table.give_back(index);
             return Err(DropReason::TableFull);
         }
-        self.account_new(now, index, service);
+        self.account_new(now, index, deadline);
         Ok(Found { conn: index, direction: Direction::Inbound })
+    }
+
+    /// The service that a SYN is for, and the index of the real server that is to have it.
+    fn schedule(&mut self, segment: &Segment) -> Result<(ServiceId, usize), DropReason> {
+        let service =
+            self.snapshot.find(segment.key.protocol, segment.key.dst()).ok_or(DropReason::NoRealServer)?;
+        let sched = &mut self.sched[service.id.index()];
+        match sched.pick(service, self.id.0, &self.all_counters) {
+            Some(picked) => Ok((service.id, picked)),
+            None => {
+                self.counters.no_real_server(service.id).add(1);
+                Err(DropReason::NoRealServer)
+            }
+        }
     }
 
     /// A free record; of a full table, that of the oldest embryonic connection.
@@ -87,17 +98,45 @@ impl Worker {
         self.table.take()
     }
 
+    fn give_port_back(&mut self, pair: PairId, port: u16) {
+        if let Some(set) = &mut self.ports[pair.index()] {
+            set.give_back(u16::from_be(port));
+        }
+        self.counters.pair(pair).in_use.sub(1);
+    }
+
+    fn account_new(&mut self, now: Ticks, index: u32, deadline: Ticks) {
+        let conn = &self.table.conns[index as usize];
+        let real = self.counters.real(conn.real_id);
+        real.connections.add(1);
+        real.active.add(1);
+        self.counters.state(conn.state).add(1);
+        self.counters.event(Counter::ConnectionsCreated).add(1);
+        self.wheel.arm(&mut self.table.conns, index, now, deadline);
+        self.embryonic.push(&mut self.table.conns, index);
+        self.count_gauges();
+    }
+}
+
+/// Where local endpoints come from.
+struct Sources<'a> {
+    ports: &'a mut [Option<Box<PortSet>>],
+    table: &'a Table,
+    counters: &'a Counters,
+}
+
+impl Sources<'_> {
     /// A free local endpoint towards a real server, from the service's local addresses in turn.
-    fn take_local(
-        &mut self,
+    fn take(
+        mut self,
         service: &Service,
         pairs: &[PairId],
         real: Endpoint4,
+        next_local: &mut u32,
     ) -> Option<(PairId, Endpoint4)> {
         let n = pairs.len().min(service.locals.len());
-        let sched = &mut self.sched[service.id.index()];
-        let first = sched.local as usize;
-        sched.local = sched.local.wrapping_add(1) % n.max(1) as u32;
+        let first = *next_local as usize;
+        *next_local = next_local.wrapping_add(1) % n.max(1) as u32;
         for step in 0..n {
             let i = (first + step) % n;
             let (pair, addr) = (pairs[i], service.locals[i]);
@@ -123,26 +162,6 @@ impl Worker {
             set.give_back(port);
         }
         None
-    }
-
-    fn give_port_back(&mut self, pair: PairId, port: u16) {
-        if let Some(set) = &mut self.ports[pair.index()] {
-            set.give_back(u16::from_be(port));
-        }
-        self.counters.pair(pair).in_use.sub(1);
-    }
-
-    fn account_new(&mut self, now: Ticks, index: u32, service: &Service) {
-        let conn = &self.table.conns[index as usize];
-        let real = self.counters.real(conn.real_id);
-        real.connections.add(1);
-        real.active.add(1);
-        self.counters.state(conn.state).add(1);
-        self.counters.event(Counter::ConnectionsCreated).add(1);
-        let deadline = now.plus(service.timeouts.of(conn.state));
-        self.wheel.arm(&mut self.table.conns, index, now, deadline);
-        self.embryonic.push(&mut self.table.conns, index);
-        self.count_gauges();
     }
 }
 
