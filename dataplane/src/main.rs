@@ -40,9 +40,6 @@ const EXIT_START: u8 = 1;
 /// Exit code of a fault in the program itself (`EX_SOFTWARE` of sysexits).
 const EXIT_INTERNAL: u8 = 70;
 
-/// Messages for the main thread that may wait.
-const INBOX_LEN: usize = 256;
-
 /// Tollgate's packet forwarder.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -103,7 +100,7 @@ fn start_logging(filter: &str) -> anyhow::Result<()> {
 }
 
 fn run(config: &Config) -> anyhow::Result<()> {
-    let (inbox, messages) = crossbeam_channel::bounded(INBOX_LEN);
+    let (inbox, messages) = crossbeam_channel::bounded(state::INBOX_LEN);
     let stop = Arc::new(AtomicBool::new(false));
     watch_signals(inbox.clone())?;
     // Bound first, so that a second instance ends before it touches devices.

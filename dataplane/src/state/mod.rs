@@ -37,6 +37,9 @@ pub(crate) enum Inbox {
     Stop(i32),
 }
 
+/// Messages for the main thread that may wait.
+pub(crate) const INBOX_LEN: usize = 256;
+
 /// How often the main thread looks after things when nobody tells it anything.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -153,11 +156,15 @@ impl Core {
     pub(crate) fn run(&mut self, inbox: &Receiver<Inbox>) -> Result<i32, Fault> {
         self.hand_over_fib()?;
         let mut next_tick = Instant::now() + TICK;
+        let mut put_back = None;
         loop {
-            match inbox.recv_deadline(next_tick) {
+            let message = put_back.take().map_or_else(|| inbox.recv_deadline(next_tick), Ok);
+            match message {
                 Ok(Inbox::Stop(signal)) => return Ok(signal),
                 Ok(Inbox::Kernel(changes)) => {
-                    if self.routing.kernel_changed(&changes) {
+                    let differs;
+                    (differs, put_back) = self.follow_kernel(&changes, inbox);
+                    if differs {
                         self.hand_over_fib()?;
                     }
                 }
@@ -174,6 +181,20 @@ impl Core {
                 self.tick()?;
             }
         }
+    }
+
+    /// Takes the kernel's news and all further news that wait, so that many changes make one table. Returns whether
+    /// the table differs, and the first message that was something else.
+    fn follow_kernel(&mut self, changes: &[Change], inbox: &Receiver<Inbox>) -> (bool, Option<Inbox>) {
+        let mut differs = self.routing.kernel_changed(changes);
+        for _ in 0..INBOX_LEN {
+            match inbox.try_recv() {
+                Ok(Inbox::Kernel(changes)) => differs |= self.routing.kernel_changed(&changes),
+                Ok(other) => return (differs, Some(other)),
+                Err(_) => break,
+            }
+        }
+        (differs, None)
     }
 
     fn tick(&mut self) -> Result<(), Fault> {
