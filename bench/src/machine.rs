@@ -1,0 +1,109 @@
+//! The machine: CPUs, huge pages, and what a reader of the results must know of it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// The CPU of whatever is measured.
+pub(crate) const MEASURED_CPU: usize = 1;
+/// The CPU of everything else.
+pub(crate) const OTHER_CPU: usize = 0;
+
+const HUGE_DIR: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+/// Never left with fewer than this: what `make demo` wants.
+const HUGE_KEPT: u64 = 512;
+
+/// Puts this process on the CPU for everything else.
+///
+/// # Errors
+/// When there is only one CPU.
+pub(crate) fn stay_aside() -> Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(OTHER_CPU)?;
+    let cpus = std::thread::available_parallelism()?.get();
+    ensure!(cpus >= 2, "the bench needs two CPUs, one for the worker and one for all else; here is {cpus}");
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("pinning the bench to its CPU")
+}
+
+/// A command that may run on both CPUs, unlike the bench itself, writes whole lines at once, and is killed with the bench.
+pub(crate) fn on_both_cpus(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "taskset", "-c"]).arg(format!("{OTHER_CPU},{MEASURED_CPU}"));
+    command.args(["stdbuf", "-oL"]).arg(program);
+    command
+}
+
+/// Huge pages that were reserved for a run and are given back after it.
+pub(crate) struct HugePages {
+    before: u64,
+    reserved: u64,
+}
+
+impl HugePages {
+    /// Makes so many MiB of free huge pages.
+    ///
+    /// # Errors
+    /// When memory is short.
+    pub(crate) fn reserve(mib: u64) -> Result<HugePages> {
+        let (before, free) = (read("nr_hugepages")?, read("free_hugepages")?);
+        let wanted = before + (mib / 2 + 1).saturating_sub(free);
+        if wanted > before {
+            fs::write(format!("{HUGE_DIR}/nr_hugepages"), wanted.to_string())
+                .context("reserving huge pages (are you root?)")?;
+        }
+        let pages = HugePages { before, reserved: read("nr_hugepages")? };
+        let got = read("free_hugepages")? * 2;
+        ensure!(
+            got >= mib,
+            "{mib} MiB of huge pages are needed and only {got} MiB could be had; free memory or leave out the largest number of flows (--flows)"
+        );
+        Ok(pages)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        // Only if nobody else has changed the number meanwhile.
+        if read("nr_hugepages").ok() == Some(self.reserved) && self.reserved > self.before {
+            let _ = fs::write(format!("{HUGE_DIR}/nr_hugepages"), self.before.max(HUGE_KEPT).to_string());
+        }
+    }
+}
+
+fn read(name: &str) -> Result<u64> {
+    let path = format!("{HUGE_DIR}/{name}");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    text.trim().parse().with_context(|| format!("{path} holds no number"))
+}
+
+/// CPU, memory, kernel and DPDK in one line.
+pub(crate) fn description() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = cpuinfo.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_once(':')).map_or("?", |(_, value)| value.trim()).to_owned()
+    };
+    let cpus = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+    let guest = if cpuinfo.contains("hypervisor") { ", virtual machine" } else { "" };
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib: u64 =
+        memory.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or_default();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!(
+        "{} (family {} model {}), {cpus} CPUs, {} of cache, {:.0} GiB{guest}; Linux {}; DPDK {}",
+        field("model name"),
+        field("cpu family"),
+        field("model\t"),
+        field("cache size"),
+        kib as f64 / 1048576.0,
+        kernel.trim(),
+        dpdk_version()
+    )
+}
+
+fn dpdk_version() -> String {
+    let output = Command::new("pkg-config").args(["--modversion", "libdpdk"]).output();
+    output.map_or_else(|_| "?".to_owned(), |out| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+}
