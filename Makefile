@@ -8,7 +8,7 @@ BIN_DIR     = $(abspath $(TARGET_DIR))/$(PROFILE)
 PROGRAMS    = -p tollgate-dataplane -p tollgate-control -p tollgate-tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test check build e2e bench fuzz setup clean
+.PHONY: help demo demo-stop test check build kmod-test e2e bench fuzz setup clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,7 +19,7 @@ demo: setup build ## a client reaches nginx through the gateway, in namespaces; 
 demo-stop: ## ends a demo that KEEP=1 left running
 	@$(BIN_DIR)/tollgate-demo --stop
 
-test: setup check build ## everything that must hold: format, lints, all tests; ends with the runner's summary
+test: setup check build kmod-test ## everything that must hold: format, lints, all tests; ends with the runner's summary
 	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/test.sh
 
 check: ## format and lints
@@ -28,6 +28,9 @@ check: ## format and lints
 
 build: ## the programs that the demo and the tests run
 	cargo build --profile $(PROFILE) --locked $(PROGRAMS)
+
+kmod-test: setup ## the kernel module and the BPF receiver in a guest with Debian's kernel
+	@$(MAKE) -s -C toa-kmod test
 
 e2e: setup build ## only the end-to-end tests
 	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/test.sh -p tollgate-tests

@@ -37,6 +37,8 @@ choose_kernel() {
 	newest=$(ls -d /usr/src/linux-headers-6.1.0-*-amd64 2>/dev/null |
 		sed 's|.*/linux-headers-||' | grep -E '^6\.1\.0-[0-9]+-amd64$' | sort -V | tail -1)
 	if [ -z "$newest" ]; then
+		# A fresh machine may have no package lists yet.
+		apt-get update -qq || true
 		newest=$(apt-cache search --names-only '^linux-headers-6\.1\.0-[0-9]+-amd64$' |
 			sed 's/^linux-headers-\([^ ]*\) .*/\1/' | sort -V | tail -1)
 	fi
