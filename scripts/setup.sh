@@ -6,7 +6,7 @@ set -euo pipefail
 # A program or file that must be there, and the Debian package that has it.
 needs=(
     "/usr/include/dpdk/rte_eal.h libdpdk-dev"
-    "dpdk-testpmd dpdk"
+    "dpdk-testpmd dpdk-dev"
     "pkg-config pkg-config"
     "cc build-essential"
     "clang clang"
