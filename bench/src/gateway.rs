@@ -336,8 +336,15 @@ mod tests {
 
     #[test]
     fn a_window_with_a_loss_is_not_all_forwarded() {
-        let before =
-            Sample { at: Instant::now(), cpu_ns: 0, received: 0, sent: 0, dropped: 0, toa_inserted: 0 };
+        let before = Sample {
+            at: Instant::now(),
+            cpu_ns: 0,
+            received: 0,
+            sent: 0,
+            dropped: 0,
+            elsewhere: 0,
+            toa_inserted: 0,
+        };
         let at = before.at + Duration::from_secs(1);
         let good = Sample { at, cpu_ns: 500_000_000, received: 2_000_000, sent: 1_999_990, ..before.clone() };
         assert!(window(&before, &good).all_forwarded);
