@@ -1,0 +1,27 @@
+//! The cases, by what they are about.
+
+mod handshake;
+mod limits;
+mod malformed;
+mod options;
+mod others;
+mod states;
+
+use crate::case::Case;
+
+/// Every case that any dataplane runs, with one worker or with two, in order.
+pub(crate) fn all() -> Vec<Case> {
+    [
+        handshake::cases(),
+        options::cases(),
+        states::cases(),
+        malformed::cases(),
+        limits::cases(),
+        others::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+pub(crate) use limits::{TABLE_LEN, exhausted, full_table};

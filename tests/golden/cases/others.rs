@@ -1,0 +1,109 @@
+//! Frames that are no service's: the kernel's, or nobody's.
+
+use wire::build::{EchoFrame, Ipv4Base, TcpFrame6, UdpFrame, ethernet, icmp_error_frame};
+use wire::tcp::flags::ACK;
+use wire::{MacAddr, U16, U32, ipv4};
+
+use crate::case::{Case, Service, Step, step};
+use crate::frame::{CLIENT, CLIENT_MAC, Conn, Frame, Port, VIP, WAN_MAC, client_ack, real_ack, seg, syn};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case {
+            name: "unknown_destinations",
+            about: "TCP and UDP that belong to no service or connection are the kernel's",
+            number: 50,
+            conns: 1,
+            service: Service::TOA,
+            steps: unknown,
+        },
+        Case {
+            name: "icmp",
+            about: "ICMP to a virtual address is the kernel's, errors about connections too (for now)",
+            number: 51,
+            conns: 1,
+            service: Service::TOA,
+            steps: icmp,
+        },
+        Case {
+            name: "other_protocols",
+            about: "ARP, VLAN tags, IPv6, multicast and foreign stations",
+            number: 52,
+            conns: 1,
+            service: Service::TOA,
+            steps: other_protocols,
+        },
+    ]
+}
+
+fn wan(bytes: Vec<u8>) -> Frame {
+    Frame { port: Port::Wan, bytes }
+}
+
+fn unknown(conns: &[Conn]) -> Vec<Step> {
+    let conn = &conns[0];
+    let to = |virtual_| Conn { virtual_, ..conn.clone() };
+    let other_port = to((VIP, 9));
+    let other_address = to(([10, 1, 0, 101].into(), conn.virtual_.1));
+    let udp = UdpFrame { ip: base(), dst_port: U16::new(conn.virtual_.1), ..UdpFrame::default() };
+    vec![
+        step("a SYN to another port of the address", vec![other_port.from_client(&syn())]).punted("local"),
+        step("a SYN to another address", vec![other_address.from_client(&syn())]).punted("local"),
+        step("an ACK without a connection", vec![conn.from_client(&client_ack(0, 0))]).punted("stray"),
+        step("a SYN-ACK of the real server without one", vec![conn.from_real(&real_ack(0, 0))])
+            .punted("stray"),
+        step("a SYN to the local address", vec![conn.from_real(&syn())]).punted("stray"),
+        step("a RST without a connection", vec![conn.from_client(&seg(ACK, 5, 6).rst())]).punted("stray"),
+        step("UDP to the service's address and port", vec![wan(udp.to_vec())]).punted("local"),
+    ]
+}
+
+fn base() -> Ipv4Base {
+    Ipv4Base {
+        eth_dst: WAN_MAC,
+        eth_src: CLIENT_MAC,
+        src: ipv4::addr(CLIENT),
+        dst: ipv4::addr(VIP),
+        ..Ipv4Base::default()
+    }
+}
+
+fn icmp(conns: &[Conn]) -> Vec<Step> {
+    let conn = &conns[0];
+    let echo = EchoFrame { ip: base(), ..EchoFrame::default() };
+    let sent = conn.to_client(&real_ack(0, 0));
+    let error = icmp_error_frame(base(), (3, 4, U32::new(1400)), &sent.bytes[14..]).unwrap();
+    let mut steps = conn.settled();
+    steps.push(step("an echo request", vec![wan(echo.to_vec())]).punted("icmp"));
+    steps.push(step("a client's path MTU is 1400", vec![wan(error)]).punted("icmp"));
+    steps
+}
+
+fn other_protocols(conns: &[Conn]) -> Vec<Step> {
+    let conn = &conns[0];
+    // RFC 826: Ethernet, IPv4, lengths, operation, sender, target; padded to 60 bytes.
+    let arp = |to: MacAddr, operation: u8, target: MacAddr| {
+        let mut packet = vec![0, 1, 8, 0, 6, 4, 0, operation];
+        packet.extend([&CLIENT_MAC.0[..], &CLIENT.octets(), &target.0, &VIP.octets(), &[0; 18]].concat());
+        wan(ethernet(to, CLIENT_MAC, U16::new(0x0806), &packet))
+    };
+    let (who_has, is_at) = (arp(MacAddr::BROADCAST, 1, MacAddr::ZERO), arp(WAN_MAC, 2, WAN_MAC));
+    let syn_to = |mac: MacAddr| conn.from_client(&syn()).edit(|bytes| bytes[..6].copy_from_slice(&mac.0));
+    let tagged = conn.from_client(&syn()).edit(|bytes| drop(bytes.splice(12..12, [0x81, 0, 0, 5])));
+    let twice = tagged.clone().edit(|bytes| drop(bytes.splice(12..12, [0x88, 0xa8, 0, 6])));
+    let mut six = TcpFrame6::default();
+    (six.tcp.eth_dst, six.tcp.eth_src) = (WAN_MAC, CLIENT_MAC);
+    let lldp = ethernet(MacAddr([1, 0x80, 0xc2, 0, 0, 0x0e]), CLIENT_MAC, U16::new(0x88cc), &[0; 46]);
+    let vrrp = MacAddr([1, 0, 0x5e, 0, 0, 0x12]);
+    vec![
+        step("ARP: who has the virtual address?", vec![who_has]).punted("arp"),
+        step("ARP: an answer to us", vec![is_at]).punted("arp"),
+        step("a SYN with one VLAN tag and with two", vec![tagged, twice]).punted("other_ethertype"),
+        step("LLDP", vec![wan(lldp)]).punted("other_ethertype"),
+        step("IPv6", vec![wan(six.to_vec())]).punted("ipv6"),
+        step("a SYN to a multicast station", vec![syn_to(vrrp)]).punted("multicast"),
+        step("a SYN to all stations", vec![syn_to(MacAddr::BROADCAST)]).punted("multicast"),
+        step("a SYN to another station", vec![syn_to(MacAddr([2, 9, 9, 9, 9, 9]))]).dropped("not_our_mac"),
+        step("a SYN to no station", vec![syn_to(MacAddr::ZERO)]).dropped("not_our_mac"),
+    ]
+}

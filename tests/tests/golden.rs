@@ -1,0 +1,97 @@
+//! Golden pcaps: frames into the whole program, frames out, compared byte for byte.
+//!
+//! `golden/cases` says for each case what goes in, what must come out and what is counted; what must come out is put
+//! together from scratch there, independent of the gateway. `golden/recorded` holds the same as pcap files (open them
+//! with tshark) with an index each, so that a change of behaviour shows as a difference of files. After a change that
+//! is meant: `UPDATE_GOLDEN=1 cargo test -p tollgate-tests --test golden`.
+#![forbid(unsafe_code)]
+
+#[path = "../golden/case.rs"]
+mod case;
+#[path = "../golden/cases/mod.rs"]
+mod cases;
+#[path = "../golden/dataplane.rs"]
+mod dataplane;
+#[path = "../golden/frame.rs"]
+mod frame;
+#[path = "../golden/recording.rs"]
+mod recording;
+#[path = "../golden/rules.rs"]
+mod rules;
+#[path = "../golden/run.rs"]
+mod run;
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use case::Case;
+use dataplane::Dataplane;
+use run::Order;
+
+/// Room for every connection of every case.
+const CONNECTIONS_MAX: u32 = 4096;
+
+/// Runs all cases on one dataplane and tells of all that fail.
+fn run_all(dataplane: &mut Dataplane, cases: &[Case], order: Order) -> Result<()> {
+    run::apply(dataplane, cases)?;
+    let mut faults = Vec::new();
+    for case in cases {
+        let result = run::run(dataplane, case, order).and_then(|went| match order {
+            Order::Same => run::compare_with_recording(case, &went),
+            Order::Any => Ok(()),
+        });
+        faults.extend(result.err().map(|error| format!("{error:#}")));
+    }
+    assert!(faults.is_empty(), "{} cases failed\n\n{}", faults.len(), faults.join("\n\n"));
+    Ok(())
+}
+
+#[test]
+fn every_frame_leaves_as_its_case_says() -> Result<()> {
+    let mut dataplane = Dataplane::start(1, CONNECTIONS_MAX)?;
+    run_all(&mut dataplane, &cases::all(), Order::Same)?;
+    dataplane.stop()
+}
+
+#[test]
+fn two_workers_send_the_same_frames_as_one() -> Result<()> {
+    let mut dataplane = Dataplane::start(2, CONNECTIONS_MAX)?;
+    run_all(&mut dataplane, &cases::all(), Order::Any)?;
+    let status = dataplane.status()?;
+    assert!(status.workers.iter().all(|worker| worker.handed_over > 0), "{:?}", status.workers);
+    assert!(status.workers.iter().all(|worker| worker.connections > 0), "{:?}", status.workers);
+    dataplane.stop()
+}
+
+#[test]
+fn a_full_table_refuses_newcomers_and_spares_the_established() -> Result<()> {
+    let mut dataplane = Dataplane::start(1, cases::TABLE_LEN.into())?;
+    run_all(&mut dataplane, &[cases::full_table()], Order::Same)?;
+    let worker = dataplane.status()?.workers.swap_remove(0);
+    assert_eq!(
+        (worker.connections_max, worker.connections),
+        (cases::TABLE_LEN.into(), cases::TABLE_LEN.into())
+    );
+    assert_eq!((worker.table_full, worker.recycled), (2, 1));
+    dataplane.stop()
+}
+
+#[test]
+fn exhausted_local_ports_are_counted_and_spare_the_established() -> Result<()> {
+    let mut dataplane = Dataplane::start(1, CONNECTIONS_MAX)?;
+    run_all(&mut dataplane, &[cases::exhausted()], Order::Same)?;
+    let pair = dataplane.stats()?.local_ports.swap_remove(0);
+    assert_eq!((pair.in_use, pair.capacity, pair.exhausted), (1, 1, 2));
+    assert_eq!(dataplane.status()?.workers[0].local_ports_exhausted, 2);
+    dataplane.stop()
+}
+
+#[test]
+fn cases_have_names_and_numbers_of_their_own() {
+    let mut cases = cases::all();
+    cases.extend([cases::exhausted(), cases::full_table()]);
+    let names: BTreeSet<_> = cases.iter().map(|case| case.name).collect();
+    let numbers: BTreeSet<_> = cases.iter().map(|case| case.number).collect();
+    assert_eq!((names.len(), numbers.len()), (cases.len(), cases.len()));
+    assert!(cases.iter().all(|case| (1..=10).contains(&case.conns)));
+}
