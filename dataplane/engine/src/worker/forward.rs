@@ -138,7 +138,10 @@ impl Worker {
         }
         match headers.lower_mss(TOA_V4_LEN as u16) {
             Some(lowered) => {
-                self.counters.event(Counter::MssLowered).add(1);
+                // One that is small already stays: there is room anyway.
+                if lowered.new < lowered.old {
+                    self.counters.event(Counter::MssLowered).add(1);
+                }
                 lowered.delta
             }
             None => Delta::ZERO,
