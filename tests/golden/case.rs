@@ -77,7 +77,7 @@ impl Step {
 impl Conn {
     /// What a client sends reaches the real server as `out`.
     pub(crate) fn inbound_as(&self, what: &str, seg: &Seg, out: &Seg) -> Step {
-        step(what, vec![self.from_client(seg)]).gives(self.to_real(out))
+        step(what, vec![self.client_sends(seg)]).gives(self.real_gets(out))
     }
 
     /// What a client sends reaches the real server as it is.
@@ -92,7 +92,7 @@ impl Conn {
 
     /// What a real server sends reaches the client as `out`.
     pub(crate) fn outbound_as(&self, what: &str, seg: &Seg, out: &Seg) -> Step {
-        step(what, vec![self.from_real(seg)]).gives(self.to_client(out))
+        step(what, vec![self.real_sends(seg)]).gives(self.client_gets(out))
     }
 
     /// What a real server sends reaches the client as it is.

@@ -27,6 +27,9 @@ use crate::frame::{Frame, Port};
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Time between two looks at something that takes about as long.
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
+
 /// Frames that a port is read at once.
 const BURST_LEN: usize = 32;
 
@@ -48,6 +51,8 @@ pub(crate) struct Dataplane {
     process: Process,
     _netns: Netns,
     dir: tempfile::TempDir,
+    /// A connection that is kept: the dataplane looks for new ones only now and then.
+    api: Option<UnixStream>,
     workers: usize,
     /// Frames written, both ports together.
     written: u64,
@@ -70,8 +75,17 @@ impl Dataplane {
         let netns = Netns::create(&name)?;
         let command = Cmd::new(gateway::binary("tollgate-dataplane")?).arg("--config").arg(config);
         let process = Process::spawn("dataplane", &netns, &command, dir.path(), Bond::DiesWithParent)?;
-        let mut dataplane =
-            Dataplane { pipes, process, _netns: netns, dir, workers, written: 0, fillers: 0, taken: [0; 2] };
+        let mut dataplane = Dataplane {
+            pipes,
+            process,
+            _netns: netns,
+            dir,
+            api: None,
+            workers,
+            written: 0,
+            fillers: 0,
+            taken: [0; 2],
+        };
         let socket = dataplane.socket();
         wait_until("the dataplane answers on its socket", PATIENCE, || {
             dataplane.process.must_run()?;
@@ -91,14 +105,18 @@ impl Dataplane {
     /// Asks something that only the main thread has to answer.
     pub(crate) fn ask(&mut self, request: &Request) -> Result<Response> {
         self.process.must_run()?;
-        ask(&self.socket(), request).with_context(|| self.process.log_tail(20))
+        let api = match self.api.take() {
+            Some(api) => api,
+            None => connect(&self.socket())?,
+        };
+        ask(self.api.insert(api), request).with_context(|| self.process.log_tail(20))
     }
 
     /// Asks something that the workers take part in: they get rounds of fillers, so that they come by.
     pub(crate) fn ask_workers(&mut self, request: &Request) -> Result<Response> {
         let socket = self.socket();
         std::thread::scope(|scope| {
-            let asked = scope.spawn(|| ask(&socket, request));
+            let asked = scope.spawn(|| ask(&mut connect(&socket)?, request));
             while !asked.is_finished() {
                 self.process.must_run()?;
                 self.write_round(&[])?;
@@ -170,13 +188,18 @@ impl Dataplane {
         Ok(sent)
     }
 
+    /// Asks in shorter turns than other tests wait in: this happens some thousand times.
     fn wait_received(&mut self) -> Result<()> {
-        let written = self.written;
-        wait_until("every frame is received", PATIENCE, || {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             let status = self.status()?;
-            Ok(status.workers.iter().map(|worker| worker.rx_packets).sum::<u64>() == written)
-        })?;
-        Ok(())
+            let received: u64 = status.workers.iter().map(|worker| worker.rx_packets).sum();
+            if received == self.written {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{received} of {} frames are received", self.written);
+            std::thread::sleep(POLL_INTERVAL);
+        }
     }
 
     /// One burst for each port: at most 32 frames of each, and fillers.
@@ -206,7 +229,7 @@ impl Dataplane {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.process.must_run()?;
                     ensure!(Instant::now() < deadline, "the pipe of {} stays full", port.name());
-                    std::thread::sleep(Duration::from_micros(200));
+                    std::thread::sleep(POLL_INTERVAL);
                 }
                 Err(error) => bail!("{}: {error}", port.name()),
             }
@@ -225,12 +248,16 @@ impl Dataplane {
     }
 }
 
-fn ask(socket: &Path, request: &Request) -> Result<Response> {
+fn connect(socket: &Path) -> Result<UnixStream> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     frame::greet(&mut stream)?;
-    frame::write(&mut stream, request)?;
-    frame::read(&mut stream)?.context("no answer")
+    Ok(stream)
+}
+
+fn ask(stream: &mut UnixStream, request: &Request) -> Result<Response> {
+    frame::write(stream, request)?;
+    frame::read(stream)?.context("no answer")
 }
 
 fn counts_of(stats: &Stats) -> Counts {

@@ -226,19 +226,19 @@ impl Conn {
         20_000 + 2 * (case * 10 + n)
     }
 
-    pub(crate) fn from_client(&self, seg: &Seg) -> Frame {
+    pub(crate) fn client_sends(&self, seg: &Seg) -> Frame {
         frame(Port::Wan, (CLIENT_MAC, self.client), (WAN_MAC, self.virtual_), seg)
     }
 
-    pub(crate) fn to_client(&self, seg: &Seg) -> Frame {
+    pub(crate) fn client_gets(&self, seg: &Seg) -> Frame {
         frame(Port::Wan, (WAN_MAC, self.virtual_), (CLIENT_MAC, self.client), &routed(seg))
     }
 
-    pub(crate) fn from_real(&self, seg: &Seg) -> Frame {
+    pub(crate) fn real_sends(&self, seg: &Seg) -> Frame {
         frame(Port::Lan, (REAL_MAC, self.real), (LAN_MAC, self.local), seg)
     }
 
-    pub(crate) fn to_real(&self, seg: &Seg) -> Frame {
+    pub(crate) fn real_gets(&self, seg: &Seg) -> Frame {
         frame(Port::Lan, (LAN_MAC, self.local), (REAL_MAC, self.real), &routed(seg))
     }
 
@@ -292,6 +292,6 @@ pub(crate) fn icmp_error(about: &Frame, kind: u8, code: u8, rest: u32) -> Frame 
         flags_fragment: U16::ZERO,
         ..Ipv4Base::default()
     };
-    let bytes = icmp_error_frame(base, (kind, code, U32::new(rest)), &b[14..]).unwrap();
+    let bytes = icmp_error_frame(base, (kind, code, U32::new(rest)), &b[14..]).unwrap_or_default();
     Frame { port: about.port, bytes }
 }

@@ -2,7 +2,7 @@
 //! which.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use tollgate_tests::pcap;
@@ -10,6 +10,17 @@ use wire::build::summary;
 
 use crate::case::Case;
 use crate::run::Went;
+
+/// Where the recordings are.
+pub(crate) fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/recorded")
+}
+
+/// The files in it.
+pub(crate) fn names() -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder())?;
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
 
 pub(crate) struct Recording {
     frames: Vec<Vec<u8>>,

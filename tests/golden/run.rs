@@ -1,7 +1,6 @@
 //! Runs cases on a dataplane and compares: with the case itself, with rules that hold for every frame, and with the
 //! recording.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -161,7 +160,7 @@ fn compare_counts(dataplane: &mut Dataplane, before: &Counts, expected: &Counts)
 
 /// Compares with the recording, or records when the environment variable `UPDATE_GOLDEN` is set.
 pub(crate) fn compare_with_recording(case: &Case, went: &[Went]) -> Result<()> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/recorded");
+    let folder = recording::folder();
     let recording = recording::Recording::of(case, went);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(&folder)?;

@@ -87,11 +87,15 @@ fn exhausted_local_ports_are_counted_and_spare_the_established() -> Result<()> {
 }
 
 #[test]
-fn cases_have_names_and_numbers_of_their_own() {
+fn cases_have_names_numbers_and_recordings_of_their_own() {
     let mut cases = cases::all();
     cases.extend([cases::exhausted(), cases::full_table()]);
     let names: BTreeSet<_> = cases.iter().map(|case| case.name).collect();
     let numbers: BTreeSet<_> = cases.iter().map(|case| case.number).collect();
     assert_eq!((names.len(), numbers.len()), (cases.len(), cases.len()));
     assert!(cases.iter().all(|case| (1..=10).contains(&case.conns)));
+    let files: BTreeSet<_> = recording::names().unwrap().into_iter().collect();
+    let wanted: BTreeSet<_> =
+        names.iter().flat_map(|name| [format!("{name}.pcap"), format!("{name}.txt")]).collect();
+    assert_eq!(files, wanted, "recordings belong to cases; take away what is left over");
 }

@@ -136,6 +136,7 @@ fn mss_lowered(conns: &[Conn]) -> Vec<Step> {
         ),
         small.opens("SYN", &syn()),
         lowered(small, "SYN-ACK with MSS 530, of which 528 stay", &mss(530), &mss(528)),
+        small.outbound("again, with MSS 500, which stays", &syn_ack().options(&mss(500))),
         small.outbound("again, without MSS", &syn_ack().options(&[])),
     ]
 }

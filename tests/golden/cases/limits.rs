@@ -73,15 +73,15 @@ fn ttl(conns: &[Conn]) -> Vec<Step> {
     let mut steps = conn.settled();
     let data = client_ack(1, 0).payload(700);
     for ttl in [0, 1] {
-        let from_client = conn.from_client(&data.clone().ttl(ttl));
-        steps.push(answered(&format!("data with TTL {ttl}"), from_client, TIME_EXCEEDED, 0));
-        let from_real = conn.from_real(&real_ack(0, 1).ttl(ttl));
-        steps.push(answered(&format!("an ACK back with TTL {ttl}"), from_real, TIME_EXCEEDED, 0));
+        let client_sends = conn.client_sends(&data.clone().ttl(ttl));
+        steps.push(answered(&format!("data with TTL {ttl}"), client_sends, TIME_EXCEEDED, 0));
+        let real_sends = conn.real_sends(&real_ack(0, 1).ttl(ttl));
+        steps.push(answered(&format!("an ACK back with TTL {ttl}"), real_sends, TIME_EXCEEDED, 0));
     }
     steps.push(conn.inbound("data with TTL 2", &data.ttl(2)));
     steps.push(conn.outbound("an ACK back with TTL 255", &real_ack(0, 701).ttl(255)));
     // The connection is made before the exit is known; its retransmission, with a greater TTL, finds it.
-    let refused = new.from_client(&syn().ttl(1));
+    let refused = new.client_sends(&syn().ttl(1));
     steps.push(answered("SYN with TTL 1", refused, TIME_EXCEEDED, 0).counts("connections_created", 1));
     steps.push(new.inbound("the SYN again, with TTL 64", &syn()));
     steps
@@ -93,15 +93,15 @@ fn over_mtu(conns: &[Conn]) -> Vec<Step> {
     let large = client_ack(1, 0).payload(1461);
     let back = real_ack(0, 1).payload(1600);
     steps.extend([
-        answered("1501 bytes with DF", conn.from_client(&large), FRAGMENTATION_NEEDED, 1500),
-        answered("1640 bytes back with DF", conn.from_real(&back), FRAGMENTATION_NEEDED, 1500),
-        step("1501 bytes without DF", vec![conn.from_client(&large.may_fragment())]).dropped("too_big"),
-        step("1640 bytes back without DF", vec![conn.from_real(&back.may_fragment())]).dropped("too_big"),
+        answered("1501 bytes with DF", conn.client_sends(&large), FRAGMENTATION_NEEDED, 1500),
+        answered("1640 bytes back with DF", conn.real_sends(&back), FRAGMENTATION_NEEDED, 1500),
+        step("1501 bytes without DF", vec![conn.client_sends(&large.may_fragment())]).dropped("too_big"),
+        step("1640 bytes back without DF", vec![conn.real_sends(&back.may_fragment())]).dropped("too_big"),
         step(
             "a frame that no buffer holds in one piece",
-            vec![conn.from_client(&client_ack(1, 0).payload(3000)), conn.from_client(&client_ack(1, 0))],
+            vec![conn.client_sends(&client_ack(1, 0).payload(3000)), conn.client_sends(&client_ack(1, 0))],
         )
-        .gives(conn.to_real(&client_ack(1, 0)))
+        .gives(conn.real_gets(&client_ack(1, 0)))
         .counts("multi_segment", 1),
         conn.inbound("1500 bytes pass", &client_ack(1, 0).payload(1460)),
     ]);
@@ -110,7 +110,7 @@ fn over_mtu(conns: &[Conn]) -> Vec<Step> {
 
 fn no_real_server(conns: &[Conn]) -> Vec<Step> {
     let conn = &conns[0];
-    let unreachable = |what: &str, seg| answered(what, conn.from_client(seg), PORT_UNREACHABLE, 0);
+    let unreachable = |what: &str, seg| answered(what, conn.client_sends(seg), PORT_UNREACHABLE, 0);
     vec![
         unreachable("SYN", &syn()),
         unreachable("a padded SYN: the padding is not quoted", &syn().options(&[]).tail(6)),
@@ -124,7 +124,7 @@ fn local_ports_exhausted(conns: &[Conn]) -> Vec<Step> {
     let second = Conn { client: (first.client.0, 60_000), ..first.clone() };
     let mut steps = first.settled();
     for what in ["a SYN of another client", "the SYN again"] {
-        steps.push(step(what, vec![second.from_client(&syn())]).dropped("local_ports_exhausted"));
+        steps.push(step(what, vec![second.client_sends(&syn())]).dropped("local_ports_exhausted"));
     }
     steps.push(first.inbound("data of the first", &client_ack(1, 0).payload(1000)));
     steps.push(first.outbound("its ACK", &real_ack(0, 1001)));
@@ -143,9 +143,9 @@ fn table_full(conns: &[Conn]) -> Vec<Step> {
             .counts("embryonic_recycled", 1),
     );
     steps.extend(late.handshake().into_iter().skip(1));
-    steps.push(step("another SYN finds no room", vec![last.from_client(&syn())]).dropped("table_full"));
-    steps.push(step("and again", vec![last.from_client(&syn())]).dropped("table_full"));
+    steps.push(step("another SYN finds no room", vec![last.client_sends(&syn())]).dropped("table_full"));
+    steps.push(step("and again", vec![last.client_sends(&syn())]).dropped("table_full"));
     steps.extend(established.iter().map(|conn| conn.inbound("data goes on", &client_ack(1, 0).payload(8))));
-    steps.push(step("the recycled one's reply", vec![embryonic.from_real(&real_ack(0, 0))]).punted("stray"));
+    steps.push(step("the recycled one's reply", vec![embryonic.real_sends(&real_ack(0, 0))]).punted("stray"));
     steps
 }

@@ -62,7 +62,7 @@ fn honest_cut(frame: &Frame, len: usize) -> Frame {
 fn truncated(conns: &[Conn]) -> Vec<Step> {
     let conn = &conns[0];
     let options = [&mss(1460)[..], &timestamps(1, 0)].concat();
-    let whole = conn.from_client(&syn().options(&options).payload(7));
+    let whole = conn.client_sends(&syn().options(&options).payload(7));
     let (tcp, end) = (34, 34 + 20 + 16);
     assert_eq!(whole.bytes.len(), end + 7);
     let cuts = |range: std::ops::Range<usize>| -> Vec<Frame> {
@@ -93,8 +93,8 @@ fn truncated(conns: &[Conn]) -> Vec<Step> {
         step("a TCP header longer than the packet", (11..16).map(offset).collect()).dropped("l4_truncated"),
     );
     steps.push(conn.opens("the whole SYN opens a connection", &syn().options(&options).payload(7)));
-    let data = conn.from_client(&client_ack(0, 0).payload(9));
-    let reply = conn.from_real(&real_ack(0, 0).payload(9));
+    let data = conn.client_sends(&client_ack(0, 0).payload(9));
+    let reply = conn.real_sends(&real_ack(0, 0).payload(9));
     for (what, frame) in [("data", data), ("a reply", reply)] {
         let cut = |len: usize| frame.clone().edit(|bytes| bytes.truncate(len));
         let frames = (14..frame.bytes.len()).map(cut).collect();
@@ -119,13 +119,13 @@ fn flags(conns: &[Conn]) -> Vec<Step> {
         for (what, flags) in refused {
             let seg = syn().flags(flags);
             steps.push(
-                step(format!("{when}: {what}"), vec![conn.from_client(&seg), conn.from_real(&seg)])
+                step(format!("{when}: {what}"), vec![conn.client_sends(&seg), conn.real_sends(&seg)])
                     .dropped("tcp_flags_invalid"),
             );
         }
     };
     refuse("before a connection", &mut steps);
-    let xmas = vec![conn.from_client(&syn().flags(FIN | PSH | URG))];
+    let xmas = vec![conn.client_sends(&syn().flags(FIN | PSH | URG))];
     steps.push(step("before a connection: FIN, PSH and URG", xmas).punted("stray"));
     steps.extend(conn.settled());
     refuse("in a connection", &mut steps);
@@ -135,7 +135,7 @@ fn flags(conns: &[Conn]) -> Vec<Step> {
 
 fn wrong_checksums(conns: &[Conn]) -> Vec<Step> {
     let conn = &conns[0];
-    let whole = conn.from_client(&syn().payload(5));
+    let whole = conn.client_sends(&syn().payload(5));
     let (ip_id, seq, payload) = (18, 38, 60);
     let broken = |at: usize| whole.clone().flipped(at);
     let mut steps = vec![
@@ -145,7 +145,7 @@ fn wrong_checksums(conns: &[Conn]) -> Vec<Step> {
     ];
     steps.extend(conn.half_open());
     let corrupt = |what: &str, seg: &crate::frame::Seg, out: &crate::frame::Seg, at: usize, then: usize| {
-        step(what, vec![conn.from_client(seg).flipped(at)]).gives(conn.to_real(out).flipped(then))
+        step(what, vec![conn.client_sends(seg).flipped(at)]).gives(conn.real_gets(out).flipped(then))
     };
     // 8 bytes of TOA stand between header and payload.
     let first = client_ack(0, 0).payload(10);
@@ -178,11 +178,12 @@ fn fragments(conns: &[Conn]) -> Vec<Step> {
     };
     // More fragments; offset 8 bytes with more; the last one.
     let three = |frame: &Frame| [0x2000, 0x2001, 0x0002].map(|field| fragment(frame.clone(), field)).to_vec();
-    let inbound = conn.from_client(&client_ack(0, 0).payload(100));
-    let outbound = conn.from_real(&real_ack(0, 0).payload(100));
+    let inbound = conn.client_sends(&client_ack(0, 0).payload(100));
+    let outbound = conn.real_sends(&real_ack(0, 0).payload(100));
     let other = inbound.clone().edit(|bytes| bytes[30..34].copy_from_slice(&[10, 1, 0, 1]));
     let mut steps = vec![
-        step("a SYN as first fragment", vec![fragment(conn.from_client(&syn()), 0x2000)]).dropped("fragment"),
+        step("a SYN as first fragment", vec![fragment(conn.client_sends(&syn()), 0x2000)])
+            .dropped("fragment"),
     ];
     steps.extend(conn.settled());
     steps.extend([
@@ -202,29 +203,29 @@ fn ip_options(conns: &[Conn]) -> Vec<Step> {
     let ack_out = client_ack(0, 0).with_first(&conn.toa(254));
     let data_out = client_ack(0, 0).payload(5).with_first(&conn.toa(254));
     let mut steps = vec![
-        step("SYN with router alert", vec![conn.from_client(&syn()).with_ip_options(&alert)])
-            .gives(conn.to_real(&syn()).with_ip_options(&alert))
+        step("SYN with router alert", vec![conn.client_sends(&syn()).with_ip_options(&alert)])
+            .gives(conn.real_gets(&syn()).with_ip_options(&alert))
             .counts("connections_created", 1),
-        step("SYN-ACK with 40 bytes of IP options", vec![conn.from_real(&syn_ack()).with_ip_options(&most)])
-            .gives(conn.to_client(&syn_ack_out).with_ip_options(&most))
+        step("SYN-ACK with 40 bytes of IP options", vec![conn.real_sends(&syn_ack()).with_ip_options(&most)])
+            .gives(conn.client_gets(&syn_ack_out).with_ip_options(&most))
             .counts("mss_lowered", 1),
-        step("ACK with router alert", vec![conn.from_client(&client_ack(0, 0)).with_ip_options(&alert)])
-            .gives(conn.to_real(&ack_out).with_ip_options(&alert))
+        step("ACK with router alert", vec![conn.client_sends(&client_ack(0, 0)).with_ip_options(&alert)])
+            .gives(conn.real_gets(&ack_out).with_ip_options(&alert))
             .counts("toa_inserted", 1),
         step(
             "data with 40 bytes of IP options",
-            vec![conn.from_client(&client_ack(0, 0).payload(5)).with_ip_options(&most)],
+            vec![conn.client_sends(&client_ack(0, 0).payload(5)).with_ip_options(&most)],
         )
-        .gives(conn.to_real(&data_out).with_ip_options(&most))
+        .gives(conn.real_gets(&data_out).with_ip_options(&most))
         .counts("toa_inserted", 1),
         conn.outbound("its ACK", &real_ack(0, 5)),
         step(
             "data without TOA",
-            vec![conn.from_client(&client_ack(5, 0).payload(5)).with_ip_options(&alert)],
+            vec![conn.client_sends(&client_ack(5, 0).payload(5)).with_ip_options(&alert)],
         )
-        .gives(conn.to_real(&client_ack(5, 0).payload(5)).with_ip_options(&alert)),
+        .gives(conn.real_gets(&client_ack(5, 0).payload(5)).with_ip_options(&alert)),
     ];
-    let with_first_byte = |byte: u8| conn.from_client(&seg(ACK, 1, 1)).edit(|bytes| bytes[14] = byte);
+    let with_first_byte = |byte: u8| conn.client_sends(&seg(ACK, 1, 1)).edit(|bytes| bytes[14] = byte);
     let impossible: Vec<u8> = (0x40..0x45).chain([0x05, 0x35, 0x55, 0x65, 0xf5]).collect();
     steps.push(
         step(

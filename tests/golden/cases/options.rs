@@ -206,9 +206,9 @@ fn full_segments(conns: &[Conn]) -> Vec<Step> {
     steps.push(conn.inbound("1453 bytes: one too many", &data(1453)).counts("toa_over_mtu", 1));
     steps.push(conn.inbound_with_toa("1452 bytes: with TOA it is 1500", &data(1452)));
     let burst: Vec<_> = (0..40).map(|n| data(1452).seq(CLIENT_ISN + 1 + n * 1452)).collect();
-    let mut many = step("40 of them at once", burst.iter().map(|seg| conn.from_client(seg)).collect());
+    let mut many = step("40 of them at once", burst.iter().map(|seg| conn.client_sends(seg)).collect());
     for seg in burst {
-        many = many.gives(conn.to_real(&seg.with_first(&conn.toa(254))));
+        many = many.gives(conn.real_gets(&seg.with_first(&conn.toa(254))));
     }
     steps.push(many.counts("toa_inserted", 40));
     steps.push(conn.outbound("1460 bytes back", &real_ack(0, 1460).payload(1460)));
