@@ -228,7 +228,8 @@ impl Worker {
         }
     }
 
-    /// Answers with an ICMP error; where that is not possible or over the limit, drops for `reason`.
+    /// Answers with an ICMP error; where that is not allowed (RFC 1122 §3.2.2), not possible or over the limit, drops
+    /// for `reason`.
     pub(super) fn answer<P: PacketBuf>(
         &mut self,
         packet: &mut P,
@@ -236,7 +237,8 @@ impl Worker {
         error: icmp::Error,
         reason: DropReason,
     ) -> Verdict {
-        if self.limiter.allows_icmp() && icmp::answer(packet, segment, error) {
+        let may = packet.data().get(ethernet::HEADER_LEN..).is_some_and(wire::icmp::may_answer_v4);
+        if may && self.limiter.allows_icmp() && icmp::answer(packet, segment, error) {
             self.counters.event(Counter::Replied).add(1);
             Verdict::Reply(PortId(packet.port()))
         } else {
