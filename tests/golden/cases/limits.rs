@@ -78,6 +78,8 @@ fn ttl(conns: &[Conn]) -> Vec<Step> {
         let real_sends = conn.real_sends(&real_ack(0, 1).ttl(ttl));
         steps.push(answered(&format!("an ACK back with TTL {ttl}"), real_sends, TIME_EXCEEDED, 0));
     }
+    let with_options = conn.client_sends(&data.clone().ttl(1)).with_ip_options(&[148, 4, 0, 0]);
+    steps.push(answered("data with TTL 1 and router alert", with_options, TIME_EXCEEDED, 0));
     steps.push(conn.inbound("data with TTL 2", &data.ttl(2)));
     steps.push(conn.outbound("an ACK back with TTL 255", &real_ack(0, 701).ttl(255)));
     // The connection is made before the exit is known; its retransmission, with a greater TTL, finds it.
@@ -110,12 +112,20 @@ fn over_mtu(conns: &[Conn]) -> Vec<Step> {
 
 fn no_real_server(conns: &[Conn]) -> Vec<Step> {
     let conn = &conns[0];
+    let from =
+        |address: [u8; 4]| Conn { client: (address.into(), 5000), ..conn.clone() }.client_sends(&syn());
     let unreachable = |what: &str, seg| answered(what, conn.client_sends(seg), PORT_UNREACHABLE, 0);
     vec![
         unreachable("SYN", &syn()),
         unreachable("a padded SYN: the padding is not quoted", &syn().options(&[]).tail(6)),
         // 576 bytes at most (RFC 1812 §4.3.2.3).
         unreachable("a SYN with 1400 bytes of data", &syn().payload(1400)),
+        // RFC 1122 §3.2.2: errors go to single hosts only.
+        step(
+            "SYNs from many or from nobody get no answer",
+            [[224, 0, 0, 1], [255; 4], [0; 4]].map(from).to_vec(),
+        )
+        .dropped("no_real_server"),
     ]
 }
 
