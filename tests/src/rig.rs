@@ -207,11 +207,22 @@ fn unique_prefix() -> String {
     format!("tg{}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Removes the namespaces of runs that were killed before they could do it.
+/// Removes the namespaces and files of runs that were killed before they could do it.
 fn remove_stale() -> Result<()> {
-    for name in netns::list(|name| maker_of(name).is_some_and(|pid| !Path::new("/proc").join(pid).exists()))?
-    {
-        netns::delete(&name).with_context(|| format!("removing {name}, which a killed run left behind"))?;
+    let is_stale = |name: &str| maker_of(name).is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+    for name in netns::list(is_stale)? {
+        // Another run may be removing it too.
+        let removed = netns::delete(&name);
+        if netns::list(|left| left == name)?.is_empty() {
+            continue;
+        }
+        removed.with_context(|| format!("removing {name}, which a killed run left behind"))?;
+    }
+    for entry in std::fs::read_dir(std::env::temp_dir())?.flatten() {
+        if is_stale(&entry.file_name().to_string_lossy()) {
+            // Only room on the disk is lost if that fails.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
     Ok(())
 }
