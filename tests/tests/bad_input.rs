@@ -135,6 +135,7 @@ fn a_second_dataplane_on_the_same_socket_is_refused_and_the_first_goes_on() -> R
     let second = Cmd::new(gateway::binary("tollgate-dataplane")?).arg("--config").arg(&rig.gateway.config);
     let said = second.in_netns(&rig.gw).run_any()?;
     assert!(said.code.is_some_and(|code| code != 0), "{said:?}");
+    assert!(said.stderr.contains("dataplane.sock"), "{}", said.stderr);
     assert_eq!(load::get_many(&rig.clients[0], URL, 20)?.failed, 0);
     rig.succeed()
 }
