@@ -3,6 +3,7 @@
 //! Checksums are always updated incrementally (RFC 1624), so a segment that came in corrupt leaves corrupt and its
 //! receiver sees it.
 
+use arrayvec::ArrayVec;
 use wire::checksum::Delta;
 use wire::tcp::options::Lowered;
 use wire::{PacketBuf, U16, U32, ethernet, ipv4, tcp, toa};
@@ -110,9 +111,15 @@ pub(crate) fn insert_toa<P: PacketBuf>(
     ip_delta: &mut Delta,
     l4_delta: &mut Delta,
 ) -> Inserted {
-    let Some(h) = headers(packet.data_mut(), l4) else { return Inserted::NoRoom };
+    let client = conn.client();
+    let addr = U32::from_bytes(client.addr.to_ne_bytes());
+    let port = U16::from_bytes(client.port.to_ne_bytes());
+    let option = toa::encode_v4(conn.toa_kind, addr, port);
+    let Some(mut h) = headers(packet.data_mut(), l4) else { return Inserted::NoRoom };
     if usize::from(h.tcp.data_offset >> 4) * 4 + TOA_V4_LEN > tcp::HEADER_LEN_MAX {
-        return Inserted::NoRoom;
+        let Some(change) = replace_padding(h.options(), &option) else { return Inserted::NoRoom };
+        *l4_delta += change;
+        return Inserted::Yes;
     }
     if !packet.push_front(TOA_V4_LEN) {
         return Inserted::NoHeadroom;
@@ -120,10 +127,6 @@ pub(crate) fn insert_toa<P: PacketBuf>(
     let data = packet.data_mut();
     let option_at = l4 + size_of::<tcp::Header>();
     data.copy_within(TOA_V4_LEN..TOA_V4_LEN + option_at, 0);
-    let client = conn.client();
-    let addr = U32::from_bytes(client.addr.to_ne_bytes());
-    let port = U16::from_bytes(client.port.to_ne_bytes());
-    let option = toa::encode_v4(conn.toa_kind, addr, port);
     if let Some(room) = data.get_mut(option_at..option_at + TOA_V4_LEN) {
         room.copy_from_slice(&option);
     }
@@ -140,4 +143,23 @@ pub(crate) fn insert_toa<P: PacketBuf>(
     // The pseudo header holds the TCP length.
     *l4_delta = l4_delta.add16(U16::new(TOA_V4_LEN as u16));
     Inserted::Yes
+}
+
+/// Puts `first` in front of the options in the space of their padding; `None`, and no change, when there is not enough.
+/// A client cannot hide behind a full header: what it padded, or what was stripped, gives way.
+fn replace_padding(options: &mut [u8], first: &[u8; TOA_V4_LEN]) -> Option<Delta> {
+    let mut packed: ArrayVec<u8, { tcp::OPTIONS_LEN_MAX }> = ArrayVec::new();
+    packed.try_extend_from_slice(first).ok()?;
+    for option in tcp::options::iter(options) {
+        packed.try_extend_from_slice(option.ok()?.bytes(options)).ok()?;
+    }
+    if packed.len() > options.len() {
+        return None;
+    }
+    let mut padded = [tcp::options::KIND_NOP; tcp::OPTIONS_LEN_MAX];
+    padded[..packed.len()].copy_from_slice(&packed);
+    let padded = &padded[..options.len()];
+    let change = Delta::ZERO.replace_bytes(options, padded);
+    options.copy_from_slice(padded);
+    Some(change)
 }

@@ -35,7 +35,7 @@ named_counters! {
         NotOurMac = "not_our_mac",
         /// The IP packet is cut: shorter than its header or its own length field says.
         IpTruncated = "ip_truncated",
-        /// Bad IP version, header length or checksum.
+        /// Bad IP version or header length.
         IpHeaderInvalid = "ip_header_invalid",
         /// A fragment for a virtual or local address; not handled yet.
         Fragment = "fragment",
@@ -43,6 +43,9 @@ named_counters! {
         L4Truncated = "l4_truncated",
         /// A combination of TCP flags that no stack sends (none at all, SYN with FIN or RST).
         TcpFlagsInvalid = "tcp_flags_invalid",
+        /// A SYN from an address that cannot be a client's: multicast, broadcast, loopback, none at all, a virtual or
+        /// a local address.
+        SourceInvalid = "source_invalid",
         /// A SYN whose IP or TCP checksum is wrong; a sender that leaves checksums to a NIC that is not there
         /// (veth, TAP) shows up here.
         ChecksumInvalid = "checksum_invalid",

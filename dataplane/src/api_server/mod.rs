@@ -5,14 +5,15 @@ mod client;
 mod listen;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::state::Inbox;
 
@@ -20,7 +21,7 @@ use crate::state::Inbox;
 const CLIENTS_MAX: usize = 32;
 
 /// How often the accepting thread looks whether all shall end.
-const ACCEPT_INTERVAL: Duration = Duration::from_millis(50);
+const STOP_INTERVAL_MS: u16 = 50;
 
 /// Why there is no API.
 #[derive(Debug, thiserror::Error)]
@@ -87,10 +88,12 @@ pub(crate) struct Server {
 fn accept(listener: &UnixListener, inbox: &Sender<Inbox>, stop: &AtomicBool) {
     let clients = Arc::new(AtomicUsize::new(0));
     while !stop.load(Ordering::Relaxed) {
-        match listener.accept() {
-            Ok((stream, _)) => admit(stream, inbox, &clients),
-            // The listener does not block, so that a stop is noticed.
-            Err(_) => std::thread::sleep(ACCEPT_INTERVAL),
+        // Waits with a limit, so that a stop is noticed; the listener itself does not block, because whoever called
+        // may be gone again.
+        let mut waiting = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        let called = poll(&mut waiting, STOP_INTERVAL_MS).is_ok_and(|ready| ready > 0);
+        if called && let Ok((stream, _)) = listener.accept() {
+            admit(stream, inbox, &clients);
         }
     }
 }

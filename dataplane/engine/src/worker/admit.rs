@@ -1,9 +1,12 @@
 //! Segments that belong to no connection, and the connections that some of them open.
 
+use std::net::Ipv4Addr;
+
 use wire::tcp::{self, flags};
 use wire::{PacketBuf, checksum, ethernet, ipv4, view};
 
 use super::Worker;
+use super::forward::ttl;
 use super::track::checksum_is_valid;
 use crate::conn::{Acked, Conn, Direction, NIL, flag};
 use crate::counters::{Counter, Counters};
@@ -12,7 +15,7 @@ use crate::icmp;
 use crate::ids::{PairId, ServiceId};
 use crate::parse::Segment;
 use crate::ports::PortSet;
-use crate::snapshot::{Endpoint4, Service};
+use crate::snapshot::{Endpoint4, Service, Snapshot};
 use crate::table::{Found, Table};
 use crate::tcp::TcpState;
 use crate::time::Ticks;
@@ -36,6 +39,12 @@ impl Worker {
         }
         if !is_intact(packet.data(), segment) {
             return self.drop(DropReason::ChecksumInvalid);
+        }
+        if !may_be_client(segment.key.src(), &self.snapshot) {
+            return self.drop(DropReason::SourceInvalid);
+        }
+        if ttl(packet.data()) <= 1 {
+            return self.answer(packet, segment, icmp::Error::TimeExceeded, DropReason::TtlExpired);
         }
         match self.admit(now, packet.data(), segment) {
             Ok(found) => self.send(packet, segment, found),
@@ -187,6 +196,14 @@ fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service) -> Co
         wheel_slot: NIL,
         ..Conn::EMPTY
     }
+}
+
+/// Whether connections may come from there (RFC 1122 §3.2.1.3; our own addresses would make a loop).
+fn may_be_client(source: Endpoint4, snapshot: &Snapshot) -> bool {
+    let addr = Ipv4Addr::from(source.addr.to_ne_bytes());
+    let unicast = !(addr.is_multicast() || addr.octets()[0] >= 240 || addr.octets()[0] == 0);
+    let ours = snapshot.locals.contains(source.addr) || snapshot.virtuals.contains(source.addr);
+    unicast && !addr.is_loopback() && !ours
 }
 
 /// Whether both checksums of a SYN are right: nothing is remembered of a corrupt one.

@@ -269,6 +269,6 @@ fn exit_of(fib: &Fib, next_hop: NextHop) -> Result<Exit, DropReason> {
 }
 
 #[inline(always)]
-fn ttl(data: &[u8]) -> u8 {
+pub(super) fn ttl(data: &[u8]) -> u8 {
     view::<ipv4::Header>(data, ethernet::HEADER_LEN).map_or(0, |ip| ip.ttl)
 }

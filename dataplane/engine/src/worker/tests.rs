@@ -311,9 +311,50 @@ fn toa_and_fast_open_are_stripped_from_a_syn() {
 fn without_room_in_the_header_the_segment_passes_without_toa_and_is_counted() {
     let mut rig = Rig::new();
     rig.open(5555);
-    let full = TcpFrame { options: [vec![8, 10], vec![0; 8], vec![1; 26]].concat(), ..from_client(5555) };
+    let full = TcpFrame {
+        options: [vec![8, 10], vec![0; 8], vec![30, 28], vec![0; 26]].concat(),
+        ..from_client(5555)
+    };
     assert_eq!(rig.inbound(&full).toa(), None);
     assert_eq!(rig.event(Counter::ToaNoRoom), 1);
+}
+
+#[test]
+fn a_client_cannot_hide_behind_a_header_full_of_padding_or_forged_options() {
+    let mut rig = Rig::new();
+    rig.open(5555);
+    let timestamps = [vec![8, 10], vec![3; 8]].concat();
+    let forged = [vec![249, 40], vec![9; 38]].concat();
+    for opts in
+        [vec![1; 40], forged, [timestamps.clone(), vec![1; 26]].concat(), [vec![1; 29], timestamps].concat()]
+    {
+        let out =
+            rig.inbound(&TcpFrame { options: opts.clone(), payload: b"x".to_vec(), ..from_client(5555) });
+        assert_eq!(out.toa(), Some((CLIENT.into(), 5555)), "{opts:?}");
+        assert_eq!(options::timestamps(&out.options).is_some(), opts.contains(&3));
+        assert_eq!(out.payload, b"x");
+    }
+    assert_eq!(rig.event(Counter::ToaNoRoom), 0);
+}
+
+#[test]
+fn a_syn_from_an_address_that_cannot_be_a_clients_opens_nothing() {
+    let mut rig = Rig::new();
+    let sources =
+        [[224, 0, 0, 1], [255, 255, 255, 255], [0, 0, 0, 0], [127, 0, 0, 1], VIP.octets(), LIP.octets()];
+    for source in sources {
+        let frame = TcpFrame { src: u32be(source.into()), ..syn(5555) }.to_vec();
+        assert_eq!(rig.send(CLIENT_SIDE, &frame).0, Verdict::Drop(DropReason::SourceInvalid), "{source:?}");
+    }
+    assert_eq!(rig.worker.connections(), 0);
+}
+
+#[test]
+fn a_syn_at_the_end_of_its_ttl_opens_nothing() {
+    let mut rig = Rig::new();
+    let (verdict, _) = rig.send(CLIENT_SIDE, &TcpFrame { ttl: 1, ..syn(5555) }.to_vec());
+    assert_eq!(verdict, Verdict::Reply(CLIENT_SIDE));
+    assert_eq!(rig.worker.connections(), 0);
 }
 
 #[test]
