@@ -14,6 +14,7 @@ needs=(
     "ip iproute2"
     "ethtool ethtool"
     "nft nftables"
+    "/etc/services netbase"
     "sysctl procps"
     "setpriv util-linux"
     "nginx nginx-light"
