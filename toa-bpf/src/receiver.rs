@@ -7,11 +7,12 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray};
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, SockOps};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, SockOps, loaded_links};
 use aya::{Ebpf, EbpfError};
 
 use crate::counters::COUNTERS;
@@ -31,6 +32,11 @@ const MAPS: [&str; 3] = [MAP_TRUST, MAP_COUNTERS, MAP_ABOUT];
 const TRUST_MAX: usize = 1024;
 /// Bytes of the map `about` in the BPF program.
 const ABOUT_LEN: usize = 256;
+
+/// How long the kernel may take to let unpinned programs go; it takes milliseconds.
+const RELEASE_MAX: Duration = Duration::from_secs(5);
+/// How often it is asked.
+const RELEASE_POLL: Duration = Duration::from_millis(2);
 
 /// Why the receiver could not be attached, read or detached.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +87,9 @@ pub(crate) enum Error {
         /// What the kernel said.
         source: Box<ProgramError>,
     },
+    /// Somebody else has them open.
+    #[error("the pins are removed, but another process holds the BPF links; they last until it ends")]
+    Held,
     /// A pin does not hold what it should.
     #[error("the pin {0} is not of this version of tollgate-toa; `tollgate-toa detach`, then attach again")]
     Pin(PathBuf),
@@ -250,9 +259,10 @@ fn open_map(pin_dir: &Path, name: &'static str) -> Result<Map, Error> {
     Map::from_map_data(data).map_err(in_map(name))
 }
 
-/// Detaches by removing the pins, which hold the links.
+/// Detaches by removing the pins, which hold the links, and returns when the kernel has let the programs go.
 pub(crate) fn detach(pin_dir: &Path) -> Result<(), Error> {
     require_attached(pin_dir)?;
+    let links: Vec<u32> = PROGRAMS.iter().filter_map(|name| link_id(&pin_dir.join(name))).collect();
     // Learning ends first. A pin that is already missing is what we want.
     for name in PROGRAMS.iter().rev().chain(&MAPS) {
         let path = pin_dir.join(name);
@@ -262,7 +272,26 @@ pub(crate) fn detach(pin_dir: &Path) -> Result<(), Error> {
             Err(source) => return Err(file_error("remove", &path, source)),
         }
     }
-    fs::remove_dir(pin_dir).map_err(|source| file_error("remove the directory", pin_dir, source))
+    fs::remove_dir(pin_dir).map_err(|source| file_error("remove the directory", pin_dir, source))?;
+    wait_for_release(&links)
+}
+
+/// The kernel's number of a pinned link; `None` for a pin that is missing or holds something else.
+fn link_id(pin: &Path) -> Option<u32> {
+    let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
+    link.info().ok().map(|info| info.id())
+}
+
+/// The kernel takes links apart some time after their last pin is gone.
+fn wait_for_release(links: &[u32]) -> Result<(), Error> {
+    let deadline = Instant::now() + RELEASE_MAX;
+    while loaded_links().filter_map(Result::ok).any(|link| links.contains(&link.id())) {
+        if Instant::now() >= deadline {
+            return Err(Error::Held);
+        }
+        std::thread::sleep(RELEASE_POLL);
+    }
+    Ok(())
 }
 
 fn require_attached(pin_dir: &Path) -> Result<(), Error> {
