@@ -34,6 +34,12 @@ fn a_valid_file_is_called_valid() {
 }
 
 #[test]
+fn one_of_a_kind_is_not_called_many() {
+    let (_, stdout, _) = run(TOLLGATE, &["check-config", &configs("examples/minimal.toml")]);
+    assert!(stdout.contains("valid: 1 port, 1 local pool, 1 service, "), "{stdout}");
+}
+
+#[test]
 fn every_mistake_is_said_and_the_exit_code_is_64() {
     for (program, arguments) in [
         (TOLLGATE, vec!["check-config"]),
@@ -62,9 +68,15 @@ fn a_log_filter_that_is_none_is_a_mistake() {
     let file = dir.path().join("t.toml");
     let text = std::fs::read_to_string(configs("demo.toml")).unwrap();
     std::fs::write(&file, text.replace("[control]", "[control]\nlog = \"a=b=c\"")).unwrap();
-    let (code, _, stderr) = run(CONTROL, &["--check", "--config", file.to_str().unwrap()]);
-    assert_eq!(code, 64);
-    assert!(stderr.contains("`log` in [control]"), "{stderr}");
+    let file = file.to_str().unwrap();
+    let line = text.lines().position(|line| line == "[control]").unwrap() + 2;
+    for (program, arguments) in
+        [(TOLLGATE, vec!["check-config", file]), (CONTROL, vec!["--check", "--config", file])]
+    {
+        let (code, _, stderr) = run(program, &arguments);
+        assert_eq!(code, 64);
+        assert!(stderr.contains(&format!("{file}:{line}:7: `log` in [control]")), "{stderr}");
+    }
 }
 
 #[test]

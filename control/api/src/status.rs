@@ -21,7 +21,7 @@ pub struct Status {
     pub generation: u64,
     /// What the start had to do without, or what is wrong now; empty: all is well.
     pub warnings: Vec<String>,
-    /// How packets find their owner: "single", "software" or "rss".
+    /// How packets find their owner: "single" (one worker) or "software".
     pub steering: String,
     /// Idle behaviour in force: "poll" or "adaptive".
     pub idle: String,

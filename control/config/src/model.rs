@@ -87,10 +87,8 @@ pub enum Idle {
 /// How packets find their owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Steering {
-    /// RSS where every port can do it, else software.
+    /// The best that there is: today, software.
     Auto,
-    /// The NIC's hash.
-    Rss,
     /// The receiving worker hands over.
     Software,
 }

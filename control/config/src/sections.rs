@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use api::Timeouts;
 
 use crate::model::{Control, Dataplane, HugePages, Idle, Steering};
-use crate::reader::{Fault, Reader, Schema};
+use crate::reader::{Fault, Reader, Schema, choose};
 use crate::value;
 
 /// Connections that one table may be asked for; at some 200 bytes each this is 50 GiB.
@@ -94,7 +94,6 @@ pub(crate) fn dataplane(table: &Reader<'_>) -> Dataplane {
     let huge_pages =
         [("prefer", HugePages::Prefer), ("require", HugePages::Require), ("never", HugePages::Never)];
     let idle = [("auto", Idle::Auto), ("poll", Idle::Poll), ("adaptive", Idle::Adaptive)];
-    let steering = [("auto", Steering::Auto), ("rss", Steering::Rss), ("software", Steering::Software)];
     let workers = table.integer("workers", 1..=128).map_or(default.workers, |at| at.value);
     Dataplane {
         workers,
@@ -102,7 +101,7 @@ pub(crate) fn dataplane(table: &Reader<'_>) -> Dataplane {
         memory_mib: whole("memory_mib", 64..=1 << 20, default.memory_mib),
         huge_pages: table.choice("huge_pages", &huge_pages).map_or(default.huge_pages, |at| at.value),
         idle: table.choice("idle", &idle).map_or(default.idle, |at| at.value),
-        steering: table.choice("steering", &steering).map_or(default.steering, |at| at.value),
+        steering: table.parsed("steering", "\"auto\"", steering).map_or(default.steering, |at| at.value),
         connections_max: whole("connections_max", 1..=CONNECTIONS_LIMIT, default.connections_max),
         services_max: whole("services_max", 1..=1 << 20, default.services_max),
         real_servers_max: whole("real_servers_max", 1..=1 << 22, default.real_servers_max),
@@ -121,6 +120,13 @@ pub(crate) fn dataplane(table: &Reader<'_>) -> Dataplane {
             .into_iter()
             .map(|at| at.value)
             .collect(),
+    }
+}
+
+fn steering(text: &str) -> Result<Steering, Fault> {
+    match text {
+        "rss" | "rte_flow" => Err(value::not_built("steering", text, &["auto", "software"])),
+        _ => choose(text, &[("auto", Steering::Auto), ("software", Steering::Software)]),
     }
 }
 
@@ -154,7 +160,7 @@ pub(crate) fn control(table: &Reader<'_>) -> Control {
     Control {
         metrics_listen,
         socket: socket.map_or(default.socket, |at| at.value),
-        log: table.string("log", "\"info\"").map_or(default.log, |at| at.value.to_owned()),
+        log: table.parsed("log", "\"info\"", value::log_filter).map_or(default.log, |at| at.value),
         manage_addresses: table.boolean("manage_addresses").unwrap_or(default.manage_addresses),
     }
 }

@@ -122,6 +122,19 @@ fn every_example_is_valid() {
 }
 
 #[test]
+fn the_configurations_in_the_readme_load() {
+    let readme = std::fs::read_to_string(configs().join("../README.md")).unwrap();
+    let blocks: Vec<&str> =
+        readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(!blocks.is_empty(), "README.md shows no configuration");
+    for block in blocks {
+        let config =
+            Config::from_str("README.md", block).unwrap_or_else(|found| panic!("{found:#?}\n{block}"));
+        assert!(!config.services.is_empty(), "{block}");
+    }
+}
+
+#[test]
 fn references_left_out_are_filled_in() {
     let config = Config::from_str("t", MINIMAL).unwrap();
     assert_eq!(config.services[0].port, "wan");
@@ -240,6 +253,23 @@ fn what_is_not_built_says_so_and_names_what_exists() {
     let persistence = minimal_with("mode = \"fullnat\"", "persistence_timeout = 360");
     complains(&persistence, "17:1", "persistence is not built yet");
     complains(&MINIMAL.replacen("10.1.0.100:80", "[2001:db8::1]:80", 1), "14:10", "IPv6 is not built yet");
+}
+
+#[test]
+fn steering_that_is_not_built_says_so() {
+    let rss = format!("[dataplane]\nsteering = \"rss\"\n{MINIMAL}");
+    complains(&rss, "2:12", "steering `rss` is not built yet; what exists is `auto` and `software`");
+}
+
+#[test]
+fn a_log_filter_that_is_none_is_a_mistake_with_its_place() {
+    for wrong in ["a=b=c", "info,tollgate=loud", "[unclosed=info"] {
+        complains(&format!("[control]\nlog = \"{wrong}\"\n{MINIMAL}"), "2:7", "is not a log filter");
+    }
+    for right in ["debug", "info,control::health=trace"] {
+        let config = Config::from_str("t", &format!("[control]\nlog = \"{right}\"\n{MINIMAL}")).unwrap();
+        assert_eq!(config.control.log, right);
+    }
 }
 
 #[test]

@@ -259,6 +259,17 @@ pub(crate) fn socket_path(text: &str) -> Parsed<std::path::PathBuf> {
     Err(Fault::new(message, format!("write an absolute path of at most {BYTES_MAX} bytes")))
 }
 
+/// What the programs' logging accepts: a level, or directives as in `RUST_LOG`.
+pub(crate) fn log_filter(text: &str) -> Parsed<String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(Fault::new(
+            format!("`{}` is not a log filter: {}", printable(text), printable(&error.to_string())),
+            "write error, warn, info, debug or trace, or e.g. \"info,control::health=debug\"",
+        )),
+    }
+}
+
 /// `200` or `200-299`: HTTP status codes.
 pub(crate) fn status_range(text: &str) -> Parsed<(u16, u16)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));

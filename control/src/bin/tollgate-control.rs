@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         println!("{}", control::cli::check::summary(&arguments.config, &config));
         return ExitCode::SUCCESS;
     }
-    // A filter that does not parse has been refused as a mistake.
+    // Loading has refused a filter that does not parse.
     let filter = EnvFilter::try_new(&config.control.log).unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();

@@ -1,9 +1,8 @@
-//! `check-config`, and loading for the daemon: the config crate's mistakes and those that only control can find.
+//! `check-config`, and loading for the daemon: the config crate's mistakes as text.
 
 use std::path::Path;
 
-use config::{Config, Diagnostic};
-use tracing_subscriber::EnvFilter;
+use config::Config;
 
 /// Mistakes as they are printed.
 #[derive(Debug, thiserror::Error)]
@@ -21,31 +20,27 @@ pub struct Mistakes {
 /// All its mistakes.
 pub fn load(path: &Path) -> Result<Config, Mistakes> {
     let mistakes = match Config::load(path) {
-        Ok(config) => match EnvFilter::try_new(&config.control.log) {
-            Ok(_) => return Ok(config),
-            Err(error) => vec![Diagnostic {
-                file: path.display().to_string(),
-                line: 0,
-                column: 0,
-                message: format!("`log` in [control]: `{}` is not a log filter: {error}", config.control.log),
-                help: "write error, warn, info, debug or trace".to_owned(),
-            }],
-        },
+        Ok(config) => return Ok(config),
         Err(mistakes) => mistakes,
     };
     let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-    let count = if lines.len() == 1 { "1 mistake".to_owned() } else { format!("{} mistakes", lines.len()) };
+    let count = counted(lines.len(), "mistake");
     Err(Mistakes { text: format!("{}\n{}: {count}\n", lines.join("\n"), path.display()), lines })
 }
 
 /// One line on a valid file.
 pub fn summary(path: &Path, config: &Config) -> String {
     let real_servers: usize = config.services.iter().map(|service| service.real_servers.len()).sum();
-    format!(
-        "{}: valid: {} ports, {} local pools, {} services, {real_servers} real servers",
-        path.display(),
-        config.ports.len(),
-        config.local_pools.len(),
-        config.services.len()
-    )
+    let parts = [
+        counted(config.ports.len(), "port"),
+        counted(config.local_pools.len(), "local pool"),
+        counted(config.services.len(), "service"),
+        counted(real_servers, "real server"),
+    ];
+    format!("{}: valid: {}", path.display(), parts.join(", "))
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
