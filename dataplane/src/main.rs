@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod api_server;
+mod claim;
 mod counts;
 mod cpus;
 mod memory;
@@ -105,6 +106,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
     watch_signals(inbox.clone())?;
     // Bound first, so that a second instance ends before it touches devices.
     let socket = api_server::Bound::new(&config.dataplane.api_socket)?;
+    let _claims = claim::all(config)?;
     let mut running = start::start(config, inbox.clone(), stop.clone())?;
     let server = socket.serve(inbox, stop)?;
     tracing::info!("ready; the API is at {}", config.dataplane.api_socket.display());

@@ -10,10 +10,18 @@ use crate::ports::{Deal, OpenPort, PortQueues};
 use crate::slow_path::Side;
 use crate::worker::{Out, Relay, Sink};
 
-/// Packets that a ring between two workers holds. At 1 Mpps this is 1 ms, longer than a worker's longest turn.
-pub(crate) const HANDOVER_RING_LEN: u32 = 1024;
-/// Packets on their way to a worker that only sends them.
-pub(crate) const TX_RING_LEN: u32 = 1024;
+/// Packets that all rings towards one worker hold together, about.
+const TO_WORKER_LEN: u32 = 8192;
+/// Longest ring between two workers. At 1 Mpps it is 4 ms: workers that share CPUs with others are not scheduled for
+/// as long, and with 1024 such pauses lost packets.
+const TO_WORKER_RING_LEN_MAX: u32 = 4096;
+
+/// Packets that a ring from one worker to another holds, to be processed or only to be sent. The more workers, the
+/// shorter, so that the packet buffers for all rings grow with the workers and not with their square.
+pub(crate) fn worker_ring_len(workers: u16) -> u32 {
+    (TO_WORKER_LEN / u32::from(workers.max(1))).next_power_of_two().clamp(64, TO_WORKER_RING_LEN_MAX)
+}
+
 /// Packets on their way from the kernel, per port.
 pub(crate) const INJECT_RING_LEN: u32 = 1024;
 
@@ -52,6 +60,7 @@ impl Wiring {
         queues: &mut [PortQueues],
     ) -> Result<Wiring, dpdk::Error> {
         let ports = open.iter().map(|port| port.id.index() + 1).max().unwrap_or(0);
+        let len = worker_ring_len(count as u16);
         let mut workers: Vec<Own> = (0..count)
             .map(|_| Own {
                 ports: (0..ports).map(|_| None).collect(),
@@ -61,7 +70,7 @@ impl Wiring {
             .collect();
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {
-                let (producer, consumer) = ring(eal, &format!("hand{from}-{to}"), HANDOVER_RING_LEN, None)?;
+                let (producer, consumer) = ring(eal, &format!("hand{from}-{to}"), len, None)?;
                 workers[from].peers[to] = Some(Out::new(Sink::Ring(producer), PlatformDrop::HandoverFull));
                 workers[to].handed.push(consumer);
             }
@@ -79,7 +88,7 @@ impl Wiring {
                 if worker == usize::from(*sender) {
                     continue;
                 }
-                let (producer, ring) = ring(eal, &format!("tx{}-{worker}", port.id), TX_RING_LEN, None)?;
+                let (producer, ring) = ring(eal, &format!("tx{}-{worker}", port.id), len, None)?;
                 workers[worker].ports[port.id.index()] =
                     Some(Out::new(Sink::Ring(producer), PlatformDrop::TxRingFull));
                 workers[usize::from(*sender)].relays.push(Relay { ring, port: port.id });

@@ -362,3 +362,20 @@ fn a_full_connection_table_is_counted_and_shown_and_old_connections_live() -> Re
     assert!(still_works(&streams[0])?);
     rig.succeed()
 }
+
+#[test]
+fn ports_in_use_are_named_and_the_one_that_uses_them_goes_on() -> Result<()> {
+    let rig = Rig::demo()?;
+    let mut config = ConfigFile::read(&rig.gateway.config)?;
+    config.set("dataplane", "api_socket", rig.dir().join("second.sock").to_string_lossy().into_owned())?;
+    config.set("dataplane", "instance", "second")?;
+    let path = rig.dir().join("second.toml");
+    config.write(&path)?;
+    let second = Cmd::new(gateway::binary("tollgate-dataplane")?).arg("--config").arg(path);
+    let said = second.in_netns(&rig.gw).run_any()?;
+    assert!(said.code.is_some_and(|code| code != 0), "{said:?}");
+    let error = said.stderr.lines().find(|line| line.contains("ERROR")).unwrap_or("");
+    assert!(error.contains("port wan: veth-wan is in use by another"), "{}", said.stderr);
+    assert_eq!(load::get_many(&rig.clients[0], URL, 20)?.failed, 0);
+    rig.succeed()
+}
