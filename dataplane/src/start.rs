@@ -17,7 +17,7 @@ use crate::mirror::{self, Asker, Twin};
 use crate::ports::{self, Deal, Found, OpenPort, PortQueues};
 use crate::slow_path::{SlowPath, Source};
 use crate::state::{Core, Facts, Inbox, Parts, WorkerLink};
-use crate::wiring::{HANDOVER_RING_LEN, INJECT_RING_LEN, Own, TX_RING_LEN, Wiring};
+use crate::wiring::{INJECT_RING_LEN, Own, Wiring, worker_ring_len};
 use crate::worker::{Clock, Idle, IdleMode, Out, Outputs, Sink, Worker};
 
 /// What keeps the dataplane from starting.
@@ -170,9 +170,9 @@ fn worker_lcore(worker: usize) -> u16 {
 
 fn mempool(eal: &Eal, config: &Config, found: &[Found]) -> Result<Mempool, Error> {
     let rings = memory::Rings {
-        per_worker_pair: HANDOVER_RING_LEN,
+        per_worker_pair: worker_ring_len(config.dataplane.workers),
         per_worker: PUNT_RING_LEN + RESOLVE_RING_LEN,
-        per_port: INJECT_RING_LEN + TX_RING_LEN,
+        per_port: INJECT_RING_LEN + worker_ring_len(config.dataplane.workers),
     };
     let ports: Vec<_> = config.ports.iter().zip(found).map(|(port, found)| (port, found.queues)).collect();
     let mbufs = match config.dataplane.mbufs {
