@@ -23,7 +23,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Dpdk(#[from] dpdk::Error),
     /// The same for a port of the configuration.
-    #[error("port \"{name}\" ({device}): {error}; another program may be using the device")]
+    #[error("port \"{name}\" ({device}): {error}{remedy}", remedy = remedy(error))]
     Port {
         /// The operator's name.
         name: String,
@@ -63,6 +63,22 @@ pub(crate) enum Error {
     /// More ports than the forwarding table can number.
     #[error("port \"{0}\" got number {1} from DPDK; numbers go up to {max}, use fewer ports", max = engine::fib::PORTS_MAX - 1)]
     TooManyPorts(String, u16),
+}
+
+/// What to do beyond what DPDK's complaint says by itself: only where the device is taken.
+fn remedy(error: &dpdk::Error) -> &'static str {
+    let (errno, said) = match error {
+        dpdk::Error::Port { errno, said, .. } | dpdk::Error::Vdev { errno, said, .. } => {
+            (*errno, said.as_str())
+        }
+        dpdk::Error::PciNotDriven { said, .. } => (dpdk::Errno(0), said.as_str()),
+        _ => return "",
+    };
+    // Drivers turn EBUSY into other numbers; what they log still has it. AF_XDP's says no more than that it failed,
+    // and the sockets of an interface's queues are what another program is likeliest to have.
+    let signs = ["busy", "Failed to create xsk socket"];
+    let is_taken = errno.0 == nix::errno::Errno::EBUSY as i32 || signs.iter().any(|sign| said.contains(sign));
+    if is_taken { "; another program may be using the device" } else { "" }
 }
 
 /// An open port, as the main thread keeps it.
@@ -221,6 +237,29 @@ pub(crate) fn open(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_device_that_is_taken_is_said_to_be_in_use() {
+        let complaint = |errno: i32, said: &str| {
+            let error = dpdk::Error::Port {
+                port: "net_af_xdp0".to_owned(),
+                driver: "net_af_xdp".to_owned(),
+                what: "set up receive queue 0".to_owned(),
+                errno: dpdk::Errno(errno),
+                said: said.to_owned(),
+            };
+            let (name, device) = ("wan".to_owned(), "net_af_xdp,iface=eth1".to_owned());
+            Error::Port { name, device, error: Box::new(error) }.to_string()
+        };
+        let taken = "another program may be using the device";
+        assert!(complaint(16, "nothing").contains(taken));
+        assert!(complaint(22, "xsk_configure(): Failed to create xsk socket.").contains(taken));
+        assert!(complaint(0, "Device or resource busy").contains(taken));
+        assert!(!complaint(12, "nothing").contains(taken));
+        let unknown = dpdk::Error::UnknownPort { name: "net_x0".to_owned(), known: Vec::new() };
+        let (name, device) = ("wan".to_owned(), "net_x".to_owned());
+        assert!(!Error::Port { name, device, error: Box::new(unknown) }.to_string().contains(taken));
+    }
 
     #[test]
     fn virtual_devices_get_their_ports_number() {

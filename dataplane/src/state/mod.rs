@@ -4,6 +4,7 @@
 //! It alone builds and frees what workers read. It waits on its inbox; the workers' replies it polls, because a
 //! waiting receiver would cost a worker a system call to wake it.
 
+mod pairs;
 mod report;
 mod routing;
 mod translate;
@@ -25,6 +26,7 @@ use crate::counts::Page;
 use crate::mirror::{Asker, Change};
 use crate::ports::OpenPort;
 use crate::worker::{Export, FromWorker, ToWorker};
+use pairs::PairCounts;
 use routing::Routing;
 
 /// What the main thread is told.
@@ -101,6 +103,7 @@ pub(crate) struct Core {
     ports: Vec<OpenPort>,
     port_ids: HashMap<String, PortId>,
     planner: Planner,
+    pair_counts: PairCounts,
     routing: Routing,
     slow_path: Sender<Arc<Fib>>,
     asker: Asker,
@@ -138,6 +141,7 @@ impl Core {
             workers: parts.workers,
             ports: parts.ports,
             planner: parts.planner,
+            pair_counts: PairCounts::default(),
             routing: Routing::new(fib_ports),
             slow_path: parts.slow_path,
             asker: parts.asker,
@@ -231,6 +235,9 @@ impl Core {
             .and_then(|()| translate::statics(&state, &self.port_ids))
             .and_then(|statics| Ok((statics, translate::spec(&state)?)))
             .and_then(|(statics, spec)| Ok((statics, self.planner.plan(&spec).map_err(translate::refusal)?)));
+        // A refused plan frees slots as well.
+        let exhausted = |id| self.workers.iter().map(|worker| worker.counters.pair(id).exhausted.get()).sum();
+        self.pair_counts.follow(self.planner.pairs(), exhausted);
         let (statics, mut updates) = match planned {
             Ok(planned) => planned,
             Err(refusal) => return Ok(Err(refusal)),

@@ -1,6 +1,6 @@
 //! Status and counters as the API tells them.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 
 use api::{
     LocalPortUse, PortStatus, RealServerStats, Service, ServiceStats, Stats, Status, Traffic, WorkerCounter,
@@ -116,19 +116,13 @@ impl Core {
     }
 
     fn local_ports(&self) -> Vec<LocalPortUse> {
-        let mut list: Vec<LocalPortUse> = self
-            .planner
-            .pairs()
-            .map(|pair| LocalPortUse {
-                local: IpAddr::V4(pair.local),
-                real: SocketAddr::V4(pair.real),
-                in_use: self.sum(|counters| &counters.pair(pair.id).in_use),
-                capacity: pair.capacity.into(),
-                exhausted: self.sum(|counters| &counters.pair(pair.id).exhausted),
-            })
-            .collect();
-        list.sort_by_key(|pair| (pair.local, pair.real));
-        list
+        let counts = |id| {
+            (
+                self.sum(|counters| &counters.pair(id).in_use),
+                self.sum(|counters| &counters.pair(id).exhausted),
+            )
+        };
+        self.pair_counts.rows(self.planner.pairs(), counts)
     }
 
     fn sum<'a>(&'a self, count: impl Fn(&'a Counters) -> &'a Count) -> u64 {
