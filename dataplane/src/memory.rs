@@ -44,6 +44,17 @@ pub(crate) fn mbufs(workers: u16, ports: &[(&config::Port, Queues)], rings: &Rin
     queues + caches + workers * (workers - 1) * rings.per_worker_pair + workers * rings.per_worker + SPARE_LEN
 }
 
+/// The NUMA nodes that ports are on, in the order of the ports.
+pub(crate) fn nodes(of_ports: impl Iterator<Item = Option<u32>>) -> Vec<u32> {
+    let mut nodes = Vec::new();
+    for node in of_ports.flatten() {
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+    nodes
+}
+
 /// Bytes per buffer for packets of at most `mtu` bytes, headroom included.
 pub(crate) fn data_room(mtu: Option<u16>) -> u16 {
     let frame = mtu.unwrap_or(1500).saturating_add(FRAME_OVERHEAD_LEN).saturating_add(dpdk::HEADROOM);
@@ -53,6 +64,12 @@ pub(crate) fn data_room(mtu: Option<u16>) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_node_is_named_once_and_virtual_devices_have_none() {
+        assert_eq!(nodes([None, Some(1), Some(0), None, Some(1)].into_iter()), [1, 0]);
+        assert_eq!(nodes([None, None].into_iter()), []);
+    }
 
     #[test]
     fn ordinary_frames_fit_the_ordinary_buffer_and_jumbo_frames_get_a_larger_one() {

@@ -108,10 +108,11 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
         .collect::<Result<Vec<_>, _>>()?;
     let deals =
         ports::deal(config.dataplane.workers, &found.iter().map(|found| found.queues).collect::<Vec<_>>());
-    let mempool = mempool(&eal, config, &found)?;
+    let pools = pools(&eal, config, &found, &mut warnings)?;
     let (mut open, mut queues) = (Vec::new(), Vec::new());
     for (number, found) in found.into_iter().enumerate() {
-        let (port, of_port, complaints) = ports::open(&eal, &mempool, found, &config.ports[number], number)?;
+        let (port, of_port, complaints) =
+            ports::open(&eal, pools.of(found.info.numa_node), found, &config.ports[number], number)?;
         tracing::info!(
             "port {} is {} ({}, {}), {} receive and {} transmit queues",
             port.config.name,
@@ -168,7 +169,9 @@ fn worker_lcore(worker: usize) -> u16 {
     worker as u16 + 1
 }
 
-fn mempool(eal: &Eal, config: &Config, found: &[Found]) -> Result<Mempool, Error> {
+/// Makes the packet buffers: a pool for each NUMA node that ports are on. Each is large enough for everything, because
+/// buffers of one node wait in rings and queues of others.
+fn pools(eal: &Eal, config: &Config, found: &[Found], warnings: &mut Vec<String>) -> Result<Pools, Error> {
     let rings = memory::Rings {
         per_worker_pair: worker_ring_len(config.dataplane.workers),
         per_worker: PUNT_RING_LEN + RESOLVE_RING_LEN,
@@ -180,8 +183,34 @@ fn mempool(eal: &Eal, config: &Config, found: &[Found]) -> Result<Mempool, Error
         given => given,
     };
     let mtu = config.ports.iter().filter_map(|port| port.mtu).max();
-    let numa = found.iter().find_map(|found| found.info.numa_node);
-    Ok(Mempool::new(eal, "tollgate", mbufs, memory::CACHE_LEN, memory::data_room(mtu), numa)?)
+    let make =
+        |name: &str, node| Mempool::new(eal, name, mbufs, memory::CACHE_LEN, memory::data_room(mtu), node);
+    let nodes = memory::nodes(found.iter().map(|found| found.info.numa_node));
+    let mut pools = Pools { first: make("tollgate", nodes.first().copied())?, others: Vec::new() };
+    for node in nodes.into_iter().skip(1) {
+        match make(&format!("tollgate-{node}"), Some(node)) {
+            Ok(pool) => pools.others.push((node, pool)),
+            // Slower, but it forwards.
+            Err(error) => {
+                warnings.push(format!("ports on NUMA node {node} use packet buffers of another: {error}"))
+            }
+        }
+    }
+    Ok(pools)
+}
+
+/// The packet buffers.
+struct Pools {
+    /// For the first port's node, and for ports without node.
+    first: Mempool,
+    /// For the other nodes.
+    others: Vec<(u32, Mempool)>,
+}
+
+impl Pools {
+    fn of(&self, node: Option<u32>) -> &Mempool {
+        self.others.iter().find(|(of, _)| Some(*of) == node).map_or(&self.first, |(_, pool)| pool)
+    }
 }
 
 /// The threads to be, and what stays on the main thread.
