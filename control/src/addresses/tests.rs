@@ -5,13 +5,12 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 
-/// Runs a test in a network namespace of its own, whose `lo` stands for a twin; left out without the right to make one.
+/// Runs a test in a network namespace of its own, whose `lo` stands for a twin.
 fn in_own_namespace(test: impl AsyncFnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
-        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            eprintln!("no network namespace can be made ({error}): left out");
-            return;
-        }
+        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| {
+            panic!("no network namespace can be made ({error}): run the tests as root")
+        });
         // One thread: others would be in the namespace of the process.
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
     });
