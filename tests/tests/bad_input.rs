@@ -108,7 +108,9 @@ fn missing_huge_pages_are_named_when_they_are_required() -> Result<()> {
         // More than any machine has that runs this test.
         config.set("dataplane", "memory_mib", 1_000_000)
     })?;
-    assert!(said.stderr.to_lowercase().contains("huge page"), "{}", said.stderr);
+    let names_it = said.stderr.contains("1000000 MiB of huge pages are required");
+    let remedy = said.stderr.contains("lower memory_mib") && said.stderr.contains("huge_pages = \"prefer\"");
+    assert!(names_it && remedy, "{}", said.stderr);
     Ok(())
 }
 

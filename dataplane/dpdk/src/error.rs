@@ -134,7 +134,7 @@ pub enum Error {
     /// Huge pages are required and cannot be had.
     #[error(
         "{wanted_mib} MiB of huge pages are required, {found_mib} MiB are free, and no more could be reserved ({reason}): \
-         run as root, free memory, boot with hugepages=N, or allow running without huge pages"
+         run as root, free memory, boot with hugepages=N, lower memory_mib, or set huge_pages = \"prefer\" to do without"
     )]
     NoHugePages {
         /// What the configuration asks for.
@@ -258,7 +258,7 @@ pub enum Error {
     },
     /// More queues than the port has.
     #[error(
-        "port {port} has at most {limit} {direction} queues, {asked} were asked for: use fewer workers or let workers share a queue"
+        "port {port} has at most {limit} {direction} queues, {asked} were asked for: lower the port's queues or set queues = \"workers\""
     )]
     TooManyQueues {
         /// The port.
@@ -284,8 +284,8 @@ pub enum Error {
     },
     /// Mbufs into which a whole frame does not fit.
     #[error(
-        "port {port} with MTU {mtu} needs mbufs of {needed} bytes, those of mempool {mempool} have {data_room}: raise the \
-         mempool's data room or lower the MTU"
+        "port {port} with MTU {mtu} needs mbufs of {needed} bytes, those of mempool {mempool} have {data_room}: set the \
+         port's mtu to {mtu}, for which mbufs are then made, or to less"
     )]
     MbufTooSmall {
         /// The port.
@@ -301,8 +301,8 @@ pub enum Error {
     },
     /// A pool that would be emptied by receive descriptors alone.
     #[error(
-        "mempool {mempool} has {mbufs} mbufs; with port {port} the receive queues hold {needed} of them at all times: make it larger or \
-         use fewer or shorter queues"
+        "mempool {mempool} has {mbufs} mbufs; with port {port} the receive queues hold {needed} of them at all times: raise \
+         mbufs (0: as many as needed), or lower the port's queues or rx_descriptors"
     )]
     MempoolTooSmall {
         /// The pool.
@@ -344,7 +344,7 @@ pub enum Error {
     },
     /// No memory for a pool or ring.
     #[error(
-        "not enough DPDK memory for {what} \"{name}\" ({bytes} bytes, NUMA node {numa}): raise the memory given to DPDK or make it smaller"
+        "not enough DPDK memory for {what} \"{name}\" ({bytes} bytes, NUMA node {numa}): raise memory_mib or lower mbufs"
     )]
     NoMemory {
         /// Mempool or ring.

@@ -182,5 +182,6 @@ fn pools_that_cannot_be_made_say_why() {
     assert_eq!(make("a\0b", 7, 0).unwrap_err(), Error::NulInText { value: "a\\0b".to_owned() });
     let error = make("huge", 1 << 20, 0).unwrap_err();
     assert!(matches!(error, Error::NoMemory { .. }), "{error:?}");
-    assert!(error.to_string().contains("\"huge\""), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("\"huge\"") && said.contains("raise memory_mib"), "{error}");
 }

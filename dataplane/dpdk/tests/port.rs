@@ -149,6 +149,7 @@ fn limits_are_told_before_and_named_after() {
     let error = open(PortConfig { rx_queues: asked, ..small() }, &pool);
     assert_eq!(error, Error::TooManyQueues { port: port(), direction: Direction::Receive, asked, limit });
     assert!(error.to_string().contains(&format!("at most {limit} receive queues")), "{error}");
+    assert!(error.to_string().contains("lower the port's queues"), "{error}");
     let error = open(PortConfig { tx_queues: info.max_tx_queues + 1, ..small() }, &pool);
     assert!(matches!(error, Error::TooManyQueues { direction: Direction::Transmit, .. }));
     assert_eq!(open(PortConfig { rx_queues: 0, ..small() }, &pool), Error::NoQueues { port: port() });
@@ -163,9 +164,11 @@ fn limits_are_told_before_and_named_after() {
         matches!(error, Error::MbufTooSmall { mtu: 9000, data_room: DATA_ROOM_DEFAULT, .. }),
         "{error:?}"
     );
+    assert!(error.to_string().contains("set the port's mtu to 9000"), "{error}");
 
     let error = open(PortConfig { rx_queues: 1, rx_desc: 511, ..small() }, &pool);
     assert!(matches!(error, Error::MempoolTooSmall { mbufs: 511, needed: 511, .. }), "{error:?}");
+    assert!(error.to_string().contains("raise mbufs"), "{error}");
 }
 
 #[test]
