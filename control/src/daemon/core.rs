@@ -190,7 +190,7 @@ impl Core {
 
     fn refuse_file(&mut self, mistakes: &[Diagnostic], answer: ReloadAnswer) {
         self.reload_failures += 1;
-        error!("not reloaded, the old configuration stays: {} mistakes", mistakes.len());
+        error!(mistakes = mistakes.len(), "not reloaded, the old configuration stays");
         for mistake in mistakes {
             error!("{mistake}");
         }
