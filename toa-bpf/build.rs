@@ -1,4 +1,5 @@
 //! Compiles the BPF program with clang; the object is embedded in the binary.
+#![forbid(unsafe_code)]
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! Bad input at the running programs: each is answered with an error that names the thing and the remedy, and leaves
 //! what runs alone.
+#![forbid(unsafe_code)]
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -1,4 +1,5 @@
 //! The demo's claims, one test each: TCP over IPv4 through FULLNAT between real programs.
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 

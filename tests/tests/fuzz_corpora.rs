@@ -1,4 +1,5 @@
 //! Every input that fuzzing found worth keeping, once more, without the fuzzer.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::path::Path;

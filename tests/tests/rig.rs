@@ -1,4 +1,5 @@
 //! The test bed itself: what it makes is really there, and really gone afterwards.
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 

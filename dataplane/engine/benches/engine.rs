@@ -2,6 +2,7 @@
 //!
 //! Only the calls of [`engine::Worker::process`] are timed, not the refilling of buffers. HeapBuf has no prefetch
 //! instruction, so with many flows these figures are worse than the dataplane's; that is what `make bench` measures.
+#![forbid(unsafe_code)]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A bench.
 #![allow(missing_docs)] // criterion's macros make public functions.
 

@@ -4,6 +4,7 @@
 //! ```text
 //! valgrind --tool=callgrind --collect-atstart=no '--toggle-collect=*process_burst*' instructions 1000 both 3000
 //! ```
+#![forbid(unsafe_code)]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A tool of the bench.
 
 #[path = "../benches/rig/mod.rs"]

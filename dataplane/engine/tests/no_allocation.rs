@@ -1,5 +1,5 @@
 //! A worker never allocates: not for a connection's first packet, its last, or any between.
-
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a helper of tests may panic")]
 
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -1,4 +1,5 @@
 //! What the pieces of the packet path cost: views and checks, checksums full and incremental, options.
+#![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
 use std::hint::black_box;
