@@ -1,7 +1,8 @@
 //! What the fuzz targets do with their bytes.
 //!
 //! Each module has one function, `run`, which panics when a promise is broken, and returns for all other input. The
-//! targets in `fuzz_targets/` call it under libFuzzer; `tests/replay.rs` calls it with every file of `corpora/`.
+//! targets in `fuzz_targets/` call it under libFuzzer; the workspace's `tests/tests/fuzz_corpora.rs` calls it with every
+//! file of `corpora/`.
 #![forbid(unsafe_code)]
 
 pub mod api;

@@ -29,8 +29,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Prepares a gateway that runs `config`: sockets, instance name and huge pages are set such that it does not
-    /// meet another one on this machine.
+    /// Prepares a gateway that runs `config`: sockets and instance name are set such that it does not meet another
+    /// one on this machine. Huge pages are as `config` says.
     pub fn new(instance: &str, mut config: ConfigFile, dir: &Path, bond: Bond) -> Result<Gateway> {
         own_surroundings(&mut config, instance, dir)?;
         let path = dir.join("tollgate.toml");

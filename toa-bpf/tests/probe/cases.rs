@@ -67,7 +67,7 @@ pub fn toa(kind: u8, client: &str) -> Vec<u8> {
     [vec![kind, length], client.port().to_be_bytes().to_vec(), address].concat()
 }
 
-/// All cases in the order of the tables in docs/toa.md.
+/// All cases, each with the address that the program on the real server shall see.
 #[expect(clippy::too_many_lines, reason = "a table")]
 pub fn all() -> Vec<Case> {
     let case = |name, server, place, options: Vec<u8>, seen| Case { name, server, place, options, seen };
