@@ -111,9 +111,13 @@ fn run(config: &Config) -> anyhow::Result<()> {
     let server = socket.serve(inbox, stop)?;
     tracing::info!("ready; the API is at {}", config.dataplane.api_socket.display());
     let result = running.core.run(&messages);
+    // Whoever waits to tell us something is woken.
+    drop(messages);
     drop(server);
+    // A worker that does not answer cannot be waited for either: after a fault the process just ends.
+    let signal = result?;
     running.stop();
-    match result? {
+    match signal {
         0 => {}
         signal => tracing::info!("ended by signal {signal}"),
     }

@@ -112,7 +112,7 @@ named_counters! {
     }
 }
 
-/// Traffic counters of one real server in one service, as IPVS has them; 64 bytes.
+/// Traffic counters of one real server in one service, as IPVS has them; one cache line.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct RealCounters {
@@ -130,7 +130,12 @@ pub struct RealCounters {
     pub active: Count,
     /// Gauge: other connections.
     pub inactive: Count,
+    /// Gauge: all of them. The two above move apart for a moment when a connection changes between them; this one
+    /// does not, so it says whether the slot is free.
+    pub held: Count,
 }
+
+const _: () = assert!(size_of::<RealCounters>() == 64);
 
 /// Use of the local ports of one pair.
 #[derive(Debug, Default)]
@@ -208,6 +213,15 @@ impl Counters {
     #[inline(always)]
     pub fn pair(&self, id: PairId) -> &PairCounters {
         &self.pairs[id.index()]
+    }
+
+    /// Sets a real server's counters to 0, for the next tenant of the slot. Only while no worker can write them: no
+    /// connection and no snapshot names the slot.
+    pub(crate) fn reset_real(&self, id: RealId) {
+        let real = self.real(id);
+        let counts =
+            [&real.connections, &real.in_packets, &real.out_packets, &real.in_bytes, &real.out_bytes];
+        counts.into_iter().for_each(|count| count.set(0));
     }
 
     /// Packets for a service without a usable real server.

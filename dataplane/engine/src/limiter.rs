@@ -32,7 +32,7 @@ impl Limiter {
             let passed = now.since(self.refilled).0.min(TICKS_PER_SECOND);
             self.refilled = now;
             for (tokens, per_second) in self.tokens.iter_mut().zip(&self.per_second) {
-                *tokens = (*tokens + per_second * passed).min(per_second * TICKS_PER_SECOND);
+                *tokens = tokens.saturating_add(per_second * passed).min(per_second * TICKS_PER_SECOND);
             }
         }
     }
@@ -69,6 +69,13 @@ mod tests {
             passed += (0..20).filter(|_| limiter.allows_punt(PuntClass::Stray)).count();
         }
         assert!((50 * 10..=50 * 11).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn the_greatest_rate_does_not_overflow() {
+        let mut limiter = Limiter::new(u32::MAX, Ticks(0));
+        limiter.refill(Ticks(TICKS_PER_SECOND));
+        assert!(limiter.allows_punt(PuntClass::Arp));
     }
 
     #[test]

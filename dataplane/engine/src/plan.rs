@@ -180,17 +180,19 @@ impl<K: Clone + Ord + std::hash::Hash> Slots<K> {
         }
     }
 
-    /// Frees the slots of keys that left and that nothing remembers.
-    fn reclaim(&mut self, in_use: impl Fn(u32) -> bool) {
-        let free = &mut self.free;
+    /// Frees the slots of keys that left and that nothing remembers, and returns them.
+    fn reclaim(&mut self, in_use: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut freed = Vec::new();
         self.leaving.retain(|_, slot| {
             let keep = in_use(*slot);
             if !keep {
-                free.push(*slot);
+                freed.push(*slot);
             }
             keep
         });
-        free.sort_unstable_by(|a, b| b.cmp(a));
+        self.free.extend(&freed);
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        freed
     }
 }
 
@@ -356,13 +358,11 @@ impl Planner {
 
     fn reclaim(&mut self) {
         let counters = &self.counters;
-        let connections = |slot: u32| {
-            counters.iter().any(|c| {
-                let real = c.real(RealId(slot));
-                real.active.get() + real.inactive.get() > 0
-            })
-        };
-        self.reals.reclaim(connections);
+        let connections = |slot: u32| counters.iter().any(|c| c.real(RealId(slot)).held.get() > 0);
+        // The next tenant starts from 0.
+        for slot in self.reals.reclaim(connections) {
+            counters.iter().for_each(|c| c.reset_real(RealId(slot)));
+        }
         // A service slot is remembered by the connections of its real servers, whose slots name it.
         let busy: HashSet<ServiceSlotKey> = self.reals.leaving.keys().map(|key| (key.0, key.1)).collect();
         let busy_slots: HashSet<u32> = self
@@ -372,7 +372,9 @@ impl Planner {
             .filter(|(key, _)| busy.contains(key))
             .map(|(_, slot)| *slot)
             .collect();
-        self.services.reclaim(|slot| busy_slots.contains(&slot));
+        for slot in self.services.reclaim(|slot| busy_slots.contains(&slot)) {
+            counters.iter().for_each(|c| c.no_real_server(ServiceId(slot)).set(0));
+        }
         self.pairs.reclaim(|slot| counters.iter().any(|c| c.pair(PairId(slot)).in_use.get() > 0));
         let live: HashSet<PairId> =
             self.pairs.by_key.values().chain(self.pairs.leaving.values()).map(|slot| PairId(*slot)).collect();

@@ -146,12 +146,13 @@ pub(crate) fn insert_toa<P: PacketBuf>(
 }
 
 /// Puts `first` in front of the options in the space of their padding; `None`, and no change, when there is not enough.
-/// A client cannot hide behind a full header: what it padded, or what was stripped, gives way.
+/// What a client padded, what was stripped and what no receiver reads gives way, so it cannot hide behind that.
 fn replace_padding(options: &mut [u8], first: &[u8; TOA_V4_LEN]) -> Option<Delta> {
     let mut packed: ArrayVec<u8, { tcp::OPTIONS_LEN_MAX }> = ArrayVec::new();
     packed.try_extend_from_slice(first).ok()?;
-    for option in tcp::options::iter(options) {
-        packed.try_extend_from_slice(option.ok()?.bytes(options)).ok()?;
+    // Receivers stop at the first malformed option, too; what stands behind it is padding to them.
+    for option in tcp::options::iter(options).map_while(Result::ok) {
+        packed.try_extend_from_slice(option.bytes(options)).ok()?;
     }
     if packed.len() > options.len() {
         return None;

@@ -319,6 +319,7 @@ impl Worker {
         self.counters.pair(conn.pair).in_use.sub(1);
         let real = self.counters.real(conn.real_id);
         if conn.state.is_active() { &real.active } else { &real.inactive }.sub(1);
+        real.held.sub(1);
         self.counters.state(conn.state).sub(1);
         self.counters.event(Counter::ConnectionsExpired).add(1);
         self.table.give_back(index);

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -92,8 +93,11 @@ fn accept(listener: &UnixListener, inbox: &Sender<Inbox>, stop: &AtomicBool) {
         // may be gone again.
         let mut waiting = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         let called = poll(&mut waiting, STOP_INTERVAL_MS).is_ok_and(|ready| ready > 0);
-        if called && let Ok((stream, _)) = listener.accept() {
-            admit(stream, inbox, &clients);
+        match listener.accept() {
+            Ok((stream, _)) => admit(stream, inbox, &clients),
+            // Out of file descriptors, say: the caller goes on waiting, and this thread must not spin meanwhile.
+            Err(_) if called => std::thread::sleep(Duration::from_millis(STOP_INTERVAL_MS.into())),
+            Err(_) => {}
         }
     }
 }

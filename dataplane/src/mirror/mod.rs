@@ -130,6 +130,9 @@ impl Mirror {
 
     /// Dumps everything and tells what differs. `false`: to be tried again.
     fn resync(&mut self) -> bool {
+        // After an overrun the kernel drops events in silence until the queue is empty, and what waits there is older
+        // than what was lost.
+        self.events.discard_answers();
         let mut fresh = self.kernel.emptied();
         for request in socket::dump_requests() {
             let result = self.requests.dump(request, |message: RouteNetlinkMessage| {

@@ -210,7 +210,12 @@ impl Socket {
 
     /// Throws away what has come, without waiting.
     pub(crate) fn discard_answers(&mut self) {
-        while socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
+        self.overrun = false;
+        // An overrun is told once more on the way.
+        while matches!(
+            socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT),
+            Ok(_) | Err(Errno::ENOBUFS)
+        ) {}
     }
 }
 

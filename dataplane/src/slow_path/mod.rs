@@ -167,6 +167,12 @@ impl SlowPath {
             }
             busy = true;
             let page = &self.sources[side.sender.index()].page;
+            // The kernel sends longer frames when somebody raises the twin's MTU; ports are not set up for them.
+            if burst.iter().any(|packet| packet.segment_count() > 1) {
+                let before = burst.len();
+                burst.retain(|packet| packet.segment_count() == 1);
+                page.dropped(PlatformDrop::MultiSegment).add((before - burst.len()) as u64);
+            }
             side.inject.with_room(RX_BURST_MAX, page).extend(burst.drain(..));
             twin.page.injected.add(side.inject.flush(page) as u64);
         }

@@ -66,6 +66,9 @@ pub(crate) enum Fault {
     /// A worker that does not answer, or has ended.
     #[error("worker {0} does not answer (a bug in the dataplane); restart it")]
     Worker(usize),
+    /// The slow path has ended.
+    #[error("the slow path has ended (a bug in the dataplane); restart it")]
+    SlowPath,
 }
 
 /// A worker as the main thread sees it.
@@ -204,6 +207,10 @@ impl Core {
     fn tick(&mut self) -> Result<(), Fault> {
         if let Some(dead) = (0..self.workers.len()).find(|worker| !(self.is_running)(*worker)) {
             return Err(Fault::Worker(dead));
+        }
+        // The slow path's lcore follows the workers'.
+        if !(self.is_running)(self.workers.len()) {
+            return Err(Fault::SlowPath);
         }
         self.ask_for_neighbours();
         Ok(())

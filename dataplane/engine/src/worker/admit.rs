@@ -119,6 +119,7 @@ impl Worker {
         let real = self.counters.real(conn.real_id);
         real.connections.add(1);
         real.active.add(1);
+        real.held.add(1);
         self.counters.state(conn.state).add(1);
         self.counters.event(Counter::ConnectionsCreated).add(1);
         self.wheel.arm(&mut self.table.conns, index, now, deadline);

@@ -631,6 +631,19 @@ fn a_reused_client_port_in_time_wait_gets_a_new_connection_and_local_port() {
 }
 
 #[test]
+fn a_second_syn_and_the_real_servers_challenge_hide_nobody_and_establish_nothing() {
+    let mut rig = Rig::new();
+    let lport = rig.inbound(&syn(5555)).header.src_port.get();
+    rig.outbound(&syn_ack(lport));
+    rig.inbound(&TcpFrame { seq: U32::new(CLIENT_ISN.wrapping_sub(1_000_000)), ..syn(5555) });
+    // A half-open socket answers a SYN out of its window with a bare ACK (RFC 9293 §3.10.7.4).
+    rig.outbound(&from_real(lport));
+    assert_eq!(rig.states(), [TcpState::SynRecv]);
+    assert_eq!(rig.inbound(&ack(5555)).toa(), Some((CLIENT.into(), 5555)));
+    assert_eq!(rig.states(), [TcpState::Established]);
+}
+
+#[test]
 fn a_retransmitted_syn_keeps_its_connection() {
     let mut rig = Rig::new();
     let first = rig.inbound(&syn(5555)).header.src_port;

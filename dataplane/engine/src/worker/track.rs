@@ -73,9 +73,9 @@ impl Worker {
         let allowed = match class {
             FlagClass::Syn => Ok(()),
             FlagClass::Rst => check_rst(conn, found.direction, tcp),
-            FlagClass::Fin => check_handshake(conn, found.direction, tcp)
+            FlagClass::Fin => check_handshake(conn, found.direction, tcp, segment)
                 .and_then(|()| check_fin(conn, found.direction, tcp, segment)),
-            FlagClass::Ack | FlagClass::Other => check_handshake(conn, found.direction, tcp),
+            FlagClass::Ack | FlagClass::Other => check_handshake(conn, found.direction, tcp, segment),
         };
         if let Err(event) = allowed {
             self.counters.event(event).add(1);
@@ -176,7 +176,11 @@ fn note_syn(conn: &mut Conn, direction: Direction, tcp: &tcp::Header, data: &[u8
         data.get(segment.l4.into()..segment.end.into()).and_then(tcp::options_of).unwrap_or_default();
     let scale = tcp::options::window_scale(options);
     match direction {
-        Direction::Inbound if tcp.flags & flags::ACK == 0 => conn.client_isn = tcp.seq.get(),
+        // The SYN that was answered counts. A later one must not move it, or its sender could make the real server's
+        // ACK look like one of data; if the real server does take it, its SYN-ACK begins the connection anew.
+        Direction::Inbound if tcp.flags & flags::ACK == 0 && !conn.has(flag::SYN_ACK_SEEN) => {
+            conn.client_isn = tcp.seq.get();
+        }
         Direction::Outbound if tcp.ack.get() == conn.client_isn.wrapping_add(1) => {
             conn.real_isn = tcp.seq.get();
             conn.flags |= flag::SYN_ACK_SEEN;
@@ -211,14 +215,26 @@ fn begin_anew(conn: &mut Conn, syn_ack: &tcp::Header) {
 /// In an unfinished handshake only an ACK of the SYN-ACK counts, exactly: the real server can have sent nothing more.
 /// So blind SYN and ACK pairs do not fill the table with connections that are remembered for minutes, and the RST that
 /// a real server answers to a guessed ACK finds no window to lie in.
-fn check_handshake(conn: &Conn, direction: Direction, tcp: &tcp::Header) -> Result<(), Counter> {
+///
+/// From the real server's side data, a FIN or an ACK of data prove that it holds the handshake for done; a bare ACK of
+/// the SYN does not, it also answers a SYN out of its window.
+fn check_handshake(
+    conn: &Conn,
+    direction: Direction,
+    tcp: &tcp::Header,
+    segment: &Segment,
+) -> Result<(), Counter> {
     if !conn.state.is_embryonic() {
         return Ok(());
     }
     let answered = conn.has(flag::SYN_ACK_SEEN);
     let valid = match direction {
         Direction::Inbound => tcp.flags & flags::ACK != 0 && tcp.ack.get() == conn.real_isn.wrapping_add(1),
-        Direction::Outbound => true,
+        Direction::Outbound => {
+            payload_len(tcp, segment) > 0
+                || tcp.flags & flags::FIN != 0
+                || later(tcp.ack.get(), conn.client_isn.wrapping_add(1))
+        }
     };
     if answered && valid { Ok(()) } else { Err(Counter::HandshakeAckInvalid) }
 }
