@@ -32,15 +32,26 @@ install_missing() {
 		fail "could not install$missing; install them by hand"
 }
 
-# The newest Debian 12 kernel: of the installed headers, or else of what apt offers.
+# Versions of the packages that apt can fetch, whose names begin with $1 and end with $2; without those that are only
+# installed.
+offered() {
+	apt-cache search --names-only "^$1-6\.1\.0-[0-9]+-amd64$2\$" | while read -r package _; do
+		[ -z "$(apt-cache madison "$package")" ] || echo "$package" | sed "s/^$1-//; s/$2\$//"
+	done
+}
+
+# The newest Debian 12 kernel: of the installed headers, if their image is here or can be had, or else the newest of
+# which apt offers both.
 choose_kernel() {
 	newest=$(ls -d /usr/src/linux-headers-6.1.0-*-amd64 2>/dev/null |
 		sed 's|.*/linux-headers-||' | grep -E '^6\.1\.0-[0-9]+-amd64$' | sort -V | tail -1)
-	if [ -z "$newest" ]; then
-		# A fresh machine may have no package lists yet.
-		apt-get update -qq || true
-		newest=$(apt-cache search --names-only '^linux-headers-6\.1\.0-[0-9]+-amd64$' |
-			sed 's/^linux-headers-\([^ ]*\) .*/\1/' | sort -V | tail -1)
+	if [ -z "$newest" ] || [ ! -e "$work/image-$newest/boot/vmlinuz-$newest" ]; then
+		# A fresh machine may have no package lists yet, an old one those of packages that are gone.
+		apt-get update -qq >&2 || true
+		images=$(offered linux-image -unsigned)
+		if [ -z "$newest" ] || ! echo "$images" | grep -qxF "$newest"; then
+			newest=$(offered linux-headers "" | grep -xF "$images" | sort -V | tail -1)
+		fi
 	fi
 	echo "$newest"
 }
@@ -68,7 +79,7 @@ build_module() {
 build_tools() {
 	cd "$root"
 	RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET_DIR="$work/probe" \
-		cargo build --quiet --package tollgate-toa --bin tollgate-toa --example toa-probe \
+		cargo build --locked --quiet --package tollgate-toa --bin tollgate-toa --example toa-probe \
 		--target x86_64-unknown-linux-gnu
 }
 
@@ -90,7 +101,7 @@ run_guest() {
 }
 
 kernel=${KERNEL:-$(choose_kernel)}
-[ -n "$kernel" ] || fail "apt offers no Debian 12 kernel headers (linux-headers-6.1.0-*-amd64)"
+[ -n "$kernel" ] || fail "apt offers no Debian 12 kernel with headers (linux-headers-6.1.0-*-amd64 and linux-image-…-unsigned)"
 image=$work/image-$kernel
 build=$work/build-$kernel
 guest=$work/guest-$kernel
