@@ -14,13 +14,14 @@ help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 demo: setup build ## a client reaches nginx through the gateway, in namespaces; KEEP=1 leaves it running
-	@KEEP=$(KEEP) TOLLGATE_BIN_DIR=$(BIN_DIR) $(BIN_DIR)/tollgate-demo
+	@KEEP=$(KEEP) TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/tidy-run.sh $(BIN_DIR)/tollgate-demo
 
 demo-stop: ## ends a demo that KEEP=1 left running
 	@$(BIN_DIR)/tollgate-demo --stop
+	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/tidy-run.sh
 
 test: setup check build kmod-test ## everything that must hold: format, lints, all tests; ends with the runner's summary
-	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/test.sh
+	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/tidy-run.sh scripts/test.sh
 
 check: ## format and lints
 	cargo fmt --all --check
@@ -33,7 +34,7 @@ kmod-test: setup ## the kernel module and the BPF receiver in a guest with Debia
 	@$(MAKE) -s -C toa-kmod test
 
 e2e: setup build ## only the end-to-end tests
-	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/test.sh -p tollgate-tests
+	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/tidy-run.sh scripts/test.sh -p tollgate-tests
 
 bench: setup ## Mpps against testpmd, bytes per connection; writes target/bench/results.json
 	scripts/bench.sh
@@ -41,7 +42,7 @@ bench: setup ## Mpps against testpmd, bytes per connection; writes target/bench/
 fuzz: setup ## a short turn of every fuzz target; SECONDS_EACH=60 by default
 	scripts/fuzz.sh
 
-setup: ## installs what is missing and reserves huge pages
+setup: ## installs what is missing
 	@scripts/setup.sh
 
 clean: ## removes what was built

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# Makes a Debian 12 machine ready for `make demo` and `make test`: installs the packages that are missing, looks for
-# Rust, reserves huge pages. Does nothing, quickly, when all is there.
+# Makes a Debian 12 machine ready for `make demo` and `make test`: installs the packages that are missing and
+# looks for Rust. Does nothing, quickly, when all is there.
 set -euo pipefail
 
-# A program or file that must be there, and the Debian package that has it.
+# A program or file (or a pattern for one) that must be there, and the Debian package that has it.
 needs=(
     "/usr/include/dpdk/rte_eal.h libdpdk-dev"
     "dpdk-testpmd dpdk-dev"
     "pkg-config pkg-config"
     "cc build-essential"
     "clang clang"
-    "/usr/lib/llvm-14/lib/libclang.so libclang-dev"
+    "/usr/lib/llvm-*/lib/libclang[-.][0-9s]* libclang-dev"
     "ip iproute2"
     "ethtool ethtool"
-    "nft nftables"
     "/etc/services netbase"
     "sysctl procps"
     "setpriv util-linux"
@@ -24,9 +23,6 @@ needs=(
     "tshark tshark"
     "prometheus prometheus"
 )
-# 2 MiB pages; the dataplane asks for more by itself when its configuration wants more.
-huge_pages=512
-huge_dir=/sys/kernel/mm/hugepages/hugepages-2048kB
 rust_min=1.91
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -34,7 +30,7 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 present() {
     case $1 in
-        /*) [ -e "$1" ] ;;
+        /*) compgen -G "$1" >/dev/null ;;
         *) command -v "$1" >/dev/null 2>&1 ;;
     esac
 }
@@ -57,8 +53,20 @@ install_missing() {
     fi
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    keep_stopped "${missing[@]}"
     for need in "${needs[@]}"; do
         present "${need%% *}" || die "package ${need##* } is installed but ${need%% *} is not there"
+    done
+}
+
+# The policy above prevents only the first start; the next boot would start them.
+keep_stopped() {
+    local package
+    for package in "$@"; do
+        case $package in
+            nginx*) systemctl disable --now nginx ;;
+            prometheus) systemctl disable --now prometheus ;;
+        esac >/dev/null 2>&1 || true # A machine without systemd starts nothing either.
     done
 }
 
@@ -70,22 +78,14 @@ check_rust() {
     have=$(rustc --version | awk '{print $2}')
     [ "$(printf '%s\n%s\n' "$rust_min" "$have" | sort -V | head -n1)" = "$rust_min" ] ||
         die "Rust $have is too old: $rust_min or newer is needed (rustup update)"
-}
-
-reserve_huge_pages() {
-    if [ ! -w $huge_dir/nr_hugepages ]; then
-        say "no huge pages can be reserved here; DPDK will do without, slower"
-        return
-    fi
-    [ "$(cat $huge_dir/nr_hugepages)" -ge $huge_pages ] && return
-    say "reserving $huge_pages huge pages of 2 MiB"
-    echo $huge_pages >$huge_dir/nr_hugepages
-    [ "$(cat $huge_dir/nr_hugepages)" -ge $huge_pages ] ||
-        say "only $(cat $huge_dir/nr_hugepages) could be reserved: memory is short or in pieces; DPDK will do without the rest"
+    local tool
+    for tool in fmt clippy; do
+        cargo $tool --version >/dev/null 2>&1 ||
+            die "cargo $tool does not work: rustup component add rustfmt clippy"
+    done
 }
 
 [ "$(id -u)" -eq 0 ] || die "this needs root (network namespaces, huge pages): sudo -E env PATH=\"\$PATH\" make …"
 PATH=$PATH:/usr/sbin:/sbin
 install_missing
 check_rust
-reserve_huge_pages

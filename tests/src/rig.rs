@@ -80,7 +80,7 @@ impl Rig {
         if !nix::unistd::geteuid().is_root() {
             bail!("network namespaces need root: run it with sudo, or through `make`");
         }
-        remove_stale()?;
+        sweep()?;
         let prefix = options.prefix.unwrap_or_else(unique_prefix);
         let dir = tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir()?;
         let make = |name: &str| Netns::create(&format!("{prefix}-{name}"));
@@ -208,7 +208,7 @@ fn unique_prefix() -> String {
 }
 
 /// Removes the namespaces and files of runs that were killed before they could do it.
-fn remove_stale() -> Result<()> {
+pub fn sweep() -> Result<()> {
     let is_stale = |name: &str| maker_of(name).is_some_and(|pid| !Path::new("/proc").join(pid).exists());
     for name in netns::list(is_stale)? {
         // Another run may be removing it too.

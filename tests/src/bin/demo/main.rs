@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use tollgate_tests::process::Bond;
-use tollgate_tests::{Rig, RigOptions, wait};
+use tollgate_tests::{Rig, RigOptions, rig, wait};
 
 use crate::say::Say;
 
@@ -24,8 +24,9 @@ fn main() -> ExitCode {
     let result = match std::env::args().nth(1).as_deref() {
         None => run(),
         Some("--stop") => kept::stop(),
+        Some("--sweep") => rig::sweep(),
         Some(other) => Err(anyhow::anyhow!(
-            "unknown argument {other}; there is only --stop, and KEEP=1 in the environment"
+            "unknown argument {other}; there are only --stop, --sweep (removes what killed tests left), and KEEP=1 in the environment"
         )),
     };
     match result {
