@@ -83,7 +83,7 @@ named_counters! {
         Unresolved = "unresolved",
         /// Connections created.
         ConnectionsCreated = "connections_created",
-        /// Connections that ended.
+        /// Connections that ended: timed out, given up for newer ones, or replaced.
         ConnectionsExpired = "connections_expired",
         /// Old connections in TIME_WAIT or CLOSE replaced by a new one of the same client port.
         ConnectionsReused = "connections_reused",

@@ -124,11 +124,6 @@ impl Fib {
         self.egress.get(id.index())
     }
 
-    /// All adjacencies.
-    pub fn adjacencies(&self) -> &[Adjacency] {
-        &self.adjacencies
-    }
-
     /// The port of that number.
     #[inline(always)]
     pub fn port(&self, id: PortId) -> Option<&FibPort> {

@@ -93,7 +93,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker without configuration: it punts everything. Allocates all that it will ever need.
+    /// A worker without configuration and forwarding table, which knows no port's MAC address: it forwards nothing. Allocates all that it will ever need.
     pub fn new(config: &WorkerConfig, counters: Arc<Counters>, all_counters: Vec<Arc<Counters>>) -> Worker {
         let steering = Secret(config.secret);
         Worker {

@@ -202,9 +202,8 @@ fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service) -> Co
 /// Whether connections may come from there (RFC 1122 §3.2.1.3; our own addresses would make a loop).
 fn may_be_client(source: Endpoint4, snapshot: &Snapshot) -> bool {
     let addr = Ipv4Addr::from(source.addr.to_ne_bytes());
-    let unicast = !(addr.is_multicast() || addr.octets()[0] >= 240 || addr.octets()[0] == 0);
     let ours = snapshot.locals.contains(source.addr) || snapshot.virtuals.contains(source.addr);
-    unicast && !addr.is_loopback() && !ours
+    ipv4::is_unicast(ipv4::addr(addr)) && !addr.is_loopback() && !ours
 }
 
 /// Whether both checksums of a SYN are right: nothing is remembered of a corrupt one.

@@ -1,0 +1,113 @@
+//! What real servers are told of clients, and what clients cannot do about it.
+
+use super::*;
+
+#[test]
+fn a_handshake_passes_between_client_and_real_server() {
+    let mut rig = Rig::new();
+    let out = rig.inbound(&syn(5555));
+    assert_eq!((out.ip.src, out.ip.dst), (u32be(LIP), u32be(REAL)));
+    assert_eq!(out.header.dst_port.get(), 8080);
+    assert_eq!((out.eth.src, out.eth.dst), (GATEWAY_MAC, REAL_MAC));
+    assert_eq!(out.ip.ttl, 63);
+    assert_eq!(out.toa(), None, "TOA never stands on a SYN");
+
+    let back = rig.outbound(&syn_ack(out.header.src_port.get()));
+    assert_eq!((back.ip.src, back.ip.dst), (u32be(VIP), u32be(CLIENT)));
+    assert_eq!((back.header.src_port.get(), back.header.dst_port.get()), (80, 5555));
+    assert_eq!((back.eth.src, back.eth.dst), (GATEWAY_MAC, CLIENT_MAC));
+    assert_eq!(options::mss(&back.options), Some(1460 - 8));
+    assert_eq!(rig.states(), [TcpState::SynRecv]);
+
+    assert_eq!(rig.inbound(&ack(5555)).toa(), Some((CLIENT.into(), 5555)));
+    assert_eq!(rig.states(), [TcpState::Established]);
+}
+
+#[test]
+fn toa_stands_on_every_segment_until_the_real_server_has_acknowledged_or_spoken() {
+    let mut rig = Rig::new();
+    let lport = rig.open(5555);
+    let data = TcpFrame { payload: b"GET / HTTP/1.0\r\n".to_vec(), ..from_client(5555) };
+    let out = rig.inbound(&data);
+    assert_eq!(out.toa(), Some((CLIENT.into(), 5555)));
+    assert_eq!(out.payload, data.payload);
+    assert_eq!(rig.inbound(&data).toa(), Some((CLIENT.into(), 5555)), "a retransmission carries it too");
+    rig.outbound(&from_real(lport)); // acknowledges only the SYN
+    assert!(rig.inbound(&data).toa().is_some());
+    rig.outbound(&TcpFrame { ack: U32::new(CLIENT_ISN + 1 + 16), ..from_real(lport) });
+    assert_eq!(rig.inbound(&data).toa(), None);
+}
+
+#[test]
+fn a_server_that_speaks_first_ends_toa() {
+    let mut rig = Rig::new();
+    let lport = rig.open(5555);
+    rig.outbound(&TcpFrame { payload: b"220 hello\r\n".to_vec(), ..from_real(lport) });
+    assert_eq!(rig.inbound(&ack(5555)).toa(), None);
+}
+
+#[test]
+fn a_client_cannot_forge_its_address() {
+    let mut rig = Rig::new();
+    rig.inbound(&syn(5555));
+    let forged = toa::encode_v4(254, U32::new(0x0808_0808), U16::new(53));
+    let other = toa::encode_v4(200, U32::new(0x0808_0808), U16::new(53));
+    let out = rig.inbound(&TcpFrame { options: [forged, other].concat(), ..from_client(5555) });
+    let walked: Vec<_> = options::iter(&out.options).filter_map(|opt| Some(opt.ok()?.kind)).collect();
+    assert_eq!(walked.iter().filter(|kind| toa::is_toa_kind(**kind)).count(), 1);
+    assert_eq!(out.toa(), Some((CLIENT.into(), 5555)));
+    assert_eq!(rig.event(Counter::ToaStripped), 1);
+}
+
+#[test]
+fn toa_and_fast_open_are_stripped_from_a_syn() {
+    let mut rig = Rig::new();
+    let forged = toa::encode_v4(254, U32::new(0x0808_0808), U16::new(53));
+    let mut opts = vec![options::KIND_FAST_OPEN, 2];
+    opts.extend(forged);
+    let out = rig.inbound(&TcpFrame { options: opts, ..syn(5555) });
+    assert!(out.options.iter().all(|byte| *byte == options::KIND_NOP || *byte == options::KIND_END));
+    assert_eq!(rig.event(Counter::FastOpenStripped), 1);
+}
+
+#[test]
+fn without_room_in_the_header_the_segment_passes_without_toa_and_is_counted() {
+    let mut rig = Rig::new();
+    rig.open(5555);
+    let full = TcpFrame {
+        options: [vec![8, 10], vec![0; 8], vec![30, 28], vec![0; 26]].concat(),
+        ..from_client(5555)
+    };
+    assert_eq!(rig.inbound(&full).toa(), None);
+    assert_eq!(rig.event(Counter::ToaNoRoom), 1);
+}
+
+#[test]
+fn a_client_cannot_hide_behind_a_header_full_of_padding_or_forged_options() {
+    let mut rig = Rig::new();
+    rig.open(5555);
+    let timestamps = [vec![8, 10], vec![3; 8]].concat();
+    let forged = [vec![249, 40], vec![9; 38]].concat();
+    for opts in
+        [vec![1; 40], forged, [timestamps.clone(), vec![1; 26]].concat(), [vec![1; 29], timestamps].concat()]
+    {
+        let out =
+            rig.inbound(&TcpFrame { options: opts.clone(), payload: b"x".to_vec(), ..from_client(5555) });
+        assert_eq!(out.toa(), Some((CLIENT.into(), 5555)), "{opts:?}");
+        assert_eq!(options::timestamps(&out.options).is_some(), opts.contains(&3));
+        assert_eq!(out.payload, b"x");
+    }
+    assert_eq!(rig.event(Counter::ToaNoRoom), 0);
+}
+
+#[test]
+fn toa_does_not_push_a_packet_over_the_mtu() {
+    let mut rig = Rig::new();
+    rig.open(5555);
+    let full = TcpFrame { payload: vec![7; 1460], ..from_client(5555) };
+    let out = rig.inbound(&full);
+    assert_eq!((out.toa(), out.payload.len()), (None, 1460));
+    assert_eq!(rig.event(Counter::ToaOverMtu), 1);
+    let fits = TcpFrame { payload: vec![7; 1452], ..from_client(5555) };
+    assert_eq!(rig.inbound(&fits).ip.total_len.get(), 1500);
+}

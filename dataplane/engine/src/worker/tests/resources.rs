@@ -1,0 +1,194 @@
+//! Full tables, exhausted ports, changes of configuration and routes, several workers.
+
+use super::*;
+
+#[test]
+fn a_full_table_gives_up_embryonic_connections_and_never_established_ones() {
+    let mut rig = Rig::with(4, service(&[(REAL, 1)]));
+    rig.open(1);
+    rig.open(2);
+    rig.inbound(&syn(3));
+    rig.inbound(&syn(4));
+    rig.inbound(&syn(5)); // in place of 3
+    assert_eq!(rig.event(Counter::EmbryonicRecycled), 1);
+    rig.inbound(&syn(4)); // still there
+    assert_eq!(rig.event(Counter::EmbryonicRecycled), 1);
+    let lport = rig.inbound(&syn(3)).header.src_port.get(); // in place of 4
+    rig.outbound(&syn_ack(lport));
+    rig.inbound(&ack(3));
+    let lport = rig.inbound(&syn(6)).header.src_port.get(); // in place of 5
+    rig.outbound(&syn_ack(lport));
+    rig.inbound(&ack(6));
+    // Four established connections: nothing may be given up.
+    assert_eq!(rig.send(CLIENT_SIDE, &syn(7).to_vec()).0, Verdict::Drop(DropReason::TableFull));
+    for port in [1, 2, 3, 6] {
+        rig.inbound(&ack(port));
+    }
+    assert_eq!(rig.states(), [TcpState::Established; 4]);
+}
+
+#[test]
+fn exhausted_local_ports_refuse_newcomers_and_harm_nobody() {
+    let spec = ServiceSpec { local_ports: (2000, 2001), ..service(&[(REAL, 1)]) };
+    let mut rig = Rig::with(100, spec);
+    rig.open(1);
+    rig.open(2);
+    assert_eq!(rig.send(CLIENT_SIDE, &syn(3).to_vec()).0, Verdict::Drop(DropReason::LocalPortsExhausted));
+    assert_eq!(rig.counters.pair(crate::PairId(0)).exhausted.get(), 1);
+    assert_eq!(rig.counters.pair(crate::PairId(0)).in_use.get(), 2);
+    assert_eq!(rig.worker.connections(), 2);
+    rig.inbound(&ack(1));
+    rig.inbound(&ack(2));
+}
+
+#[test]
+fn the_same_local_port_serves_different_real_servers() {
+    let other = Ipv4Addr::new(10, 2, 0, 12);
+    let spec = ServiceSpec { local_ports: (2000, 2000), ..service(&[(REAL, 1), (other, 1)]) };
+    let mut rig = Rig::with(100, spec);
+    rig.fib.set_neighbour(SERVER_SIDE, other.into(), Some(REAL_MAC));
+    rig.apply_fib();
+    let a = rig.inbound(&syn(1));
+    let b = rig.inbound(&syn(2));
+    assert_eq!((a.header.src_port, b.header.src_port), (U16::new(2000), U16::new(2000)));
+    assert_ne!(a.ip.dst, b.ip.dst);
+}
+
+#[test]
+fn connections_outlive_their_real_server_and_their_service() {
+    let mut rig = Rig::new();
+    let lport = rig.open(5555);
+    rig.configure(vec![service(&[(Ipv4Addr::new(10, 2, 0, 12), 1)])]);
+    rig.inbound(&ack(5555));
+    rig.configure(vec![]);
+    rig.inbound(&ack(5555));
+    rig.outbound(&from_real(lport));
+    assert_eq!(rig.send(CLIENT_SIDE, &syn(6).to_vec()).0, Verdict::Punt(PuntClass::Local));
+    rig.pass(901);
+    assert_eq!(rig.worker.connections(), 0);
+}
+
+#[test]
+fn another_port_range_never_gives_a_port_twice() {
+    let range = |ports| ServiceSpec { local_ports: ports, ..service(&[(REAL, 1)]) };
+    let mut rig = Rig::with(100, range((2000, 2003)));
+    let mut seen: Vec<u16> = (1..=3).map(|port| rig.open(port)).collect();
+    rig.configure(vec![range((2000, 2004))]);
+    seen.extend((4..=5).map(|port| rig.open(port)));
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 5);
+}
+
+#[test]
+fn an_unknown_next_hop_is_resolved_and_a_new_mac_takes_effect_at_once() {
+    let mut rig = Rig::new();
+    rig.fib.set_neighbour(SERVER_SIDE, REAL.into(), None);
+    rig.apply_fib();
+    let (verdict, _) = rig.send(CLIENT_SIDE, &syn(5555).to_vec());
+    assert_eq!(verdict, Verdict::Resolve(SERVER_SIDE));
+    assert_eq!(rig.worker.take_wanted().as_slice(), [(SERVER_SIDE, IpAddr::from(REAL))]);
+    assert!(rig.worker.take_wanted().is_empty());
+    let moved = MacAddr([2, 0, 0, 0, 2, 2]);
+    rig.fib.set_neighbour(SERVER_SIDE, REAL.into(), Some(moved));
+    rig.apply_fib();
+    assert_eq!(rig.inbound(&syn(5555)).eth.dst, moved);
+}
+
+#[test]
+fn a_new_route_moves_living_connections() {
+    let mut rig = Rig::new();
+    let lport = rig.open(5555);
+    let gateway: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 254);
+    let mac = MacAddr([2, 0, 0, 0, 2, 0xfe]);
+    rig.fib.set_neighbour(SERVER_SIDE, gateway.into(), Some(mac));
+    rig.fib.set_route(CLIENT.into(), 32, Route { via: Some(gateway.into()), port: SERVER_SIDE });
+    rig.apply_fib();
+    let (verdict, out) = rig.send(SERVER_SIDE, &from_real(lport).to_vec());
+    assert_eq!(verdict, Verdict::Forward(SERVER_SIDE));
+    assert_eq!(TcpView::new(&out).eth.dst, mac);
+    rig.fib.remove_route(CLIENT.into(), 32);
+    rig.fib.remove_route([10, 1, 0, 0].into(), 24);
+    rig.apply_fib();
+    let (verdict, _) = rig.send(SERVER_SIDE, &from_real(lport).to_vec());
+    assert_eq!(verdict, Verdict::Drop(DropReason::NoRoute));
+}
+
+#[test]
+fn ip_options_are_carried_along() {
+    let mut rig = Rig::new();
+    rig.open(5555);
+    let mut frame = TcpFrame { payload: b"x".to_vec(), ..from_client(5555) }.to_vec();
+    // Four NOPs as IP options.
+    frame.splice(34..34, [1; 4]);
+    frame[14] = 0x46;
+    frame[16..18].copy_from_slice(&46u16.to_be_bytes()[..]);
+    frame[16..18].copy_from_slice(&45u16.to_be_bytes()[..]);
+    frame[24..26].fill(0);
+    let sum = checksum::internet(&frame[14..38]);
+    frame[24..26].copy_from_slice(&sum.to_bytes());
+    let (verdict, out) = rig.send(CLIENT_SIDE, &frame);
+    assert_eq!(verdict, Verdict::Forward(SERVER_SIDE));
+    let out = TcpView::new(&out);
+    assert_eq!((out.payload.as_slice(), out.toa()), (b"x".as_slice(), Some((CLIENT.into(), 5555))));
+}
+
+#[test]
+fn ethernet_padding_stays_outside_the_packet() {
+    let mut rig = Rig::new();
+    rig.open(5555);
+    let out = rig.inbound(&TcpFrame { pad: true, ..from_client(5555) });
+    assert_eq!((out.ip.total_len.get(), out.payload.len()), (48, 0));
+}
+
+#[test]
+fn replies_and_requests_have_the_same_owner_for_any_number_of_workers() {
+    let limits = Limits { services_max: 1, reals_max: 1, pairs_max: 1 };
+    for workers in 1..=8u16 {
+        let counters: Vec<_> = (0..workers).map(|_| Arc::new(Counters::new(1, 1, 1))).collect();
+        let mut planner = Planner::new(limits, counters.clone());
+        let spec = Spec { generation: 1, services: vec![service(&[(REAL, 1)])] };
+        let mut fib = Rig::new().fib;
+        let fib = Arc::new(fib.build());
+        let mut gateway: Vec<Worker> = planner
+            .plan(&spec)
+            .unwrap()
+            .into_iter()
+            .enumerate()
+            .map(|(i, mut update)| {
+                let config = WorkerConfig {
+                    id: WorkerId(i as u16),
+                    workers,
+                    connections_max: 1000,
+                    limits,
+                    secret: [7, 8],
+                    punt_per_second: 1000,
+                    now: Ticks(0),
+                };
+                let mut worker = Worker::new(&config, counters[i].clone(), counters.clone());
+                worker.apply(&mut update);
+                worker.apply(&mut Update::of_fib(fib.clone()));
+                worker
+            })
+            .collect();
+        for client_port in 1000..1050 {
+            let mut owners = [0usize; 2];
+            let mut lport = 0;
+            for (step, port) in [(0, CLIENT_SIDE), (1, SERVER_SIDE)] {
+                let frame = if step == 0 { syn(client_port).to_vec() } else { syn_ack(lport).to_vec() };
+                let receiver = usize::from(client_port) % usize::from(workers);
+                let mut packets = [HeapBuf::from_frame(&frame).on_port(port.0)];
+                let mut verdicts: Verdicts = [Verdict::NONE; BURST_LEN_MAX];
+                gateway[receiver].process(Ticks(1), &mut packets, &mut verdicts);
+                owners[step] = receiver;
+                if let Verdict::HandOver(owner) = verdicts[0] {
+                    owners[step] = owner.index();
+                    gateway[owner.index()].process_handed_over(Ticks(1), &mut packets, &mut verdicts);
+                }
+                assert!(matches!(verdicts[0], Verdict::Forward(_)), "{:?}", verdicts[0]);
+                lport = TcpView::new(packets[0].data()).header.src_port.get();
+            }
+            assert_eq!(owners[0], owners[1], "{workers} workers");
+        }
+    }
+}
