@@ -9,7 +9,7 @@ use engine::fib::{FibPort, Route};
 use engine::plan::Update;
 use engine::{
     BURST_LEN_MAX, ConnFilter, ConnInfo, Counter, Counters, DropReason, FibBuilder, PairId, Planner, PortId,
-    PuntClass, RealId, Spec, TcpState, Ticks, Verdict, Worker, WorkerConfig, WorkerId,
+    PuntClass, RealId, Spec, ConnState, Ticks, Verdict, Worker, WorkerConfig, WorkerId,
 };
 use wire::{HeapBuf, MacAddr, PacketBuf};
 
@@ -304,7 +304,7 @@ impl Gateway {
             expect("connections", counters.connections.get(), own.len())?;
             let embryonic = own.iter().filter(|c| c.state.is_embryonic()).count();
             expect("embryonic", counters.embryonic.get(), embryonic)?;
-            for state in TcpState::ALL {
+            for state in ConnState::ALL {
                 let count = own.iter().filter(|c| c.state == state).count();
                 expect(state.name(), counters.state(state).get(), count)?;
             }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use engine::plan::{RealSpec, ServiceSpec};
 use engine::snapshot::{Mode, Scheduler};
 use engine::tcp::Timeouts;
-use engine::{Limits, PortId, Spec, TcpState, Ticks};
+use engine::{Limits, PortId, Spec, ConnState, Ticks};
 
 use crate::packet::Mac;
 use crate::rng::Rng;
@@ -158,9 +158,9 @@ fn timeouts(rng: &mut Rng) -> Timeouts {
     let mut timeouts = Timeouts::default();
     if rng.coin() {
         timeouts = timeouts
-            .with(TcpState::Established, Ticks::from_secs(rng.range(120, 400) as u32))
-            .with(TcpState::TimeWait, Ticks::from_secs(rng.range(70, 120) as u32))
-            .with(TcpState::Close, Ticks::from_secs(rng.range(3, 10) as u32));
+            .with(ConnState::Established, Ticks::from_secs(rng.range(120, 400) as u32))
+            .with(ConnState::TimeWait, Ticks::from_secs(rng.range(70, 120) as u32))
+            .with(ConnState::Close, Ticks::from_secs(rng.range(3, 10) as u32));
     }
     timeouts
 }

@@ -1,15 +1,16 @@
 //! The connection record: four endpoints, client, virtual, local, real, and what the packet path must remember.
 //!
 //! Plain data without pointers, 128 bytes, two cache lines. The first line is what every packet reads, the second
-//! is TCP tracking and the links of the lists a record is on. Addresses are IPv4 in place; a wider family keeps its
-//! addresses in a pool beside the table and its index here.
+//! is TCP tracking and the links of the lists a record is on. IPv4 addresses are in place; IPv6 addresses are in a
+//! [`Wide`] beside the table, whose number stands in their place.
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::addr::{Endpoint, Tuple};
 use crate::hash::Key;
 use crate::ids::{AdjacencyId, PairId, RealId, ServiceId};
-use crate::snapshot::Endpoint4;
-use crate::tcp::TcpState;
+use crate::snapshot::Mode;
+use crate::tcp::ConnState;
 use crate::time::Ticks;
 
 /// Direction of a packet.
@@ -20,6 +21,17 @@ pub enum Direction {
     Inbound = 0,
     /// Real server to client.
     Outbound = 1,
+}
+
+impl Direction {
+    /// The way back.
+    #[inline(always)]
+    pub(crate) fn other(self) -> Direction {
+        match self {
+            Direction::Inbound => Direction::Outbound,
+            Direction::Outbound => Direction::Inbound,
+        }
+    }
 }
 
 /// No record; ends lists.
@@ -39,7 +51,30 @@ pub(crate) mod flag {
     pub(crate) const INBOUND_ACK: u8 = 1 << 4;
     /// `ack`/`window` of the outbound side are valid.
     pub(crate) const OUTBOUND_ACK: u8 = 1 << 5;
+    /// Packets that come in inbound are IPv6, see [`super::wide`].
+    pub(crate) const WIDE_INBOUND: u8 = 1 << 6;
+    /// Packets that come in outbound are IPv6.
+    pub(crate) const WIDE_OUTBOUND: u8 = 1 << 7;
 }
+
+/// Bits of [`Conn::traits`].
+pub(crate) mod trait_ {
+    /// Replies never come this way (DR, TUN): the record is entered under its inbound key only.
+    pub(crate) const ONE_WAY: u8 = 1 << 0;
+    /// Ends with the packet that made it.
+    pub(crate) const ONE_PACKET: u8 = 1 << 1;
+    /// Its client has a persistence template.
+    pub(crate) const PERSISTENT: u8 = 1 << 2;
+}
+
+/// The flag that says whether packets that come in in this direction are IPv6.
+#[inline(always)]
+pub(crate) fn wide(direction: Direction) -> u8 {
+    flag::WIDE_INBOUND << direction as u8
+}
+
+/// The addresses of a connection that has IPv6 on a side: by [`Direction`], source and destination of what comes in.
+pub(crate) type Wide = [[u128; 2]; 2];
 
 /// What one side has acknowledged, for checking the other side's RST and FIN.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,12 +101,13 @@ pub(crate) struct Deltas {
 #[repr(C, align(64))]
 pub(crate) struct Conn {
     // -- first cache line: every packet --
-    /// By [`Direction`]: addresses and ports of a packet that comes in, as in [`Key`]. Inbound is client → virtual,
-    /// outbound is real → local; what leaves in one direction is the other one's, turned round.
+    /// By [`Direction`]: addresses and ports of a packet that comes in, as in [`Key`]; of an IPv6 direction the number
+    /// of its [`Wide`]. Inbound is client → virtual, outbound is real → local (in NAT: real → client); what leaves in
+    /// one direction is the other one's, turned round. In one-way modes the outbound side only tells the real server.
     pub addrs: [u64; 2],
     pub ports: [u32; 2],
     pub protocol: u8,
-    pub state: TcpState,
+    pub state: ConnState,
     pub flags: u8,
     /// TOA option kind; 0: off.
     pub toa_kind: u8,
@@ -83,7 +119,9 @@ pub(crate) struct Conn {
     pub deltas: [Deltas; 2],
     /// Epoch of the forwarding table that the next hops are valid for.
     pub fib_epoch: u16,
-    pub(crate) _room: u16,
+    pub mode: Mode,
+    /// See [`trait_`].
+    pub traits: u8,
     pub real_id: RealId,
     // -- second cache line --
     pub client_isn: u32,
@@ -99,7 +137,6 @@ pub(crate) struct Conn {
     /// Embryonic list.
     pub embryonic_next: u32,
     pub embryonic_prev: u32,
-    pub(crate) _room2: [u32; 1],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);
@@ -111,14 +148,15 @@ impl Conn {
         addrs: [0; 2],
         ports: [0; 2],
         protocol: 0,
-        state: TcpState::None,
+        state: ConnState::None,
         flags: 0,
         toa_kind: 0,
         seen: Ticks(0),
         next_hops: [AdjacencyId::NONE; 2],
         deltas: [Deltas { ip: 0, l4: 0 }; 2],
         fib_epoch: 0,
-        _room: 0,
+        mode: Mode::FullNat,
+        traits: 0,
         real_id: RealId(0),
         client_isn: 0,
         real_isn: 0,
@@ -130,52 +168,76 @@ impl Conn {
         wheel_slot: NIL,
         embryonic_next: NIL,
         embryonic_prev: NIL,
-        _room2: [0; 1],
     };
 
-    /// The five-tuple of packets that come in in this direction.
+    /// The five-tuple of packets that come in in this direction, which is IPv4.
     #[inline(always)]
     pub(crate) fn key(&self, direction: Direction) -> Key {
         let i = direction as usize;
         Key { addrs: self.addrs[i], ports: self.ports[i], protocol: self.protocol }
     }
 
-    /// The endpoints of packets that leave in this direction.
+    /// Addresses and ports of packets that leave in this direction, both ways being IPv4.
     #[inline(always)]
-    pub(crate) fn translated(&self, direction: Direction) -> Key {
+    pub(crate) fn translated(&self, direction: Direction) -> (u64, u32) {
         let i = 1 - direction as usize;
-        Key {
-            addrs: self.addrs[i].rotate_left(32),
-            ports: self.ports[i].rotate_left(16),
-            protocol: self.protocol,
-        }
+        (self.addrs[i].rotate_left(32), self.ports[i].rotate_left(16))
     }
 
-    pub(crate) fn set_endpoints(&mut self, inbound: Key, outbound: Key) {
-        self.addrs = [inbound.addrs, outbound.addrs];
-        self.ports = [inbound.ports, outbound.ports];
-        self.protocol = inbound.protocol;
+    /// Whether packets that come in in this direction are IPv6.
+    #[inline(always)]
+    pub(crate) fn is_wide(&self, direction: Direction) -> bool {
+        self.has(wide(direction))
     }
 
-    pub(crate) fn client(&self) -> Endpoint4 {
-        self.key(Direction::Inbound).src()
+    /// Whether it has IPv6 on any side.
+    #[inline(always)]
+    pub(crate) fn has_wide(&self) -> bool {
+        self.has(flag::WIDE_INBOUND | flag::WIDE_OUTBOUND)
     }
 
-    pub(crate) fn virtual_(&self) -> Endpoint4 {
-        self.key(Direction::Inbound).dst()
-    }
-
-    pub(crate) fn local(&self) -> Endpoint4 {
-        self.key(Direction::Outbound).dst()
-    }
-
-    pub(crate) fn real(&self) -> Endpoint4 {
-        self.key(Direction::Outbound).src()
+    #[inline(always)]
+    pub(crate) fn is(&self, trait_: u8) -> bool {
+        self.traits & trait_ != 0
     }
 
     #[inline(always)]
     pub(crate) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+}
+
+/// The five-tuples of what comes in in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tuples {
+    /// Client → virtual.
+    pub inbound: Tuple,
+    /// Real → local; in NAT and DR real → client, in TUN real → source of the tunnel.
+    pub outbound: Tuple,
+}
+
+impl Tuples {
+    pub(crate) fn by(&self, direction: Direction) -> Tuple {
+        match direction {
+            Direction::Inbound => self.inbound,
+            Direction::Outbound => self.outbound,
+        }
+    }
+
+    pub(crate) fn client(&self) -> Endpoint {
+        self.inbound.src
+    }
+
+    pub(crate) fn virtual_(&self) -> Endpoint {
+        self.inbound.dst
+    }
+
+    pub(crate) fn local(&self) -> Endpoint {
+        self.outbound.dst
+    }
+
+    pub(crate) fn real(&self) -> Endpoint {
+        self.outbound.src
     }
 }
 
@@ -188,12 +250,14 @@ pub struct ConnInfo {
     pub client: SocketAddr,
     /// VIP:vport.
     pub virtual_: SocketAddr,
-    /// LIP:lport.
+    /// LIP:lport; in NAT and DR the client, in TUN the source of the tunnel.
     pub local: SocketAddr,
     /// RIP:rport.
     pub real: SocketAddr,
+    /// Mode.
+    pub mode: Mode,
     /// State.
-    pub state: TcpState,
+    pub state: ConnState,
     /// Time left if no packet comes.
     pub expires_in: Ticks,
 }
@@ -210,11 +274,12 @@ pub struct ConnFilter {
 }
 
 impl ConnFilter {
-    pub(crate) fn matches(&self, conn: &Conn) -> bool {
-        let service =
-            self.service.is_none_or(|(p, v)| p == conn.protocol && v == conn.virtual_().to_socket_addr());
-        let client = self.client.is_none_or(|c| c == conn.client().to_socket_addr().ip());
-        let real = self.real.is_none_or(|r| r == conn.real().to_socket_addr());
+    pub(crate) fn matches(&self, tuples: &Tuples) -> bool {
+        let service = self.service.is_none_or(|(protocol, virtual_)| {
+            protocol == tuples.inbound.protocol && virtual_ == tuples.virtual_().to_socket_addr()
+        });
+        let client = self.client.is_none_or(|client| client == tuples.client().addr.to_ip());
+        let real = self.real.is_none_or(|real| real == tuples.real().to_socket_addr());
         service && client && real
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::ids::{PairId, RealId};
-use crate::tcp::TcpState;
+use crate::tcp::ConnState;
 use crate::verdict::{DropReason, PuntClass};
 
 /// A number that one thread writes and others read.
@@ -75,6 +75,10 @@ named_counters! {
     Counter {
         /// Packets that were translated and forwarded.
         Forwarded = "forwarded",
+        /// Packets that were cut into fragments for the next link.
+        Fragmented = "fragmented",
+        /// ICMP errors about connections, translated and forwarded; also counted as forwarded.
+        IcmpErrors = "icmp_errors",
         /// Packets answered by the gateway itself.
         Replied = "replied",
         /// Packets that another worker owned.
@@ -153,7 +157,7 @@ pub struct Counters {
     punts: [Count; PuntClass::COUNT],
     events: [Count; Counter::COUNT],
     /// Gauge: connections per TCP state.
-    states: [Count; TcpState::COUNT],
+    states: [Count; ConnState::COUNT],
     /// Gauge: connections in the table.
     pub connections: Count,
     /// Gauge: connections with an unfinished handshake.
@@ -199,7 +203,7 @@ impl Counters {
 
     /// Connections in `state`.
     #[inline(always)]
-    pub fn state(&self, state: TcpState) -> &Count {
+    pub fn state(&self, state: ConnState) -> &Count {
         &self.states[state as usize]
     }
 

@@ -1,9 +1,9 @@
 //! Hashing of packet keys and the small maps that the packet path reads.
 
+use crate::addr::{Addr, Endpoint, Tuple};
 use crate::ids::ServiceId;
-use crate::snapshot::Endpoint4;
 
-/// The five-tuple as a packet carries it: bytes as loaded, so network order in memory.
+/// The five-tuple of an IPv4 packet: bytes as loaded, so network order in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Key {
     /// Source, then destination address.
@@ -14,31 +14,65 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// `None` when the tuple is not IPv4.
     #[inline(always)]
-    pub(crate) fn new(protocol: u8, src: Endpoint4, dst: Endpoint4) -> Key {
-        Key { addrs: pair64(src.addr, dst.addr), ports: pair32(src.port, dst.port), protocol }
+    pub(crate) fn of(tuple: &Tuple) -> Option<Key> {
+        let (src, dst) = (tuple.src.addr.v4()?, tuple.dst.addr.v4()?);
+        let ports = pair32(tuple.src.port, tuple.dst.port);
+        Some(Key { addrs: pair64(src, dst), ports, protocol: tuple.protocol })
     }
 
     #[inline(always)]
-    pub(crate) fn src(&self) -> Endpoint4 {
-        Endpoint4 { addr: halves64(self.addrs).0, port: halves32(self.ports).0 }
+    pub(crate) fn tuple(&self) -> Tuple {
+        let ((src, dst), (sport, dport)) = (halves64(self.addrs), halves32(self.ports));
+        Tuple {
+            protocol: self.protocol,
+            src: Endpoint { addr: Addr::from_v4(src), port: sport },
+            dst: Endpoint { addr: Addr::from_v4(dst), port: dport },
+        }
+    }
+}
+
+/// The five-tuple of an IPv6 packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Key6 {
+    /// Source, then destination address.
+    pub addrs: [u128; 2],
+    /// Source, then destination port.
+    pub ports: u32,
+    pub protocol: u8,
+}
+
+impl Key6 {
+    #[inline(always)]
+    pub(crate) fn of(tuple: &Tuple) -> Key6 {
+        Key6 {
+            addrs: [tuple.src.addr.bits(), tuple.dst.addr.bits()],
+            ports: pair32(tuple.src.port, tuple.dst.port),
+            protocol: tuple.protocol,
+        }
     }
 
     #[inline(always)]
-    pub(crate) fn dst(&self) -> Endpoint4 {
-        Endpoint4 { addr: halves64(self.addrs).1, port: halves32(self.ports).1 }
+    pub(crate) fn tuple(&self) -> Tuple {
+        let (sport, dport) = halves32(self.ports);
+        Tuple {
+            protocol: self.protocol,
+            src: Endpoint { addr: Addr::from_bits(self.addrs[0]), port: sport },
+            dst: Endpoint { addr: Addr::from_bits(self.addrs[1]), port: dport },
+        }
     }
 }
 
 /// Two words that stand one behind the other in memory, as one.
 #[inline(always)]
-fn pair64(first: u32, second: u32) -> u64 {
+pub(crate) fn pair64(first: u32, second: u32) -> u64 {
     let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 #[inline(always)]
-fn halves64(pair: u64) -> (u32, u32) {
+pub(crate) fn halves64(pair: u64) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = pair.to_ne_bytes();
     (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
 }
@@ -68,6 +102,31 @@ impl Secret {
         fold(inner ^ self.0[1], 0x9e37_79b9_7f4a_7c15 ^ self.0[0])
     }
 
+    /// 64 well-mixed bits of an IPv6 key.
+    #[inline(always)]
+    pub(crate) fn hash6(self, key: &Key6) -> u64 {
+        let ports = u64::from(key.ports) | u64::from(key.protocol) << 32;
+        let [src, dst] = key.addrs.map(|addr| (addr as u64, (addr >> 64) as u64));
+        let first = fold(src.0 ^ self.0[0], src.1 ^ self.0[1]);
+        let second = fold(dst.0 ^ self.0[1] ^ first, dst.1 ^ self.0[0]);
+        fold(second ^ ports ^ self.0[0], first ^ 0x9e37_79b9_7f4a_7c15 ^ self.0[1])
+    }
+
+    /// 64 well-mixed bits of an endpoint.
+    #[inline(always)]
+    pub(crate) fn hash_endpoint(self, endpoint: Endpoint) -> u64 {
+        let bits = endpoint.addr.bits();
+        let inner = fold(bits as u64 ^ self.0[0], (bits >> 64) as u64 ^ self.0[1]);
+        fold(inner ^ u64::from(endpoint.port) ^ self.0[1], 0x9e37_79b9_7f4a_7c15 ^ self.0[0])
+    }
+
+    /// The same of an IPv4 endpoint, as loaded.
+    #[inline(always)]
+    pub(crate) fn hash_endpoint4(self, addr: u32, port: u16) -> u64 {
+        let bits = u64::from(addr) | u64::from(port) << 32;
+        fold(bits ^ self.0[0], 0x9e37_79b9_7f4a_7c15 ^ self.0[1])
+    }
+
     /// A secret for another purpose, not to be told from this one.
     pub(crate) fn derive(self, purpose: u64) -> Secret {
         let a = fold(self.0[0] ^ purpose, 0xa076_1d64_78bd_642f);
@@ -93,64 +152,86 @@ fn spread(key: u64, shift: u32) -> usize {
     (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> shift) as usize
 }
 
-/// VIP:vport and protocol to service. Open addressing at a load of at most one half.
+/// A hash table of keys that are never [`Default::default`]; open addressing.
 #[derive(Debug, Clone)]
-pub(crate) struct EndpointMap {
-    /// Key (0: free; a key holds the protocol, so it is never 0) and slot.
-    slots: Vec<(u64, ServiceId)>,
+struct Open<K, V> {
+    slots: Vec<(K, V)>,
     len: usize,
 }
 
-impl Default for EndpointMap {
+impl<K: OpenKey, V: Copy + Default> Default for Open<K, V> {
     fn default() -> Self {
-        EndpointMap { slots: vec![(0, ServiceId(0)); 2], len: 0 }
+        Open { slots: vec![Default::default(); 2], len: 0 }
     }
 }
 
-impl EndpointMap {
+/// A key of [`Open`]: its default means an empty slot.
+trait OpenKey: Copy + Default + PartialEq {
+    fn bits(self) -> u64;
+}
+
+impl OpenKey for u32 {
     #[inline(always)]
-    fn key(protocol: u8, endpoint: Endpoint4) -> u64 {
-        u64::from(endpoint.addr) | u64::from(endpoint.port) << 32 | u64::from(protocol) << 48
+    fn bits(self) -> u64 {
+        self.into()
+    }
+}
+
+impl OpenKey for u128 {
+    #[inline(always)]
+    fn bits(self) -> u64 {
+        self as u64 ^ (self >> 64) as u64
+    }
+}
+
+impl OpenKey for (u128, u32) {
+    #[inline(always)]
+    fn bits(self) -> u64 {
+        self.0.bits() ^ u64::from(self.1) << 20
+    }
+}
+
+impl<K: OpenKey, V: Copy + Default> Open<K, V> {
+    #[inline(always)]
+    fn start(&self, key: K) -> usize {
+        spread(key.bits(), 64 - self.slots.len().trailing_zeros())
     }
 
-    #[inline(always)]
-    fn shift(&self) -> u32 {
-        64 - self.slots.len().trailing_zeros()
-    }
-
-    pub(crate) fn insert(&mut self, protocol: u8, endpoint: Endpoint4, id: ServiceId) {
-        if (self.len + 1) * 2 > self.slots.len() {
-            let bigger = vec![(0, ServiceId(0)); self.slots.len() * 2];
-            for (key, id) in std::mem::replace(&mut self.slots, bigger) {
-                if key != 0 {
-                    self.place(key, id);
+    /// Adds or replaces. The load stays at a quarter, so a look is nearly always one load.
+    fn insert(&mut self, key: K, value: V) {
+        if (self.len + 1) * 4 > self.slots.len() {
+            let bigger = vec![Default::default(); self.slots.len() * 2];
+            for (key, value) in std::mem::replace(&mut self.slots, bigger) {
+                if key != K::default() {
+                    self.place(key, value);
                 }
             }
         }
-        self.place(Self::key(protocol, endpoint), id);
-        self.len += 1;
+        self.len += usize::from(self.place(key, value));
     }
 
-    fn place(&mut self, key: u64, id: ServiceId) {
+    /// Whether the key is new.
+    fn place(&mut self, key: K, value: V) -> bool {
         let mask = self.slots.len() - 1;
-        let mut at = spread(key, self.shift());
-        while self.slots[at].0 != 0 {
+        let mut at = self.start(key);
+        while self.slots[at].0 != K::default() && self.slots[at].0 != key {
             at = (at + 1) & mask;
         }
-        self.slots[at] = (key, id);
+        let new = self.slots[at].0 != key;
+        self.slots[at] = (key, value);
+        new
     }
 
-    #[inline]
-    pub(crate) fn get(&self, protocol: u8, endpoint: Endpoint4) -> Option<ServiceId> {
-        let key = Self::key(protocol, endpoint);
+    #[inline(always)]
+    fn get(&self, key: K) -> Option<V> {
         let mask = self.slots.len() - 1;
-        let mut at = spread(key, self.shift());
+        let mut at = self.start(key);
         loop {
-            let (found, id) = self.slots[at & mask];
+            let (found, value) = self.slots[at & mask];
             if found == key {
-                return Some(id);
+                return (key != K::default()).then_some(value);
             }
-            if found == 0 {
+            if found == K::default() {
                 return None;
             }
             at += 1;
@@ -158,55 +239,89 @@ impl EndpointMap {
     }
 }
 
-/// A set of IPv4 addresses, small and read for every packet. Open addressing at a load of at most a quarter, so a
-/// look is nearly always one load.
-#[derive(Debug, Clone)]
-pub(crate) struct AddressSet {
-    /// 0 (never a local address) is free.
-    slots: Vec<u32>,
+/// What a service listens at: protocol and VIP:vport, or a range of ports.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EndpointMap {
+    exact: Open<(u128, u32), ServiceId>,
+    /// Where an address and protocol has ranges: index into `ranges`.
+    ranged: Open<(u128, u32), u32>,
+    /// First port, last port, service.
+    ranges: Vec<Vec<(u16, u16, ServiceId)>>,
 }
 
-impl Default for AddressSet {
-    fn default() -> Self {
-        AddressSet { slots: vec![0; 2] }
+impl EndpointMap {
+    #[inline(always)]
+    fn key(protocol: u8, endpoint: Endpoint) -> (u128, u32) {
+        (endpoint.addr.bits(), u32::from(endpoint.port) | u32::from(protocol) << 16)
+    }
+
+    /// Enters the ports `first..=last` (host order) of an address.
+    pub(crate) fn insert(&mut self, protocol: u8, addr: Addr, (first, last): (u16, u16), id: ServiceId) {
+        if first == last {
+            self.exact.insert(Self::key(protocol, Endpoint { addr, port: first.to_be() }), id);
+            return;
+        }
+        let key = Self::key(protocol, Endpoint { addr, port: 0 });
+        let index = self.ranged.get(key).unwrap_or_else(|| {
+            self.ranges.push(Vec::new());
+            let index = self.ranges.len() as u32 - 1;
+            self.ranged.insert(key, index);
+            index
+        });
+        let ranges = &mut self.ranges[index as usize];
+        let at = ranges.partition_point(|range| range.0 <= first);
+        ranges.insert(at, (first, last, id));
+    }
+
+    /// The service at an endpoint: one at exactly this port before one with a range.
+    #[inline]
+    pub(crate) fn get(&self, protocol: u8, endpoint: Endpoint) -> Option<ServiceId> {
+        self.exact.get(Self::key(protocol, endpoint)).or_else(|| self.get_range(protocol, endpoint))
+    }
+
+    fn get_range(&self, protocol: u8, endpoint: Endpoint) -> Option<ServiceId> {
+        let index = self.ranged.get(Self::key(protocol, Endpoint { port: 0, ..endpoint }))?;
+        let ranges = self.ranges.get(index as usize)?;
+        let port = u16::from_be(endpoint.port);
+        let behind = ranges.partition_point(|range| range.0 <= port);
+        let (_, last, id) = *ranges.get(behind.checked_sub(1)?)?;
+        (port <= last).then_some(id)
     }
 }
 
+/// A set of addresses, small and read for every packet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AddressSet {
+    /// As loaded from a header.
+    v4: Open<u32, ()>,
+    v6: Open<u128, ()>,
+}
+
 impl AddressSet {
-    pub(crate) fn new(addresses: impl Iterator<Item = u32>) -> AddressSet {
-        let mut unique: Vec<u32> = addresses.filter(|a| *a != 0).collect();
-        unique.sort_unstable();
-        unique.dedup();
-        let mut set = AddressSet { slots: vec![0; (unique.len() * 4).next_power_of_two().max(2)] };
-        for address in unique {
-            let mask = set.slots.len() - 1;
-            let mut at = set.start(address);
-            while set.slots[at] != 0 {
-                at = (at + 1) & mask;
+    /// Addresses 0.0.0.0 and :: are left out: they never name a host.
+    pub(crate) fn new(addresses: impl Iterator<Item = Addr>) -> AddressSet {
+        let mut set = AddressSet::default();
+        for address in addresses {
+            match address.v4() {
+                Some(0) => {}
+                Some(word) => set.v4.insert(word, ()),
+                None if address.bits() == 0 => {}
+                None => set.v6.insert(address.bits(), ()),
             }
-            set.slots[at] = address;
         }
         set
     }
 
     #[inline(always)]
-    fn start(&self, address: u32) -> usize {
-        spread(address.into(), 64 - self.slots.len().trailing_zeros())
+    pub(crate) fn contains4(&self, word: u32) -> bool {
+        self.v4.get(word).is_some()
     }
 
     #[inline(always)]
-    pub(crate) fn contains(&self, address: u32) -> bool {
-        let mask = self.slots.len() - 1;
-        let mut at = self.start(address);
-        loop {
-            let found = self.slots[at & mask];
-            if found == address {
-                return address != 0;
-            }
-            if found == 0 {
-                return false;
-            }
-            at += 1;
+    pub(crate) fn contains(&self, address: Addr) -> bool {
+        match address.v4() {
+            Some(word) => self.contains4(word),
+            None => self.v6.get(address.bits()).is_some(),
         }
     }
 }
@@ -214,35 +329,74 @@ impl AddressSet {
 #[cfg(test)]
 mod tests {
     use std::collections::{HashMap, HashSet};
+    use std::net::IpAddr;
 
     use proptest::prelude::*;
 
     use super::*;
 
+    fn address() -> impl Strategy<Value = Addr> {
+        prop_oneof![
+            any::<[u8; 4]>().prop_map(IpAddr::from),
+            any::<[u8; 16]>().prop_map(IpAddr::from),
+            (0u8..4).prop_map(|last| IpAddr::from([10, 0, 0, last])),
+        ]
+        .prop_map(Addr::from)
+    }
+
+    fn is_host(addr: &Addr) -> bool {
+        !addr.to_ip().is_unspecified()
+    }
+
     proptest! {
         #[test]
-        fn address_set_is_a_set(inside in prop::collection::hash_set(1u32.., 0..200), probes: Vec<u32>) {
+        fn address_set_is_a_set(
+            inside in prop::collection::hash_set(address(), 0..200),
+            probes in prop::collection::vec(address(), 0..50),
+        ) {
             let set = AddressSet::new(inside.iter().copied());
-            let model: HashSet<u32> = inside;
+            let model: HashSet<Addr> = inside.into_iter().filter(is_host).collect();
             for address in model.iter().chain(&probes) {
                 prop_assert_eq!(set.contains(*address), model.contains(address));
             }
-            prop_assert!(!set.contains(0));
         }
 
         #[test]
-        fn endpoint_map_is_a_map(keys in prop::collection::hash_set((any::<u32>(), any::<u16>()), 0..200)) {
+        fn endpoint_map_is_a_map(
+            keys in prop::collection::hash_set((address().prop_filter("host", is_host), any::<u16>()), 0..200),
+        ) {
             let mut map = EndpointMap::default();
             let mut model = HashMap::new();
             for (i, (addr, port)) in keys.iter().enumerate() {
-                map.insert(6, Endpoint4 { addr: *addr, port: *port }, ServiceId(i as u32));
+                map.insert(6, *addr, (*port, *port), ServiceId(i as u32));
                 model.insert((*addr, *port), ServiceId(i as u32));
             }
             for (addr, port) in keys {
-                let endpoint = Endpoint4 { addr, port };
+                let endpoint = Endpoint { addr, port: port.to_be() };
                 prop_assert_eq!(map.get(6, endpoint), model.get(&(addr, port)).copied());
                 prop_assert_eq!(map.get(17, endpoint), None);
             }
+        }
+
+        #[test]
+        fn ranges_end_where_they_end_and_give_way_to_single_ports(first in 2u16..60_000, len in 1u16..5000, probe: u16) {
+            let addr = Addr::from(IpAddr::from([10, 1, 0, 100]));
+            let mut map = EndpointMap::default();
+            let last = first.saturating_add(len);
+            map.insert(6, addr, (first, last), ServiceId(1));
+            map.insert(6, addr, (1, 1), ServiceId(2));
+            map.insert(6, addr, (first + 1, first + 1), ServiceId(3));
+            let at = |port: u16| map.get(6, Endpoint { addr, port: port.to_be() });
+            prop_assert_eq!(at(1), Some(ServiceId(2)));
+            prop_assert_eq!(at(first), Some(ServiceId(1)));
+            prop_assert_eq!(at(first + 1), Some(ServiceId(3)));
+            prop_assert_eq!(at(first - 1), (first == 2).then_some(ServiceId(2)));
+            let expected = match probe {
+                1 => Some(ServiceId(2)),
+                port if port == first + 1 => Some(ServiceId(3)),
+                port => (first..=last).contains(&port).then_some(ServiceId(1)),
+            };
+            prop_assert_eq!(at(probe), expected);
         }
     }
 

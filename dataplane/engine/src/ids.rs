@@ -43,3 +43,8 @@ impl AdjacencyId {
     /// No adjacency known.
     pub const NONE: AdjacencyId = AdjacencyId(u32::MAX);
 }
+
+impl PairId {
+    /// No pair: the connection has no local port.
+    pub const NONE: PairId = PairId(u32::MAX);
+}

@@ -40,7 +40,7 @@ pub use fib::{Fib, FibBuilder};
 pub use ids::{AdjacencyId, PairId, PortId, RealId, ServiceId, WorkerId};
 pub use plan::{Limits, PlanError, Planner, RealSpec, ServiceSpec, Spec, Update};
 pub use snapshot::Snapshot;
-pub use tcp::TcpState;
+pub use tcp::ConnState;
 pub use time::Ticks;
 pub use verdict::{DropReason, PuntClass, Verdict};
 pub use worker::{Worker, WorkerConfig};

@@ -5,7 +5,7 @@
 //! no connection remembers its former tenant.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::counters::Counters;
@@ -13,7 +13,7 @@ use crate::fib::Fib;
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId, WorkerId};
 use crate::ports::PortSet;
-use crate::snapshot::{Endpoint4, Mode, Real, Scheduler, Service, Snapshot};
+use crate::snapshot::{Mode, Real, Scheduler, Service, Snapshot, Tunnel};
 use crate::tcp::Timeouts;
 
 /// What one worker is given between two bursts; it gives the same box back with what it no longer needs, to be
@@ -60,10 +60,10 @@ pub struct Spec {
 pub struct ServiceSpec {
     /// IANA protocol number.
     pub protocol: u8,
-    /// VIP:vport.
-    pub virtual_: SocketAddrV4,
-    /// Mode.
-    pub mode: Mode,
+    /// VIP:vport; names the service.
+    pub virtual_: SocketAddr,
+    /// What else it listens at.
+    pub also: Vec<Listen>,
     /// Scheduler.
     pub scheduler: Scheduler,
     /// TOA option kind; `None`: off.
@@ -71,18 +71,45 @@ pub struct ServiceSpec {
     /// Timeouts.
     pub timeouts: Timeouts,
     /// Local addresses.
-    pub locals: Vec<Ipv4Addr>,
+    pub locals: Vec<IpAddr>,
     /// First and last local port.
     pub local_ports: (u16, u16),
     /// Real servers.
     pub reals: Vec<RealSpec>,
 }
 
+/// A protocol, an address and a range of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Listen {
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// VIP.
+    pub address: IpAddr,
+    /// First and last port.
+    pub ports: (u16, u16),
+}
+
+impl ServiceSpec {
+    /// Everything that it listens at. Port 0 means every port.
+    pub fn listens(&self) -> impl Iterator<Item = Listen> {
+        let ports = match self.virtual_.port() {
+            0 => (1, u16::MAX),
+            port => (port, port),
+        };
+        let first = Listen { protocol: self.protocol, address: self.virtual_.ip(), ports };
+        std::iter::once(first).chain(self.also.iter().copied())
+    }
+}
+
 /// One wanted real server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RealSpec {
-    /// RIP:rport.
-    pub real: SocketAddrV4,
+    /// RIP:rport; port 0: that of the packet.
+    pub real: SocketAddr,
+    /// How it is reached.
+    pub mode: Mode,
+    /// How packets to it are wrapped, in mode TUN.
+    pub tunnel: Option<Tunnel>,
     /// Weight; 0: drain.
     pub weight: u16,
     /// Whether it may get new connections.
@@ -104,26 +131,44 @@ pub enum PlanError {
     },
     /// The same service twice.
     #[error("service {0} is there twice")]
-    DuplicateService(SocketAddrV4),
+    DuplicateService(SocketAddr),
     /// The same real server twice in one service.
     #[error("service {service} has real server {real} twice")]
     DuplicateReal {
         /// The service.
-        service: SocketAddrV4,
+        service: SocketAddr,
         /// The real server.
-        real: SocketAddrV4,
+        real: SocketAddr,
     },
-    /// A virtual address that is a local address too.
-    #[error("{0} is both a virtual and a local address")]
-    VirtualIsLocal(Ipv4Addr),
-    /// A FULLNAT service without local address.
-    #[error("service {0} has no local address")]
-    NoLocalAddress(SocketAddrV4),
+    /// A virtual address that is a local address too, or was one that connections still use.
+    #[error("{0} is both a virtual and a local address, or was the other while connections of that time live")]
+    VirtualIsLocal(IpAddr),
+    /// Two services at one endpoint.
+    #[error("services {0} and {1} both listen at {2}")]
+    ListenTwice(SocketAddr, SocketAddr, SocketAddr),
+    /// A FULLNAT real server whose family has no local address.
+    #[error("service {service}: no local address of the family of real server {real}")]
+    NoLocalAddress {
+        /// The service.
+        service: SocketAddr,
+        /// The real server.
+        real: SocketAddr,
+    },
+    /// A real server that cannot be reached in its mode.
+    #[error("service {service}: real server {real}: {reason}")]
+    ModeImpossible {
+        /// The service.
+        service: SocketAddr,
+        /// The real server.
+        real: SocketAddr,
+        /// Why.
+        reason: &'static str,
+    },
     /// An empty port range, or port 0 in it.
     #[error("service {service}: local ports {first}-{last} are no range within 1-65535")]
     PortRange {
         /// The service.
-        service: SocketAddrV4,
+        service: SocketAddr,
         /// First port.
         first: u16,
         /// Last port.
@@ -196,10 +241,10 @@ impl<K: Clone + Ord + std::hash::Hash> Slots<K> {
     }
 }
 
-type ServiceSlotKey = (u8, SocketAddrV4);
-type RealSlotKey = (u8, SocketAddrV4, SocketAddrV4);
+type ServiceSlotKey = (u8, SocketAddr);
+type RealSlotKey = (u8, SocketAddr, SocketAddr);
 /// Protocol, local address, port range, real server: what shares one local port space.
-type PairSlotKey = (u8, Ipv4Addr, (u16, u16), SocketAddrV4);
+type PairSlotKey = (u8, IpAddr, (u16, u16), SocketAddr);
 
 /// A pair as status pages want it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,9 +252,9 @@ pub struct PairInfo {
     /// Its slot.
     pub id: PairId,
     /// LIP.
-    pub local: Ipv4Addr,
+    pub local: IpAddr,
     /// RIP:rport.
-    pub real: SocketAddrV4,
+    pub real: SocketAddr,
     /// Ports there are, all workers.
     pub capacity: u32,
 }
@@ -223,6 +268,10 @@ pub struct Planner {
     pairs: Slots<PairSlotKey>,
     /// Pairs whose port sets the workers have.
     installed: HashSet<PairId>,
+    /// Addresses that services listen at, also of those that left while connections live.
+    addresses: HashMap<ServiceSlotKey, HashSet<IpAddr>>,
+    /// By slot of the real server.
+    tunnels: Vec<Option<Tunnel>>,
     counters: Vec<Arc<Counters>>,
 }
 
@@ -235,6 +284,8 @@ impl Planner {
             reals: Slots::new("real servers", limits.reals_max),
             pairs: Slots::new("local pairs", limits.pairs_max),
             installed: HashSet::new(),
+            addresses: HashMap::new(),
+            tunnels: Vec::new(),
             counters,
         }
     }
@@ -260,9 +311,12 @@ impl Planner {
         self.services.check_room(&services)?;
         self.reals.check_room(&reals)?;
         self.pairs.check_room(&pairs)?;
+        self.check_sides(spec, &pairs)?;
         self.services.retarget(&services);
         self.reals.retarget(&reals);
         self.pairs.retarget(&pairs);
+
+        self.remember(spec);
 
         let snapshot = Arc::new(self.snapshot(spec));
         let new_pairs: Vec<(PairId, (u16, u16))> = self
@@ -298,13 +352,46 @@ impl Planner {
     }
 
     /// The slot of a service.
-    pub fn service_id(&self, protocol: u8, virtual_: SocketAddrV4) -> Option<ServiceId> {
+    pub fn service_id(&self, protocol: u8, virtual_: SocketAddr) -> Option<ServiceId> {
         self.services.by_key.get(&(protocol, virtual_)).map(|slot| ServiceId(*slot))
     }
 
     /// The slot of a real server in a service.
-    pub fn real_id(&self, protocol: u8, virtual_: SocketAddrV4, real: SocketAddrV4) -> Option<RealId> {
+    pub fn real_id(&self, protocol: u8, virtual_: SocketAddr, real: SocketAddr) -> Option<RealId> {
         self.reals.by_key.get(&(protocol, virtual_, real)).map(|slot| RealId(*slot))
+    }
+
+    /// An address is on one side only, also while connections of an older configuration live: by its side a worker
+    /// tells who owns a packet.
+    fn check_sides(&self, spec: &Spec, pairs: &HashSet<PairSlotKey>) -> Result<(), PlanError> {
+        let old_locals = self.pairs.by_key.keys().chain(self.pairs.leaving.keys());
+        let locals: HashSet<IpAddr> = pairs.iter().chain(old_locals).map(|key| key.1).collect();
+        let virtuals = spec.services.iter().flat_map(|service| service.listens().map(|listen| listen.address));
+        let old_virtuals = self.addresses.values().flatten().copied();
+        match virtuals.chain(old_virtuals).find(|address| locals.contains(address)) {
+            Some(both) => Err(PlanError::VirtualIsLocal(both)),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes what must be known of a service or real server for as long as connections live.
+    fn remember(&mut self, spec: &Spec) {
+        let services = &self.services;
+        self.addresses
+            .retain(|key, _| services.by_key.contains_key(key) || services.leaving.contains_key(key));
+        self.tunnels.resize(self.reals.next as usize, None);
+        for service in &spec.services {
+            let key = (service.protocol, service.virtual_);
+            let addresses = self.addresses.entry(key).or_default();
+            addresses.extend(service.listens().map(|listen| listen.address));
+            for real in &service.reals {
+                let slot = self.reals.by_key[&(service.protocol, service.virtual_, real.real)];
+                // A change of mode leaves old tunnelled connections their tunnel.
+                if let Some(tunnel) = real.tunnel {
+                    self.tunnels[slot as usize] = Some(tunnel);
+                }
+            }
+        }
     }
 
     fn snapshot(&self, spec: &Spec) -> Snapshot {
@@ -312,19 +399,21 @@ impl Planner {
         let mut by_endpoint = EndpointMap::default();
         for spec in &spec.services {
             let service = self.service(spec);
-            by_endpoint.insert(service.protocol, service.virtual_, service.id);
+            for listen in spec.listens() {
+                by_endpoint.insert(listen.protocol, listen.address.into(), listen.ports, service.id);
+            }
             let slot = service.id.index();
             services[slot] = Some(service);
         }
-        let locals = self.pairs.by_key.keys().chain(self.pairs.leaving.keys()).map(|key| key.1);
-        let locals = locals.map(|local| u32::from_ne_bytes(local.octets()));
-        let virtuals = spec.services.iter().map(|s| u32::from_ne_bytes(s.virtual_.ip().octets()));
+        let locals = self.pairs.by_key.keys().chain(self.pairs.leaving.keys()).map(|key| key.1.into());
+        let virtuals = self.addresses.values().flatten().map(|address| (*address).into());
         Snapshot {
             generation: spec.generation,
             services,
             by_endpoint,
             locals: AddressSet::new(locals),
             virtuals: AddressSet::new(virtuals),
+            tunnels: self.tunnels.clone(),
         }
     }
 
@@ -334,12 +423,10 @@ impl Planner {
         Service {
             id: ServiceId(self.services.by_key[&(spec.protocol, spec.virtual_)]),
             protocol: spec.protocol,
-            virtual_: Endpoint4::new(*spec.virtual_.ip(), spec.virtual_.port()),
-            mode: spec.mode,
+            virtual_: spec.virtual_.into(),
             scheduler: spec.scheduler,
             toa: spec.toa,
             timeouts: spec.timeouts,
-            locals: spec.locals.iter().map(|local| u32::from_ne_bytes(local.octets())).collect(),
             weight_max: weights().max().unwrap_or(0),
             weight_gcd: weights().fold(0, gcd).max(1),
             reals,
@@ -349,10 +436,11 @@ impl Planner {
     fn real(&self, service: &ServiceSpec, spec: &RealSpec) -> Real {
         Real {
             id: RealId(self.reals.by_key[&(service.protocol, service.virtual_, spec.real)]),
-            endpoint: Endpoint4::new(*spec.real.ip(), spec.real.port()),
+            endpoint: spec.real.into(),
+            mode: spec.mode,
             weight: spec.weight,
             up: spec.up,
-            pairs: pair_keys(service, spec).map(|key| PairId(self.pairs.by_key[&key])).collect(),
+            locals: pair_keys(service, spec).map(|key| (key.1.into(), PairId(self.pairs.by_key[&key]))).collect(),
         }
     }
 
@@ -382,8 +470,11 @@ impl Planner {
     }
 }
 
+/// What a FULLNAT real server takes local ports of.
 fn pair_keys(service: &ServiceSpec, real: &RealSpec) -> impl Iterator<Item = PairSlotKey> {
-    service.locals.iter().map(|local| (service.protocol, *local, service.local_ports, real.real))
+    let of_family = |local: &&IpAddr| real.mode == Mode::FullNat && local.is_ipv4() == real.real.is_ipv4();
+    let locals = service.locals.iter().filter(of_family);
+    locals.map(|local| (service.protocol, *local, service.local_ports, real.real))
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -391,17 +482,10 @@ fn gcd(a: u32, b: u32) -> u32 {
 }
 
 fn check(spec: &Spec) -> Result<(), PlanError> {
-    let locals: HashSet<Ipv4Addr> = spec.services.iter().flat_map(|s| s.locals.iter().copied()).collect();
     let mut keys = HashSet::new();
     for service in &spec.services {
         if !keys.insert((service.protocol, service.virtual_)) {
             return Err(PlanError::DuplicateService(service.virtual_));
-        }
-        if locals.contains(service.virtual_.ip()) {
-            return Err(PlanError::VirtualIsLocal(*service.virtual_.ip()));
-        }
-        if service.locals.is_empty() {
-            return Err(PlanError::NoLocalAddress(service.virtual_));
         }
         let (first, last) = service.local_ports;
         if first == 0 || first > last {
@@ -412,6 +496,49 @@ fn check(spec: &Spec) -> Result<(), PlanError> {
             if !reals.insert(real.real) {
                 return Err(PlanError::DuplicateReal { service: service.virtual_, real: real.real });
             }
+            check_mode(service, real)?;
+        }
+    }
+    check_listens(spec)
+}
+
+/// Whether packets can reach a real server in its mode.
+fn check_mode(service: &ServiceSpec, real: &RealSpec) -> Result<(), PlanError> {
+    let impossible =
+        |reason| Err(PlanError::ModeImpossible { service: service.virtual_, real: real.real, reason });
+    let same_family = service.listens().all(|listen| listen.address.is_ipv4() == real.real.is_ipv4());
+    let same_port = real.real.port() == 0
+        || service.listens().all(|listen| listen.ports == (real.real.port(), real.real.port()));
+    match real.mode {
+        Mode::FullNat if pair_keys(service, real).next().is_none() => {
+            Err(PlanError::NoLocalAddress { service: service.virtual_, real: real.real })
+        }
+        Mode::Nat if !same_family => impossible("mode nat does not translate between families; fullnat does"),
+        Mode::Dr if !same_family => impossible("mode dr cannot change the family; fullnat and tun can"),
+        Mode::Dr | Mode::Tun if !same_port => impossible("modes dr and tun cannot change the port"),
+        Mode::Tun if real.tunnel.is_none_or(|tunnel| tunnel.source.is_ipv4() != real.real.is_ipv4()) => {
+            impossible("mode tun needs a tunnel whose source is of the real server's family")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// No two services may listen at the same endpoint.
+fn check_listens(spec: &Spec) -> Result<(), PlanError> {
+    let mut all: Vec<(Listen, SocketAddr)> = spec
+        .services
+        .iter()
+        .flat_map(|service| service.listens().map(|listen| (listen, service.virtual_)))
+        .collect();
+    all.sort_unstable();
+    for pair in all.windows(2) {
+        let [(a, service_a), (b, service_b)] = pair else { continue };
+        let same = (a.protocol, a.address) == (b.protocol, b.address);
+        // A whole-address service gives way to single ports, as in IPVS.
+        let shadowed = [a, b].iter().any(|listen| listen.ports == (1, u16::MAX)) && a.ports != b.ports;
+        if same && b.ports.0 <= a.ports.1 && !shadowed {
+            let at = SocketAddr::new(b.address, b.ports.0);
+            return Err(PlanError::ListenTwice(*service_a, *service_b, at));
         }
     }
     Ok(())

@@ -4,39 +4,62 @@
 //! same from one snapshot to the next for as long as the thing they name exists, so connections and per-worker
 //! state refer to things by number.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
+use crate::addr::{Addr, Endpoint};
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId};
 use crate::tcp::Timeouts;
 
-/// An IPv4 endpoint as the packet path compares it: both fields in the byte order of the wire, as loaded.
+/// How packets reach a real server (IPVS: packet-forwarding-method).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Endpoint4 {
-    /// Address, network order in memory.
-    pub addr: u32,
-    /// Port, network order in memory.
-    pub port: u16,
-}
-
-impl Endpoint4 {
-    /// Of an address and a port in host order.
-    pub fn new(addr: Ipv4Addr, port: u16) -> Endpoint4 {
-        Endpoint4 { addr: u32::from_ne_bytes(addr.octets()), port: port.to_be() }
-    }
-
-    /// As a socket address.
-    pub fn to_socket_addr(self) -> SocketAddr {
-        let addr = Ipv4Addr::from(self.addr.to_ne_bytes());
-        SocketAddr::V4(SocketAddrV4::new(addr, u16::from_be(self.port)))
-    }
-}
-
-/// Forwarding mode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Mode {
-    /// Both addresses are replaced.
+    /// Both addresses are replaced; the real server answers to the local address. Families may differ.
+    #[default]
     FullNat,
+    /// The virtual address is replaced by the real server's, whose way back to clients leads through the gateway.
+    Nat,
+    /// The frame goes to the real server's MAC address, the packet as it is; the real server answers by itself.
+    Dr,
+    /// As [`Mode::Dr`], in a tunnel; see [`Tunnel`].
+    Tun,
+}
+
+impl Mode {
+    /// Whether replies never pass the gateway.
+    #[inline(always)]
+    pub fn is_one_way(self) -> bool {
+        matches!(self, Mode::Dr | Mode::Tun)
+    }
+}
+
+/// How packets to a real server in mode [`Mode::Tun`] are wrapped; the outer destination is the real server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tunnel {
+    /// The outer header.
+    pub kind: TunnelKind,
+    /// The outer source; of the real server's family.
+    pub source: IpAddr,
+}
+
+/// What stands between the outer IP header and the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TunnelKind {
+    /// Nothing (RFC 2003, RFC 2473, RFC 4213).
+    Ipip,
+    /// GRE (RFC 2784).
+    Gre {
+        /// Whether the GRE header has a checksum.
+        checksum: bool,
+    },
+    /// UDP with a GUE header (draft-ietf-intarea-gue).
+    Gue {
+        /// UDP destination port.
+        port: u16,
+        /// Whether the UDP header has a checksum over IPv4; over IPv6 it always has.
+        checksum: bool,
+    },
 }
 
 /// Scheduler.
@@ -55,14 +78,16 @@ pub enum Scheduler {
 pub struct Real {
     /// Its slot.
     pub id: RealId,
-    /// RIP:rport.
-    pub endpoint: Endpoint4,
+    /// RIP:rport; port 0: that of the packet.
+    pub endpoint: Endpoint,
+    /// How it is reached.
+    pub mode: Mode,
     /// Share of new connections; 0: drain.
     pub weight: u16,
     /// Whether it may get new connections.
     pub up: bool,
-    /// One pair per local address of the service, in the same order.
-    pub pairs: Vec<PairId>,
+    /// FULLNAT: the local addresses of its family, each with its pair.
+    pub locals: Vec<(Addr, PairId)>,
 }
 
 impl Real {
@@ -80,18 +105,14 @@ pub struct Service {
     pub id: ServiceId,
     /// IANA protocol number.
     pub protocol: u8,
-    /// VIP:vport.
-    pub virtual_: Endpoint4,
-    /// Mode.
-    pub mode: Mode,
+    /// VIP:vport; of a group the first.
+    pub virtual_: Endpoint,
     /// Scheduler.
     pub scheduler: Scheduler,
     /// TOA option kind; `None`: neither inserted nor stripped.
     pub toa: Option<u8>,
     /// Timeouts of its connections.
     pub timeouts: Timeouts,
-    /// Local addresses, in network order.
-    pub locals: Vec<u32>,
     /// Real servers, in the order of the configuration.
     pub reals: Vec<Real>,
     /// Greatest usable weight.
@@ -111,8 +132,10 @@ pub struct Snapshot {
     pub(crate) by_endpoint: EndpointMap,
     /// All local addresses, also of services that are gone while their connections live.
     pub(crate) locals: AddressSet,
-    /// All virtual addresses.
+    /// All virtual addresses, also of services that are gone while their connections live.
     pub(crate) virtuals: AddressSet,
+    /// How the real server of a slot is reached in mode TUN; also of slots whose tenant left while connections live.
+    pub(crate) tunnels: Vec<Option<Tunnel>>,
 }
 
 impl Snapshot {
@@ -124,8 +147,19 @@ impl Snapshot {
 
     /// The service at an address, port and protocol.
     #[inline]
-    pub fn find(&self, protocol: u8, endpoint: Endpoint4) -> Option<&Service> {
+    pub fn find(&self, protocol: u8, endpoint: Endpoint) -> Option<&Service> {
         self.service(self.by_endpoint.get(protocol, endpoint)?)
+    }
+
+    /// The service at a socket address.
+    pub fn find_at(&self, protocol: u8, address: SocketAddr) -> Option<&Service> {
+        self.find(protocol, address.into())
+    }
+
+    /// The tunnel to the real server of that slot.
+    #[inline(always)]
+    pub(crate) fn tunnel(&self, id: RealId) -> Option<&Tunnel> {
+        self.tunnels.get(id.index())?.as_ref()
     }
 
     /// All services.

@@ -1,10 +1,14 @@
 //! Who owns a packet: one pure function of its headers.
 //!
-//! A connection's owner is the worker that its client's packets hash to. It picks local ports of its own share, so
-//! that the replies, which know nothing of the client, tell their owner by their destination port.
+//! A connection's owner is the worker that its client's endpoint hashes to. In FULLNAT it picks local ports of its own
+//! share, so that the replies, which know nothing of the client, tell their owner by their destination port. In NAT
+//! the replies are addressed to the client, so the same hash finds the owner. Nothing else is asked, in particular
+//! no configuration but which addresses are local or virtual ones.
 
-use crate::hash::{Key, Secret, reduce};
+use crate::addr::Tuple;
+use crate::hash::{Key, Secret, halves32, halves64, reduce};
 use crate::ids::WorkerId;
+use crate::snapshot::Snapshot;
 
 /// The owner of replies to a local port (host order).
 #[inline(always)]
@@ -12,8 +16,32 @@ pub fn owner_of_local_port(port: u16, workers: u16) -> WorkerId {
     WorkerId(port % workers.max(1))
 }
 
-/// The owner of packets from a client to a virtual service.
+/// The owner of what comes from or goes to a client whose endpoint has this hash.
 #[inline(always)]
-pub(crate) fn owner_of_client(secret: Secret, key: Key, workers: u16) -> WorkerId {
-    WorkerId(reduce((secret.hash(key) >> 16) as u32, workers.into()) as u16)
+fn owner_of_client(hash: u64, workers: u16) -> WorkerId {
+    WorkerId(reduce((hash >> 16) as u32, workers.into()) as u16)
+}
+
+/// The owner of an IPv4 packet.
+#[inline(always)]
+pub(crate) fn owner4(snapshot: &Snapshot, secret: Secret, workers: u16, key: Key) -> WorkerId {
+    let ((src, dst), (sport, dport)) = (halves64(key.addrs), halves32(key.ports));
+    if snapshot.locals.contains4(dst) {
+        return owner_of_local_port(u16::from_be(dport), workers);
+    }
+    let (addr, port) = if snapshot.virtuals.contains4(dst) { (src, sport) } else { (dst, dport) };
+    owner_of_client(secret.hash_endpoint4(addr, port), workers)
+}
+
+/// The owner of a packet of either family.
+#[inline(always)]
+pub(crate) fn owner(snapshot: &Snapshot, secret: Secret, workers: u16, tuple: &Tuple) -> WorkerId {
+    if let Some(key) = Key::of(tuple) {
+        return owner4(snapshot, secret, workers, key);
+    }
+    if snapshot.locals.contains(tuple.dst.addr) {
+        return owner_of_local_port(u16::from_be(tuple.dst.port), workers);
+    }
+    let client = if snapshot.virtuals.contains(tuple.dst.addr) { tuple.src } else { tuple.dst };
+    owner_of_client(secret.hash_endpoint(client), workers)
 }

@@ -9,8 +9,9 @@
 //! Bytes per connection: 128 (record) + 2 entries x 64 B / (8 x load 0.7) = 151. Eight tags are one 128-bit compare; ten
 //! ways would fit the line too and save 5 bytes, but cost a dozen instructions per look.
 
-use crate::conn::{Conn, Direction, NIL, flag};
-use crate::hash::{Key, Secret, reduce};
+use crate::addr::Tuple;
+use crate::conn::{Conn, Direction, NIL, Tuples, Wide, flag, trait_, wide};
+use crate::hash::{Key, Key6, Secret, reduce};
 
 /// Entries per bucket.
 const WAYS: usize = 8;
@@ -83,14 +84,30 @@ pub(crate) struct Found {
     pub direction: Direction,
 }
 
-/// The index could not take a key; the table counts as full.
+/// The index could not take a key, or there is no room for IPv6 addresses: the table counts as full.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
+
+/// The addresses of connections that have IPv6 on a side.
+#[derive(Debug)]
+struct WidePool {
+    all: Vec<Wide>,
+    /// Numbers that are not in use.
+    free: Vec<u32>,
+}
+
+impl WidePool {
+    fn new(len: u32) -> WidePool {
+        // The lowest is on top, so that little memory is touched while there are few.
+        WidePool { all: vec![[[0; 2]; 2]; len as usize], free: (0..len).rev().collect() }
+    }
+}
 
 /// Records and index.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) conns: Vec<Conn>,
+    wide: WidePool,
     buckets: Vec<Bucket>,
     /// List of freed records, linked through `wheel_next`.
     free: u32,
@@ -101,11 +118,13 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(connections_max: u32, secret: Secret) -> Table {
+    /// For so many connections, of which so many may have IPv6 on a side.
+    pub(crate) fn new(connections_max: u32, wide_max: u32, secret: Secret) -> Table {
         let entries = connections_max as usize * 2;
         let buckets = (entries * 100).div_ceil(WAYS * LOAD_PERCENT).max(2);
         Table {
             conns: vec![Conn::EMPTY; connections_max as usize],
+            wide: WidePool::new(wide_max),
             buckets: vec![Bucket::EMPTY; buckets],
             free: NIL,
             fresh: 0,
@@ -121,12 +140,25 @@ impl Table {
 
     /// Bytes of records and index.
     pub(crate) fn bytes(&self) -> usize {
-        self.conns.len() * size_of::<Conn>() + self.buckets.len() * size_of::<Bucket>()
+        let wide = self.wide.all.len() * (size_of::<Wide>() + size_of::<u32>());
+        self.conns.len() * size_of::<Conn>() + self.buckets.len() * size_of::<Bucket>() + wide
     }
 
     #[inline(always)]
     pub(crate) fn hash(&self, key: Key) -> u64 {
         self.secret.hash(key)
+    }
+
+    #[inline(always)]
+    pub(crate) fn hash6(&self, key: &Key6) -> u64 {
+        self.secret.hash6(key)
+    }
+
+    fn hash_tuple(&self, tuple: &Tuple) -> u64 {
+        match Key::of(tuple) {
+            Some(key) => self.hash(key),
+            None => self.hash6(&Key6::of(tuple)),
+        }
     }
 
     #[inline(always)]
@@ -161,39 +193,111 @@ impl Table {
         self.conns.get((entry & !OUTBOUND) as usize)
     }
 
-    /// The connection that a packet with this key belongs to. `hash` must be the key's.
+    /// The connection that an IPv4 packet with this key belongs to. `hash` must be the key's.
     #[inline(always)]
     pub(crate) fn find(&self, key: Key, hash: u64) -> Option<Found> {
+        self.find_by(hash, |entry| self.check(entry, key))
+    }
+
+    /// The same of an IPv6 packet.
+    #[inline(always)]
+    pub(crate) fn find6(&self, key: &Key6, hash: u64) -> Option<Found> {
+        self.find_by(hash, |entry| self.check6(entry, key))
+    }
+
+    /// The connection that a packet with this tuple belongs to.
+    pub(crate) fn find_tuple(&self, tuple: &Tuple) -> Option<Found> {
+        match Key::of(tuple) {
+            Some(key) => self.find(key, self.hash(key)),
+            None => {
+                let key = Key6::of(tuple);
+                self.find6(&key, self.hash6(&key))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn find_by(&self, hash: u64, check: impl Fn(u32) -> Option<Found>) -> Option<Found> {
         let place = self.place(hash);
         let first = &self.buckets[place.first];
-        if let Some(found) = self.find_in(first, place.tag, key) {
+        if let Some(found) = find_in(first, place.tag, &check) {
             return Some(found);
         }
         if first.overflowed == 0 {
             return None;
         }
-        self.find_in(&self.buckets[place.second], place.tag, key)
+        find_in(&self.buckets[place.second], place.tag, &check)
     }
 
-    #[inline(always)]
-    fn find_in(&self, bucket: &Bucket, tag: u16, key: Key) -> Option<Found> {
-        let mut matches = bucket.matches(tag);
-        while matches != 0 {
-            if let Some(found) = self.check(bucket.entry(matches), key) {
-                return Some(found);
-            }
-            matches &= matches - 1;
-        }
-        None
-    }
-
-    /// Whether `entry` (from [`Table::likely`]) is what a packet with this key belongs to.
+    /// Whether `entry` (from [`Table::likely`]) is what an IPv4 packet with this key belongs to.
     #[inline(always)]
     pub(crate) fn check(&self, entry: u32, key: Key) -> Option<Found> {
         let index = entry & !OUTBOUND;
         let conn = self.conns.get(index as usize)?;
         let direction = direction_of(entry);
-        (conn.key(direction) == key && conn.has(flag::LIVE)).then_some(Found { conn: index, direction })
+        let here = conn.flags & (flag::LIVE | wide(direction)) == flag::LIVE;
+        (conn.key(direction) == key && here).then_some(Found { conn: index, direction })
+    }
+
+    /// Whether `entry` is what an IPv6 packet with this key belongs to.
+    #[inline(always)]
+    pub(crate) fn check6(&self, entry: u32, key: &Key6) -> Option<Found> {
+        let index = entry & !OUTBOUND;
+        let conn = self.conns.get(index as usize)?;
+        let direction = direction_of(entry);
+        let all = flag::LIVE | wide(direction);
+        let i = direction as usize;
+        let same = conn.flags & all == all && conn.ports[i] == key.ports && conn.protocol == key.protocol;
+        if !same {
+            return None;
+        }
+        let addrs = self.wide.all.get(conn.addrs[i] as usize)?[i];
+        (addrs == key.addrs).then_some(Found { conn: index, direction })
+    }
+
+    /// The IPv6 addresses of a record, for prefetching and translation.
+    #[inline(always)]
+    pub(crate) fn wide(&self, conn: &Conn, direction: Direction) -> Option<&[u128; 2]> {
+        let i = direction as usize;
+        self.wide.all.get(conn.addrs[i] as usize).map(|wide| &wide[i])
+    }
+
+    /// The five-tuples of a connection.
+    pub(crate) fn tuples(&self, index: u32) -> Tuples {
+        let conn = &self.conns[index as usize];
+        Tuples { inbound: self.tuple(conn, Direction::Inbound), outbound: self.tuple(conn, Direction::Outbound) }
+    }
+
+    /// The five-tuple of packets that come in in this direction.
+    pub(crate) fn tuple(&self, conn: &Conn, direction: Direction) -> Tuple {
+        if !conn.is_wide(direction) {
+            return conn.key(direction).tuple();
+        }
+        let addrs = self.wide(conn, direction).copied().unwrap_or_default();
+        Key6 { addrs, ports: conn.ports[direction as usize], protocol: conn.protocol }.tuple()
+    }
+
+    /// Writes a record's endpoints; the record must not have any yet.
+    pub(crate) fn set_tuples(&mut self, index: u32, tuples: &Tuples) -> Result<(), Full> {
+        let conn = &mut self.conns[index as usize];
+        conn.protocol = tuples.inbound.protocol;
+        let mut number = None;
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let (i, tuple) = (direction as usize, tuples.by(direction));
+            if let Some(key) = Key::of(&tuple) {
+                (conn.addrs[i], conn.ports[i]) = (key.addrs, key.ports);
+                continue;
+            }
+            let key = Key6::of(&tuple);
+            let number = match number {
+                Some(number) => number,
+                None => *number.insert(self.wide.free.pop().ok_or(Full)?),
+            };
+            self.wide.all[number as usize][i] = key.addrs;
+            (conn.addrs[i], conn.ports[i]) = (number.into(), key.ports);
+            conn.flags |= wide(direction);
+        }
+        Ok(())
     }
 
     /// Takes a free record. The caller fills it in and calls [`Table::link`].
@@ -215,28 +319,37 @@ impl Table {
     /// Gives a record back that is not (or no longer) linked.
     pub(crate) fn give_back(&mut self, index: u32) {
         let conn = &mut self.conns[index as usize];
+        let numbers = [Direction::Inbound, Direction::Outbound].map(|d| conn.is_wide(d).then(|| conn.addrs[d as usize]));
+        // Both sides have the same one.
+        if let Some(number) = numbers[0].or(numbers[1]) {
+            self.wide.free.push(number as u32);
+        }
         conn.flags = 0;
         conn.wheel_next = self.free;
         self.free = index;
         self.live -= 1;
     }
 
-    /// Enters a record under both its keys; on error under neither.
+    /// Enters a record under both its keys, or of one-way modes under the inbound one; on error under none.
     pub(crate) fn link(&mut self, index: u32) -> Result<(), Full> {
-        let conn = &self.conns[index as usize];
-        let (inbound, outbound) = (conn.key(Direction::Inbound), conn.key(Direction::Outbound));
-        self.insert(self.hash(inbound), index)?;
-        self.insert(self.hash(outbound), index | OUTBOUND).inspect_err(|_| {
-            self.remove(self.hash(inbound), index);
+        let tuples = self.tuples(index);
+        let inbound = self.hash_tuple(&tuples.inbound);
+        self.insert(inbound, index)?;
+        if self.conns[index as usize].is(trait_::ONE_WAY) {
+            return Ok(());
+        }
+        self.insert(self.hash_tuple(&tuples.outbound), index | OUTBOUND).inspect_err(|_| {
+            self.remove(inbound, index);
         })
     }
 
-    /// Takes a record's two entries out of the index.
+    /// Takes a record's entries out of the index.
     pub(crate) fn unlink(&mut self, index: u32) {
-        let conn = &self.conns[index as usize];
-        let (inbound, outbound) = (conn.key(Direction::Inbound), conn.key(Direction::Outbound));
-        self.remove(self.hash(inbound), index);
-        self.remove(self.hash(outbound), index | OUTBOUND);
+        let tuples = self.tuples(index);
+        self.remove(self.hash_tuple(&tuples.inbound), index);
+        if !self.conns[index as usize].is(trait_::ONE_WAY) {
+            self.remove(self.hash_tuple(&tuples.outbound), index | OUTBOUND);
+        }
     }
 
     fn insert(&mut self, hash: u64, entry: u32) -> Result<(), Full> {
@@ -285,7 +398,7 @@ impl Table {
 
     fn hash_of(&self, entry: u32) -> u64 {
         let conn = &self.conns[(entry & !OUTBOUND) as usize];
-        self.hash(conn.key(direction_of(entry)))
+        self.hash_tuple(&self.tuple(conn, direction_of(entry)))
     }
 
     fn remove(&mut self, hash: u64, entry: u32) {
@@ -317,6 +430,18 @@ impl Table {
     fn live_conns(&self) -> impl Iterator<Item = &Conn> {
         self.used().iter().filter(|c| c.has(flag::LIVE))
     }
+}
+
+#[inline(always)]
+fn find_in(bucket: &Bucket, tag: u16, check: impl Fn(u32) -> Option<Found>) -> Option<Found> {
+    let mut matches = bucket.matches(tag);
+    while matches != 0 {
+        if let Some(found) = check(bucket.entry(matches)) {
+            return Some(found);
+        }
+        matches &= matches - 1;
+    }
+    None
 }
 
 /// The top bit of each lane that is zero; above the lowest such lane there may be false ones.

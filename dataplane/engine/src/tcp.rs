@@ -1,4 +1,5 @@
-//! TCP states as IPVS has them (ip_vs_proto_tcp): a table indexed [direction][flag class][state], and timeouts.
+//! States of connections as IPVS has them: for TCP a table indexed [direction][flag class][state] (ip_vs_proto_tcp),
+//! for UDP a single state; and their timeouts.
 //!
 //! The state only decides how long a connection is remembered and how it is counted; it never decides whether a
 //! segment is forwarded. Two rules stand before the table (see `Worker`): a RST or FIN outside the window and an ACK
@@ -6,13 +7,12 @@
 
 use wire::tcp::flags;
 
-use crate::conn::Direction;
 use crate::time::Ticks;
 
-/// State of a connection, in IPVS's names.
+/// State of a connection, in IPVS's names. TCP's come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum TcpState {
+pub enum ConnState {
     /// Just created.
     None,
     /// Handshake done.
@@ -35,18 +35,22 @@ pub enum TcpState {
     Listen,
     /// Used by the SYN proxy and secure_tcp.
     SynAck,
+    /// Every UDP connection.
+    Udp,
 }
 
-use TcpState::{
+use ConnState::{
     Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI, None as NO,
-    SynAck as SA, SynRecv as SR, SynSent as SS, TimeWait as TW,
+    SynAck as SA, SynRecv as SR, SynSent as SS, TimeWait as TW, Udp,
 };
 
-impl TcpState {
+impl ConnState {
     /// All states, in the table's order.
-    pub const ALL: [TcpState; TcpState::COUNT] = [NO, ES, SS, SR, FW, TW, CL, CW, LA, LI, SA];
+    pub const ALL: [ConnState; ConnState::COUNT] = [NO, ES, SS, SR, FW, TW, CL, CW, LA, LI, SA, Udp];
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
+    /// How many of them are TCP's; they are the first.
+    pub const TCP_COUNT: usize = 11;
 
     /// The name that ipvsadm prints.
     pub fn name(self) -> &'static str {
@@ -62,6 +66,7 @@ impl TcpState {
             LA => "LAST_ACK",
             LI => "LISTEN",
             SA => "SYNACK",
+            Udp => "UDP",
         }
     }
 
@@ -113,10 +118,10 @@ impl FlagClass {
     }
 }
 
-type Row = [TcpState; TcpState::COUNT];
+type Row = [ConnState; ConnState::TCP_COUNT];
 
-/// [direction][flag class] → new state by old state.
-const TABLE: [[Row; 5]; 2] = [
+/// [direction; one way last][flag class] → new state by old state.
+const TABLE: [[Row; 5]; 3] = [
     // Inbound: IPVS INPUT.
     [
         //  NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
@@ -129,7 +134,7 @@ const TABLE: [[Row; 5]; 2] = [
         // RST: over, but in SYN_RECV it may be forged cheaply and is left to the short timeout.
         [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR],
         // No flag at all: IPVS sends it to CLOSE; such segments are dropped before they come here.
-        [CL; TcpState::COUNT],
+        [CL; ConnState::TCP_COUNT],
     ],
     // Outbound: IPVS OUTPUT.
     [
@@ -142,36 +147,57 @@ const TABLE: [[Row; 5]; 2] = [
         [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
         // RST: over.
         [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
-        [CL; TcpState::COUNT],
+        [CL; ConnState::TCP_COUNT],
+    ],
+    // One way: IPVS INPUT-ONLY. What the real server answers is not seen, so the client's segments alone tell.
+    [
+        //  NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
+        // SYN: as inbound.
+        [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
+        // FIN: the client closes; the real server may still send, so ESTABLISHED goes to FIN_WAIT.
+        [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
+        // ACK: as inbound.
+        [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+        // RST: as inbound.
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+        [CL; ConnState::TCP_COUNT],
     ],
 ];
 
+/// What of a connection is seen: the row of the state table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Seen {
+    Inbound = 0,
+    Outbound = 1,
+    InboundOnly = 2,
+}
+
 /// The state after a segment.
 #[inline(always)]
-pub(crate) fn next(direction: Direction, class: FlagClass, state: TcpState) -> TcpState {
-    TABLE[direction as usize][class as usize][state as usize]
+pub(crate) fn next(seen: Seen, class: FlagClass, state: ConnState) -> ConnState {
+    let row = &TABLE[seen as usize][class as usize];
+    row.get(state as usize).copied().unwrap_or(state)
 }
 
 /// How long a silent connection is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// By [`TcpState`].
-    pub tcp: [Ticks; TcpState::COUNT],
-    /// UDP.
-    pub udp: Ticks,
+    /// By [`ConnState`].
+    pub states: [Ticks; ConnState::COUNT],
 }
 
 impl Timeouts {
     /// The timeout of a state.
     #[inline(always)]
-    pub fn of(&self, state: TcpState) -> Ticks {
-        self.tcp[state as usize]
+    pub fn of(&self, state: ConnState) -> Ticks {
+        self.states[state as usize]
     }
 
     /// With another timeout for one state.
     #[must_use]
-    pub fn with(mut self, state: TcpState, timeout: Ticks) -> Timeouts {
-        self.tcp[state as usize] = timeout;
+    pub fn with(mut self, state: ConnState, timeout: Ticks) -> Timeouts {
+        self.states[state as usize] = timeout;
         self
     }
 }
@@ -181,8 +207,7 @@ impl Default for Timeouts {
     /// CLOSE_WAIT 60, LAST_ACK 30, LISTEN 120, SYNACK 120, UDP 300 seconds.
     fn default() -> Self {
         Timeouts {
-            tcp: [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120].map(Ticks::from_secs),
-            udp: Ticks::from_secs(300),
+            states: [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300].map(Ticks::from_secs),
         }
     }
 }
@@ -203,12 +228,13 @@ pub(crate) fn later(a: u32, b: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn walk(steps: &[(Direction, u8)]) -> TcpState {
-        steps.iter().fold(NO, |state, (direction, flags)| next(*direction, FlagClass::of(*flags), state))
+    fn walk(steps: &[(Seen, u8)]) -> ConnState {
+        steps.iter().fold(NO, |state, (seen, flags)| next(*seen, FlagClass::of(*flags), state))
     }
 
-    const IN: Direction = Direction::Inbound;
-    const OUT: Direction = Direction::Outbound;
+    const IN: Seen = Seen::Inbound;
+    const OUT: Seen = Seen::Outbound;
+    const ONLY: Seen = Seen::InboundOnly;
     const SYN_ACK: u8 = flags::SYN | flags::ACK;
     const FIN_ACK: u8 = flags::FIN | flags::ACK;
 
@@ -233,6 +259,15 @@ mod tests {
         let closing = [open.as_slice(), &[(OUT, FIN_ACK)]].concat();
         assert_eq!(walk(&closing), FW);
         assert_eq!(walk(&[closing.as_slice(), &[(IN, FIN_ACK)]].concat()), TW);
+    }
+
+    #[test]
+    fn one_way_a_close_by_the_client_goes_through_fin_wait() {
+        let open = [(ONLY, flags::SYN), (ONLY, flags::ACK)];
+        assert_eq!(walk(&open), ES);
+        let closing = [open.as_slice(), &[(ONLY, FIN_ACK)]].concat();
+        assert_eq!(walk(&closing), FW);
+        assert_eq!(walk(&[closing.as_slice(), &[(ONLY, flags::ACK)]].concat()), FW);
     }
 
     #[test]

@@ -14,8 +14,17 @@ pub enum Verdict {
     Punt(PuntClass),
     /// Another worker owns its connection: move it there, unchanged.
     HandOver(WorkerId),
+    /// As [`Verdict::Forward`], but the IPv4 packet is longer than the port takes and must be cut into fragments of
+    /// at most `mtu` bytes (IP length) first.
+    ForwardCut {
+        /// The port.
+        port: PortId,
+        /// Its MTU.
+        mtu: u16,
+    },
     /// It is translated, but its next hop's MAC address is unknown (the Ethernet header is not filled in): have
-    /// the next hop resolved, then send it out of this port.
+    /// the next hop resolved, then send it out of this port. In front of the frame stand [`Verdict::TARGET_LEN`] bytes
+    /// with the address that it is to get to, which in modes DR and TUN is not the packet's; IPv4 in mapped form.
     Resolve(PortId),
     /// Free it. The reason is already counted.
     Drop(DropReason),
@@ -24,6 +33,9 @@ pub enum Verdict {
 impl Verdict {
     /// What verdict arrays are filled with before [`crate::Worker::process`] runs.
     pub const NONE: Verdict = Verdict::Drop(DropReason::FrameTooShort);
+
+    /// Bytes in front of a frame that is to be resolved.
+    pub const TARGET_LEN: usize = 16;
 }
 
 named_counters! {
@@ -39,14 +51,16 @@ named_counters! {
         IpHeaderInvalid = "ip_header_invalid",
         /// A fragment for a virtual or local address; not handled yet.
         Fragment = "fragment",
+        /// IPv6 extension headers that no sender builds: too many, hop-by-hop options not first, two fragment headers.
+        ExtensionHeaders = "extension_headers",
         /// The transport header is cut or its length field is impossible.
         L4Truncated = "l4_truncated",
         /// A combination of TCP flags that no stack sends (none at all, SYN with FIN or RST).
         TcpFlagsInvalid = "tcp_flags_invalid",
-        /// A SYN from an address that cannot be a client's: multicast, broadcast, loopback, none at all, a virtual or
+        /// A SYN or first datagram from an address that cannot be a client's: multicast, broadcast, loopback, none at all, a virtual or
         /// a local address.
         SourceInvalid = "source_invalid",
-        /// A SYN whose IP or TCP checksum is wrong; a sender that leaves checksums to a NIC that is not there
+        /// A SYN or first datagram whose checksum is wrong; a sender that leaves checksums to a NIC that is not there
         /// (veth, TAP) shows up here.
         ChecksumInvalid = "checksum_invalid",
         /// Hop limit used up and the ICMP answer was rate-limited or impossible.
@@ -59,6 +73,9 @@ named_counters! {
         TableFull = "table_full",
         /// No local port is free towards the chosen real server.
         LocalPortsExhausted = "local_ports_exhausted",
+        /// Mode NAT: the real server's replies could not be told from those of another connection of the same client
+        /// endpoint, which came by another virtual address.
+        ReplyAmbiguous = "reply_ambiguous",
         /// The routing table has no way to the destination.
         NoRoute = "no_route",
         /// No room in the packet buffer to insert what must be inserted.
@@ -75,11 +92,12 @@ named_counters! {
         Arp = "arp",
         /// For an address of the gateway itself: its own sessions, health checks, routing daemons.
         Local = "local",
-        /// TCP to a virtual or local address that belongs to no connection; the kernel answers with a RST.
+        /// TCP or UDP to a virtual or local address that belongs to no connection; the kernel answers with a RST or an
+        /// ICMP error.
         Stray = "stray",
         /// ICMP.
         Icmp = "icmp",
-        /// IPv6 (neighbour discovery and all else, until services speak it).
+        /// ICMPv6: neighbour discovery, echo and all else but errors about connections.
         Ipv6 = "ipv6",
         /// Multicast and broadcast (VRRP, OSPF, DHCP …).
         Multicast = "multicast",

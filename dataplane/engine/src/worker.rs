@@ -5,6 +5,7 @@
 //! packet. Nothing here locks, allocates, logs, reads a clock or makes a system call.
 
 mod admit;
+mod errors;
 mod forward;
 mod steady;
 mod track;
@@ -16,21 +17,21 @@ use arrayvec::ArrayVec;
 use wire::{MacAddr, PacketBuf};
 
 use crate::BURST_LEN_MAX;
-use crate::conn::{ConnFilter, ConnInfo, NIL};
+use crate::conn::{ConnFilter, ConnInfo, Direction, NIL};
 use crate::counters::{Counter, Counters};
 use crate::embryonic::EmbryonicList;
 use crate::fib::Fib;
 use crate::hash::Secret;
 use crate::ids::{PortId, WorkerId};
 use crate::limiter::Limiter;
-use crate::parse::{Parsed, Segment, parse};
+use crate::parse::{Message, Parsed, Segment, parse};
 use crate::plan::{Limits, Update};
 use crate::ports::PortSet;
 use crate::sched::SchedState;
 use crate::snapshot::Snapshot;
 use crate::steer;
 use crate::table::{Table, is_live};
-use crate::tcp::{TcpState, Timeouts};
+use crate::tcp::{ConnState, Timeouts};
 use crate::time::Ticks;
 use crate::verdict::{DropReason, PuntClass, Verdict};
 use crate::wheel::Wheel;
@@ -49,6 +50,8 @@ pub struct WorkerConfig {
     pub workers: u16,
     /// Connections that fit its table.
     pub connections_max: u32,
+    /// How many of them may have IPv6 on a side.
+    pub ipv6_connections_max: u32,
     /// Slots for services, real servers and pairs, as the planner has them.
     pub limits: Limits,
     /// Secret of the steering hash; the same for all workers. The table's secret is derived from it.
@@ -66,8 +69,21 @@ struct Meta {
     hash: u64,
     /// The index entry that will most likely be it.
     likely: u32,
-    /// The verdict, if parsing settled it.
-    settled: Option<Verdict>,
+    other: Option<Other>,
+}
+
+/// What is no segment of ours, or needs nothing more.
+#[derive(Debug, Clone, Copy)]
+enum Other {
+    /// The first stage knew the verdict.
+    Settled(Verdict),
+    IcmpError(Message),
+}
+
+impl Meta {
+    fn other(other: Other) -> Meta {
+        Meta { other: Some(other), ..Meta::default() }
+    }
 }
 
 /// One core's share of the gateway. See the module.
@@ -90,6 +106,8 @@ pub struct Worker {
     /// Pages of all workers, for least-connection schedulers.
     all_counters: Vec<Arc<Counters>>,
     wanted: ArrayVec<(PortId, IpAddr), WANTED_MAX>,
+    /// Identification of the outer IPv4 header of the last tunnelled packet (RFC 6864 §4.2).
+    tunnel_id: u16,
 }
 
 impl Worker {
@@ -100,7 +118,11 @@ impl Worker {
             id: config.id,
             workers: config.workers.max(1),
             steering,
-            table: Table::new(config.connections_max, steering.derive(u64::from(config.id.0) + 1)),
+            table: Table::new(
+                config.connections_max,
+                config.ipv6_connections_max,
+                steering.derive(u64::from(config.id.0) + 1),
+            ),
             wheel: Wheel::new(config.now),
             embryonic: EmbryonicList::new(),
             limiter: Limiter::new(config.punt_per_second, config.now),
@@ -111,6 +133,7 @@ impl Worker {
             counters,
             all_counters,
             wanted: ArrayVec::new(),
+            tunnel_id: 0,
         }
     }
 
@@ -152,17 +175,23 @@ impl Worker {
         for packet in packets.iter().take(BURST_LEN_MAX) {
             metas.push(self.look::<P, STEER>(packet));
         }
-        for meta in metas.iter_mut().filter(|meta| meta.settled.is_none()) {
+        let mut any_wide = false;
+        for meta in metas.iter_mut().filter(|meta| meta.other.is_none()) {
             meta.likely = self.table.likely(meta.hash);
+            any_wide |= meta.segment.wide;
             if let Some(conn) = self.table.record(meta.likely) {
                 P::prefetch(conn);
                 P::prefetch(&conn.client_isn);
             }
         }
+        if any_wide {
+            self.prefetch_addresses::<P>(&metas);
+        }
         for ((packet, meta), verdict) in packets.iter_mut().zip(&metas).zip(verdicts) {
-            *verdict = match meta.settled {
-                Some(verdict) => verdict,
+            *verdict = match meta.other {
                 None => self.segment(now, packet, meta),
+                Some(Other::Settled(verdict)) => verdict,
+                Some(Other::IcmpError(message)) => self.icmp_error(packet, message),
             };
         }
     }
@@ -171,39 +200,93 @@ impl Worker {
     #[inline(always)]
     fn look<P: PacketBuf, const STEER: bool>(&mut self, packet: &P) -> Meta {
         let mac = self.fib.port(PortId(packet.port())).map_or(MacAddr::ZERO, |port| port.mac);
-        let segment = match parse(packet.data(), mac) {
+        let data = packet.data();
+        let segment = match parse(data, mac) {
             Parsed::Segment(segment) => segment,
-            other => {
-                let verdict = settle(other, &self.snapshot, &self.counters, &mut self.limiter);
-                return Meta { settled: Some(verdict), ..Meta::default() };
-            }
+            other => return self.look_other(other, data, STEER),
         };
         if STEER {
-            let owner = owner(&self.snapshot, self.steering, self.workers, &segment);
+            let owner = if segment.wide {
+                steer::owner(&self.snapshot, self.steering, self.workers, &segment.tuple(data))
+            } else {
+                steer::owner4(&self.snapshot, self.steering, self.workers, segment.key)
+            };
             if owner != self.id {
-                self.counters.event(Counter::HandedOver).add(1);
-                return Meta { settled: Some(Verdict::HandOver(owner)), ..Meta::default() };
+                return self.hand_over(owner);
             }
         }
-        let hash = self.table.hash(segment.key);
+        let hash =
+            if segment.wide { self.table.hash6(&segment.key6(data)) } else { self.table.hash(segment.key) };
         P::prefetch(self.table.bucket(hash));
-        Meta { segment, hash, likely: NIL, settled: None }
+        Meta { segment, hash, likely: NIL, other: None }
+    }
+
+    fn hand_over(&self, owner: WorkerId) -> Meta {
+        self.counters.event(Counter::HandedOver).add(1);
+        Meta::other(Other::Settled(Verdict::HandOver(owner)))
+    }
+
+    /// First stage of what is no segment.
+    #[cold]
+    fn look_other(&mut self, parsed: Parsed, data: &[u8], steer: bool) -> Meta {
+        let verdict = match parsed {
+            Parsed::IcmpError(message) => {
+                // An error belongs to who owns what it quotes.
+                if steer && let Some(about) = errors::about(data, message) {
+                    let owner = steer::owner(&self.snapshot, self.steering, self.workers, &about);
+                    if owner != self.id {
+                        return self.hand_over(owner);
+                    }
+                }
+                return Meta::other(Other::IcmpError(message));
+            }
+            Parsed::Punt(class) => self.punt(class),
+            Parsed::Drop(reason) => self.drop(reason),
+            Parsed::Fragment { destination } => {
+                let snapshot = &self.snapshot;
+                if snapshot.locals.contains(destination) || snapshot.virtuals.contains(destination) {
+                    self.drop(DropReason::Fragment)
+                } else {
+                    self.punt(PuntClass::Local)
+                }
+            }
+            Parsed::Segment(_) => Verdict::NONE,
+        };
+        Meta::other(Other::Settled(verdict))
+    }
+
+    /// The addresses of IPv6 connections are one step further than the records, which are on their way by now.
+    #[inline(never)]
+    fn prefetch_addresses<P: PacketBuf>(&self, metas: &[Meta]) {
+        for meta in metas.iter().filter(|meta| meta.segment.wide) {
+            if let Some(conn) = self.table.record(meta.likely)
+                && let Some(addrs) = self.table.wide(conn, Direction::Inbound)
+            {
+                P::prefetch(addrs);
+            }
+        }
     }
 
     #[inline(always)]
     fn segment<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, meta: &Meta) -> Verdict {
+        let segment = &meta.segment;
         // Packets before this one may have changed the table; `check` proves the entry anew.
-        let key = meta.segment.key;
-        let found = match self.table.check(meta.likely, key) {
-            Some(found) => found,
-            None => match self.table.find(key, meta.hash) {
-                Some(found) => found,
-                None => return self.unknown(now, packet, &meta.segment),
-            },
+        let found = if segment.wide {
+            let key = segment.key6(packet.data());
+            self.table.check6(meta.likely, &key).or_else(|| self.table.find6(&key, meta.hash))
+        } else {
+            let key = segment.key;
+            self.table.check(meta.likely, key).or_else(|| self.table.find(key, meta.hash))
         };
-        match self.steady(now, packet, &meta.segment, found) {
+        let Some(found) = found else { return self.unknown(now, packet, segment) };
+        let steady = if segment.wide {
+            self.steady6(now, packet, segment, found)
+        } else {
+            self.steady(now, packet, segment, found)
+        };
+        match steady {
             Some(verdict) => verdict,
-            None => self.forward(now, packet, &meta.segment, found),
+            None => self.forward(now, packet, segment, found),
         }
     }
 
@@ -261,7 +344,8 @@ impl Worker {
         let start = (cursor as usize).min(used.len());
         let end = start.saturating_add(scan as usize).min(used.len());
         for (offset, conn) in used[start..end].iter().enumerate() {
-            if !is_live(conn) || !filter.matches(conn) {
+            let tuples = self.table.tuples((start + offset) as u32);
+            if !is_live(conn) || !filter.matches(&tuples) {
                 continue;
             }
             if out.len() == out.capacity() {
@@ -270,10 +354,11 @@ impl Worker {
             let index = (start + offset) as u32;
             out.push(ConnInfo {
                 protocol: conn.protocol,
-                client: conn.client().to_socket_addr(),
-                virtual_: conn.virtual_().to_socket_addr(),
-                local: conn.local().to_socket_addr(),
-                real: conn.real().to_socket_addr(),
+                client: tuples.client().to_socket_addr(),
+                virtual_: tuples.virtual_().to_socket_addr(),
+                local: tuples.local().to_socket_addr(),
+                real: tuples.real().to_socket_addr(),
+                mode: conn.mode,
                 state: conn.state,
                 expires_in: self.deadline(index).since(now),
             });
@@ -312,11 +397,9 @@ impl Worker {
         self.table.unlink(index);
         self.wheel.disarm(&mut self.table.conns, index);
         self.embryonic.remove(&mut self.table.conns, index);
+        let local = self.table.tuples(index).local();
+        self.give_port_back(self.table.conns[index as usize].pair, local.port);
         let conn = &self.table.conns[index as usize];
-        if let Some(set) = &mut self.ports[conn.pair.index()] {
-            set.give_back(u16::from_be(conn.local().port));
-        }
-        self.counters.pair(conn.pair).in_use.sub(1);
         let real = self.counters.real(conn.real_id);
         if conn.state.is_active() { &real.active } else { &real.inactive }.sub(1);
         real.held.sub(1);
@@ -341,38 +424,11 @@ impl Worker {
 }
 
 #[inline(always)]
-fn owner(snapshot: &Snapshot, secret: Secret, workers: u16, segment: &Segment) -> WorkerId {
-    let destination = segment.key.dst();
-    if snapshot.locals.contains(destination.addr) {
-        steer::owner_of_local_port(u16::from_be(destination.port), workers)
-    } else {
-        steer::owner_of_client(secret, segment.key, workers)
-    }
-}
-
-#[inline(always)]
-fn timeout(snapshot: &Snapshot, service: crate::ids::ServiceId, state: TcpState) -> Ticks {
+fn timeout(snapshot: &Snapshot, service: crate::ids::ServiceId, state: ConnState) -> Ticks {
     match snapshot.service(service) {
         Some(service) => service.timeouts.of(state),
         // The service is gone; its connections live on.
         None => Timeouts::default().of(state),
-    }
-}
-
-/// The verdict on what is no TCP segment.
-#[cold]
-fn settle(parsed: Parsed, snapshot: &Snapshot, counters: &Counters, limiter: &mut Limiter) -> Verdict {
-    match parsed {
-        Parsed::Punt(class) => punt_packet(counters, limiter, class),
-        Parsed::Drop(reason) => drop_packet(counters, reason),
-        Parsed::Fragment { destination } => {
-            if snapshot.locals.contains(destination) || snapshot.virtuals.contains(destination) {
-                drop_packet(counters, DropReason::Fragment)
-            } else {
-                punt_packet(counters, limiter, PuntClass::Local)
-            }
-        }
-        Parsed::Segment(_) => Verdict::NONE,
     }
 }
 

@@ -7,7 +7,7 @@ use api::{
     WorkerStatus,
 };
 use engine::counters::Count;
-use engine::{Counter, Counters, DropReason, PuntClass, TcpState};
+use engine::{Counter, Counters, DropReason, PuntClass, ConnState};
 
 use super::{Core, WorkerLink};
 use crate::counts::PlatformDrop;
@@ -64,7 +64,7 @@ impl Core {
             services: self.desired.services.iter().map(|service| self.service_stats(service)).collect(),
             drops,
             counters,
-            tcp_states: TcpState::ALL
+            tcp_states: ConnState::ALL
                 .iter()
                 .map(|&state| {
                     engine(state.name(), "Connections in this state.", &|counters| {

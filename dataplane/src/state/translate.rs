@@ -8,7 +8,7 @@ use engine::fib::Route;
 use engine::plan::{PlanError, RealSpec, ServiceSpec, Spec};
 use engine::snapshot::{Mode, Scheduler};
 use engine::tcp::Timeouts;
-use engine::{PortId, TcpState, Ticks};
+use engine::{PortId, ConnState, Ticks};
 use wire::MacAddr;
 
 use super::routing::Statics;
@@ -81,14 +81,14 @@ fn is_host(address: Ipv4Addr) -> bool {
 
 fn timeouts(from: &api::Timeouts) -> Timeouts {
     let base = Timeouts::default()
-        .with(TcpState::Established, Ticks::from_secs(from.established_s))
-        .with(TcpState::SynSent, Ticks::from_secs(from.syn_sent_s))
-        .with(TcpState::SynRecv, Ticks::from_secs(from.syn_recv_s))
-        .with(TcpState::FinWait, Ticks::from_secs(from.fin_wait_s))
-        .with(TcpState::TimeWait, Ticks::from_secs(from.time_wait_s))
-        .with(TcpState::Close, Ticks::from_secs(from.close_s))
-        .with(TcpState::CloseWait, Ticks::from_secs(from.close_wait_s))
-        .with(TcpState::LastAck, Ticks::from_secs(from.last_ack_s));
+        .with(ConnState::Established, Ticks::from_secs(from.established_s))
+        .with(ConnState::SynSent, Ticks::from_secs(from.syn_sent_s))
+        .with(ConnState::SynRecv, Ticks::from_secs(from.syn_recv_s))
+        .with(ConnState::FinWait, Ticks::from_secs(from.fin_wait_s))
+        .with(ConnState::TimeWait, Ticks::from_secs(from.time_wait_s))
+        .with(ConnState::Close, Ticks::from_secs(from.close_s))
+        .with(ConnState::CloseWait, Ticks::from_secs(from.close_wait_s))
+        .with(ConnState::LastAck, Ticks::from_secs(from.last_ack_s));
     Timeouts { udp: Ticks::from_secs(from.udp_s), ..base }
 }
 
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(spec.generation, 3);
         assert_eq!(spec.services[0].virtual_, "10.1.0.100:80".parse().unwrap());
         assert_eq!(spec.services[0].toa, Some(254));
-        assert_eq!(spec.services[0].timeouts.of(TcpState::Established), Ticks::from_secs(900));
+        assert_eq!(spec.services[0].timeouts.of(ConnState::Established), Ticks::from_secs(900));
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Rig {
         // The real server speaks, so that the gateway stops repeating the client's address.
         rig.run_all(&outbound, data_frame_outbound);
         assert_eq!(rig.worker.connections(), flows);
-        assert_eq!(rig.counters.state(engine::TcpState::Established).get(), u64::from(flows));
+        assert_eq!(rig.counters.state(engine::ConnState::Established).get(), u64::from(flows));
         rig
     }
 

@@ -1,53 +1,62 @@
 //! Segments that belong to no connection, and the connections that some of them open.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use wire::tcp::{self, flags};
 use wire::{PacketBuf, checksum, ethernet, ipv4, view};
 
 use super::Worker;
-use super::forward::ttl;
+use super::forward::hops;
 use super::track::checksum_is_valid;
-use crate::conn::{Acked, Conn, Direction, NIL, flag};
+use crate::addr::{Addr, Endpoint, Tuple};
+use crate::conn::{Acked, Conn, Direction, NIL, Tuples, flag, trait_};
 use crate::counters::{Counter, Counters};
-use crate::hash::Key;
 use crate::icmp;
 use crate::ids::{PairId, ServiceId};
 use crate::parse::Segment;
 use crate::ports::PortSet;
-use crate::snapshot::{Endpoint4, Service, Snapshot};
+use crate::snapshot::{Mode, Real, Service, Snapshot};
 use crate::table::{Found, Table};
-use crate::tcp::TcpState;
+use crate::tcp::ConnState;
 use crate::time::Ticks;
 use crate::translate;
 use crate::verdict::{DropReason, PuntClass, Verdict};
 
 /// Ports that are tried when one turns out to be taken by a connection of an older configuration.
-const PORT_TRIES_MAX: usize = 8;
+const PORT_TRIES_MAX: usize = 64;
 
 impl Worker {
-    /// A segment that belongs to no connection.
+    /// A packet that belongs to no connection.
     #[inline(never)]
     pub(super) fn unknown<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, segment: &Segment) -> Verdict {
-        let destination = segment.key.dst();
-        if self.snapshot.find(segment.key.protocol, destination).is_none() {
-            let local = self.snapshot.locals.contains(destination.addr);
+        let tuple = segment.tuple(packet.data());
+        // IPv4-mapped addresses stand for IPv4 here and have no place on the wire (RFC 4291 §2.5.5.2).
+        if segment.wide && (tuple.src.addr.is_v4() || tuple.dst.addr.is_v4()) {
+            return self.drop(DropReason::SourceInvalid);
+        }
+        if self.snapshot.find(tuple.protocol, tuple.dst).is_none() {
+            // Also what real servers in mode NAT send of their own accord: the kernel routes it.
+            let local = self.snapshot.locals.contains(tuple.dst.addr);
             return self.punt(if local { PuntClass::Stray } else { PuntClass::Local });
         }
-        if segment.flags & (flags::SYN | flags::ACK) != flags::SYN {
+        if !segment.is_udp() && segment.flags & (flags::SYN | flags::ACK) != flags::SYN {
             return self.punt(PuntClass::Stray);
         }
         if !is_intact(packet.data(), segment) {
             return self.drop(DropReason::ChecksumInvalid);
         }
-        if !may_be_client(segment.key.src(), &self.snapshot) {
+        if !may_be_client(tuple.src.addr, &self.snapshot) {
             return self.drop(DropReason::SourceInvalid);
         }
-        if ttl(packet.data()) <= 1 {
+        if hops(packet.data(), segment.wide) <= 1 {
             return self.answer(packet, segment, icmp::Error::TimeExceeded, DropReason::TtlExpired);
         }
-        match self.admit(now, packet.data(), segment) {
-            Ok(found) => self.send(packet, segment, found),
+        match self.admit(now, packet.data(), segment, &tuple) {
+            Ok(found) => {
+                let verdict = self.send(packet, segment, found);
+                self.end_one_packet(found);
+                verdict
+            }
             Err(DropReason::NoRealServer) => {
                 self.answer(packet, segment, icmp::Error::PortUnreachable, DropReason::NoRealServer)
             }
@@ -55,37 +64,66 @@ impl Worker {
         }
     }
 
-    /// Makes the connection that a SYN asks for.
-    fn admit(&mut self, now: Ticks, data: &[u8], segment: &Segment) -> Result<Found, DropReason> {
-        let (service, picked) = self.schedule(segment)?;
+    /// Makes the connection that a packet asks for.
+    fn admit(
+        &mut self,
+        now: Ticks,
+        data: &[u8],
+        segment: &Segment,
+        tuple: &Tuple,
+    ) -> Result<Found, DropReason> {
+        let (service, picked) = self.schedule(tuple)?;
         let index = self.take_record().ok_or(DropReason::TableFull)?;
+        match self.enter(now, data, segment, tuple, index, (service, picked)) {
+            Ok(()) => Ok(Found { conn: index, direction: Direction::Inbound }),
+            Err(reason) => {
+                self.table.give_back(index);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Fills in and enters record `index`; on error the caller gives it back.
+    fn enter(
+        &mut self,
+        now: Ticks,
+        data: &[u8],
+        segment: &Segment,
+        tuple: &Tuple,
+        index: u32,
+        (service, picked): (ServiceId, usize),
+    ) -> Result<(), DropReason> {
         // Both were there a moment ago.
         let service = self.snapshot.service(service).ok_or(DropReason::NoRealServer)?;
         let real = service.reals.get(picked).ok_or(DropReason::NoRealServer)?;
         let next_local = &mut self.sched[service.id.index()].local;
         let sources = Sources { ports: &mut self.ports, table: &self.table, counters: &self.counters };
-        let Some((pair, local)) = sources.take(service, &real.pairs, real.endpoint, next_local) else {
-            self.table.give_back(index);
-            return Err(DropReason::LocalPortsExhausted);
+        let (pair, outbound) = match real.mode {
+            Mode::FullNat => sources.take(real, tuple, next_local).ok_or(DropReason::LocalPortsExhausted)?,
+            mode => (PairId::NONE, outbound_tuple(mode, real, tuple, &self.snapshot)),
         };
-        let conn = &mut self.table.conns[index as usize];
-        *conn = Conn { real_id: real.id, pair, ..new_conn(now, data, segment, service) };
-        conn.set_endpoints(segment.key, Key::new(segment.key.protocol, real.endpoint, local));
-        conn.deltas = translate::deltas(conn);
-        let deadline = now.plus(service.timeouts.of(conn.state));
-        if self.table.link(index).is_err() {
-            self.give_port_back(pair, local.port);
-            self.table.give_back(index);
-            return Err(DropReason::TableFull);
+        let ambiguous = real.mode == Mode::Nat && self.table.find_tuple(&outbound).is_some();
+        let tuples = Tuples { inbound: *tuple, outbound };
+        let deadline = now.plus(service.timeouts.of(state_of_new(tuple.protocol)));
+        self.table.conns[index as usize] =
+            Conn { pair, deltas: translate::deltas(&tuples, real.mode), ..new_conn(now, data, segment, service, real) };
+        let entered = if ambiguous {
+            Err(DropReason::ReplyAmbiguous)
+        } else {
+            let set = self.table.set_tuples(index, &tuples);
+            set.and_then(|()| self.table.link(index)).map_err(|_| DropReason::TableFull)
+        };
+        if entered.is_err() {
+            self.give_port_back(pair, outbound.dst.port);
+            return entered;
         }
         self.account_new(now, index, deadline);
-        Ok(Found { conn: index, direction: Direction::Inbound })
+        Ok(())
     }
 
-    /// The service that a SYN is for, and the index of the real server that is to have it.
-    fn schedule(&mut self, segment: &Segment) -> Result<(ServiceId, usize), DropReason> {
-        let service =
-            self.snapshot.find(segment.key.protocol, segment.key.dst()).ok_or(DropReason::NoRealServer)?;
+    /// The service that a packet is for, and the index of the real server that is to have it.
+    fn schedule(&mut self, tuple: &Tuple) -> Result<(ServiceId, usize), DropReason> {
+        let service = self.snapshot.find(tuple.protocol, tuple.dst).ok_or(DropReason::NoRealServer)?;
         let sched = &mut self.sched[service.id.index()];
         match sched.pick(service, self.id.0, &self.all_counters) {
             Some(picked) => Ok((service.id, picked)),
@@ -107,10 +145,10 @@ impl Worker {
         self.table.take()
     }
 
+    /// Gives back what [`Sources::take`] gave; `port` in network order.
     fn give_port_back(&mut self, pair: PairId, port: u16) {
-        if let Some(set) = &mut self.ports[pair.index()] {
-            set.give_back(u16::from_be(port));
-        }
+        let Some(Some(set)) = self.ports.get_mut(pair.index()) else { return };
+        set.give_back(u16::from_be(port));
         self.counters.pair(pair).in_use.sub(1);
     }
 
@@ -118,12 +156,16 @@ impl Worker {
         let conn = &self.table.conns[index as usize];
         let real = self.counters.real(conn.real_id);
         real.connections.add(1);
-        real.active.add(1);
+        if conn.state.is_active() { &real.active } else { &real.inactive }.add(1);
         real.held.add(1);
         self.counters.state(conn.state).add(1);
         self.counters.event(Counter::ConnectionsCreated).add(1);
+        // Of one-way UDP nothing ever says that it is answered, so its age says nothing.
+        let young = conn.state.is_embryonic() || (conn.state == ConnState::Udp && !conn.is(trait_::ONE_WAY));
         self.wheel.arm(&mut self.table.conns, index, now, deadline);
-        self.embryonic.push(&mut self.table.conns, index);
+        if young {
+            self.embryonic.push(&mut self.table.conns, index);
+        }
         self.count_gauges();
     }
 }
@@ -136,38 +178,35 @@ struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// A free local endpoint towards a real server, from the service's local addresses in turn.
-    fn take(
-        mut self,
-        service: &Service,
-        pairs: &[PairId],
-        real: Endpoint4,
-        next_local: &mut u32,
-    ) -> Option<(PairId, Endpoint4)> {
-        let n = pairs.len().min(service.locals.len());
+    /// A free local endpoint towards a real server, from its local addresses in turn: the pair that it is of, and the
+    /// tuple of the real server's replies.
+    fn take(mut self, real: &Real, tuple: &Tuple, next_local: &mut u32) -> Option<(PairId, Tuple)> {
+        let src = real_endpoint(real, tuple);
+        let n = real.locals.len();
         let first = *next_local as usize;
         *next_local = next_local.wrapping_add(1) % n.max(1) as u32;
         for step in 0..n {
-            let i = (first + step) % n;
-            let (pair, addr) = (pairs[i], service.locals[i]);
-            if let Some(port) = self.take_port(pair, addr, real, service.protocol) {
+            let (addr, pair) = real.locals[(first + step) % n];
+            let dst = Endpoint { addr, port: 0 };
+            if let Some(outbound) = self.take_port(pair, Tuple { protocol: tuple.protocol, src, dst }) {
                 self.counters.pair(pair).in_use.add(1);
-                return Some((pair, Endpoint4 { addr, port }));
+                return Some((pair, outbound));
             }
-            self.counters.pair(pair).exhausted.add(1);
         }
+        // Only what is refused counts, once per local address.
+        real.locals.iter().for_each(|(_, pair)| self.counters.pair(*pair).exhausted.add(1));
         None
     }
 
-    /// A port, in network order, at which no connection of this local address and real server stands. Such a one can
-    /// only stem from a configuration with another port range.
-    fn take_port(&mut self, pair: PairId, local: u32, real: Endpoint4, protocol: u8) -> Option<u16> {
+    /// `outbound` with a port at which no connection of this local address and real server stands. Such a one can only
+    /// stem from a configuration with another port range.
+    fn take_port(&mut self, pair: PairId, outbound: Tuple) -> Option<Tuple> {
         let set = self.ports.get_mut(pair.index())?.as_mut()?;
         for _ in 0..PORT_TRIES_MAX {
             let port = set.take()?;
-            let key = Key::new(protocol, real, Endpoint4 { addr: local, port: port.to_be() });
-            if self.table.find(key, self.table.hash(key)).is_none() {
-                return Some(port.to_be());
+            let outbound = Tuple { dst: Endpoint { port: port.to_be(), ..outbound.dst }, ..outbound };
+            if self.table.find_tuple(&outbound).is_none() {
+                return Some(outbound);
             }
             set.give_back(port);
         }
@@ -175,41 +214,76 @@ impl Sources<'_> {
     }
 }
 
-/// The record of a connection that a SYN opens, but for what the caller adds.
-fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service) -> Conn {
+/// RIP:rport; a real server without port has that of the packet.
+fn real_endpoint(real: &Real, tuple: &Tuple) -> Endpoint {
+    let port = if real.endpoint.port == 0 { tuple.dst.port } else { real.endpoint.port };
+    Endpoint { port, ..real.endpoint }
+}
+
+/// What the replies of a real server look like that is not reached in FULLNAT: addressed to the client. Of a tunnelled
+/// one no replies are seen; its tuple names the source of the tunnel, which is of its family.
+fn outbound_tuple(mode: Mode, real: &Real, tuple: &Tuple, snapshot: &Snapshot) -> Tuple {
+    let tunnel = if mode == Mode::Tun { snapshot.tunnel(real.id) } else { None };
+    let dst = match tunnel {
+        Some(tunnel) => Endpoint { addr: tunnel.source.into(), port: 0 },
+        None => tuple.src,
+    };
+    Tuple { protocol: tuple.protocol, src: real_endpoint(real, tuple), dst }
+}
+
+fn state_of_new(protocol: u8) -> ConnState {
+    if protocol == ipv4::PROTO_TCP { ConnState::SynRecv } else { ConnState::Udp }
+}
+
+/// The record of a connection that a packet opens, but for what the caller adds.
+fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service, real: &Real) -> Conn {
+    let state = state_of_new(segment.key.protocol);
+    let tells_client = real.mode == Mode::FullNat && state == ConnState::SynRecv;
+    let toa = service.toa.filter(|_| tells_client);
+    let mut conn = Conn {
+        state,
+        mode: real.mode,
+        traits: if real.mode.is_one_way() { trait_::ONE_WAY } else { 0 },
+        flags: flag::LIVE | if toa.is_some() { flag::TOA_PENDING } else { 0 },
+        toa_kind: toa.unwrap_or(0),
+        seen: now,
+        real_id: real.id,
+        service: service.id,
+        wheel_slot: NIL,
+        ..Conn::EMPTY
+    };
+    if state == ConnState::SynRecv {
+        note_first_syn(&mut conn, data, segment);
+    }
+    conn
+}
+
+fn note_first_syn(conn: &mut Conn, data: &[u8], segment: &Segment) {
     let syn = view::<tcp::Header>(data, segment.l4.into());
     let options =
         data.get(segment.l4.into()..segment.end.into()).and_then(tcp::options_of).unwrap_or_default();
     let scale = tcp::options::window_scale(options);
-    let client_side = Acked {
+    conn.client_isn = syn.map_or(0, |syn| syn.seq.get());
+    conn.acked[Direction::Inbound as usize] = Acked {
         scale: scale.unwrap_or(0).min(tcp::options::WINDOW_SCALE_MAX),
         scale_offered: scale.is_some(),
         ..Acked::default()
     };
-    Conn {
-        state: TcpState::SynRecv,
-        flags: flag::LIVE | if service.toa.is_some() { flag::TOA_PENDING } else { 0 },
-        toa_kind: service.toa.unwrap_or(0),
-        seen: now,
-        service: service.id,
-        client_isn: syn.map_or(0, |syn| syn.seq.get()),
-        acked: [client_side, Acked::default()],
-        wheel_slot: NIL,
-        ..Conn::EMPTY
-    }
 }
 
-/// Whether connections may come from there (RFC 1122 §3.2.1.3; our own addresses would make a loop).
-fn may_be_client(source: Endpoint4, snapshot: &Snapshot) -> bool {
-    let addr = Ipv4Addr::from(source.addr.to_ne_bytes());
-    let ours = snapshot.locals.contains(source.addr) || snapshot.virtuals.contains(source.addr);
-    ipv4::is_unicast(ipv4::addr(addr)) && !addr.is_loopback() && !ours
+/// Whether connections may come from there (RFC 1122 §3.2.1.3, RFC 4291 §2.5 and §2.7; our own addresses would make a
+/// loop).
+fn may_be_client(source: Addr, snapshot: &Snapshot) -> bool {
+    let unicast = match source.to_ip() {
+        IpAddr::V4(v4) => ipv4::is_unicast(ipv4::addr(v4)) && !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_multicast() && !v6.is_unspecified() && !v6.is_loopback(),
+    };
+    let ours = snapshot.locals.contains(source) || snapshot.virtuals.contains(source);
+    unicast && !ours
 }
 
-/// Whether both checksums of a SYN are right: nothing is remembered of a corrupt one.
+/// Whether all checksums of a packet are right that is to open a connection: nothing is remembered of a corrupt one.
 fn is_intact(data: &[u8], segment: &Segment) -> bool {
     let header = data.get(ethernet::HEADER_LEN..segment.l4.into()).unwrap_or_default();
-    view::<ipv4::Header>(data, ethernet::HEADER_LEN).is_some()
-        && checksum::verify_ipv4(header)
-        && checksum_is_valid(data, segment)
+    (segment.wide || checksum::verify_ipv4(header)) && checksum_is_valid(data, segment)
 }

@@ -1,33 +1,51 @@
-//! Sending a segment of a known connection on.
+//! Sending a packet of a known connection on.
 
 use std::net::IpAddr;
 
 use wire::checksum::Delta;
 use wire::tcp::{self, flags};
-use wire::{PacketBuf, ethernet, ipv4, toa, view};
+use wire::{PacketBuf, ethernet, ipv4, ipv6, toa, view};
 
 use super::Worker;
 use super::track::Tracked;
-use crate::conn::{Direction, flag};
+use crate::addr::Addr;
+use crate::conn::{Direction, flag, trait_};
 use crate::counters::Counter;
 use crate::fib::{Fib, NextHop};
 use crate::icmp;
 use crate::ids::{AdjacencyId, PortId};
 use crate::parse::Segment;
+use crate::snapshot::Mode;
 use crate::table::Found;
 use crate::time::Ticks;
-use crate::translate::{self, Headers, Inserted, TOA_V4_LEN};
+use crate::translate::client_address::{self, Inserted};
+use crate::translate::{self, family, tunnel};
 use crate::verdict::{DropReason, Verdict};
 
-/// Where a segment leaves.
+/// Where a packet leaves.
 struct Exit {
     port: PortId,
     mtu: u16,
     adjacency: AdjacencyId,
 }
 
+/// Why a packet does not leave. It was not changed.
+enum Refused {
+    /// Larger than what the next link takes; the greatest length that the sender may use.
+    TooBig { mtu: u16 },
+    Drop(DropReason),
+}
+
+/// Whether a packet goes out whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Whole,
+    /// An IPv4 packet that may be cut must be.
+    Cut,
+}
+
 impl Worker {
-    /// A segment of connection `found`.
+    /// A packet of connection `found`.
     #[inline(never)]
     pub(super) fn forward<P: PacketBuf>(
         &mut self,
@@ -46,81 +64,189 @@ impl Worker {
         }
     }
 
-    /// Translates a segment and says where it goes. Everything that can refuse it is asked before it is changed.
+    /// Changes a packet as its mode demands and says where it goes. Everything that can refuse it is asked before it
+    /// is changed.
     #[inline(always)]
     pub(super) fn send<P: PacketBuf>(&mut self, packet: &mut P, segment: &Segment, found: Found) -> Verdict {
         let exit = match self.exit(found) {
             Ok(exit) => exit,
             Err(reason) => return self.drop(reason),
         };
-        let conn = &self.table.conns[found.conn as usize];
-        let total_len = usize::from(segment.end) - ethernet::HEADER_LEN;
-        let mtu = usize::from(exit.mtu);
-        let mut insert = found.direction == Direction::Inbound
-            && conn.has(flag::TOA_PENDING)
-            && segment.flags & (flags::SYN | flags::RST) == 0;
-        if insert && total_len + TOA_V4_LEN > mtu {
-            self.counters.event(Counter::ToaOverMtu).add(1);
-            insert = false;
-        }
-        if total_len > mtu {
-            return self.too_big(packet, segment, exit.mtu);
-        }
-        if ttl(packet.data()) <= 1 {
+        if hops(packet.data(), segment.wide) <= 1 {
             return self.answer(packet, segment, icmp::Error::TimeExceeded, DropReason::TtlExpired);
         }
-        if !self.translate(packet, segment, found, insert) {
-            return self.drop(DropReason::NoHeadroom);
+        let sent = match self.table.conns[found.conn as usize].mode {
+            Mode::FullNat | Mode::Nat => self.send_translated(packet, segment, found, exit.mtu),
+            Mode::Dr => self.send_direct(packet, segment, exit.mtu),
+            Mode::Tun => self.send_tunnelled(packet, segment, found, exit.mtu),
+        };
+        match sent {
+            Ok(fit) => {
+                self.count_traffic(found, segment.total_len());
+                self.leave(packet, found, &exit, fit)
+            }
+            Err(Refused::TooBig { mtu }) => {
+                self.answer(packet, segment, icmp::Error::TooBig { mtu }, DropReason::TooBig)
+            }
+            Err(Refused::Drop(reason)) => self.drop(reason),
         }
-        self.count_traffic(found, total_len);
-        self.address(packet, segment, &exit)
     }
 
-    /// Options, endpoints, TTL, checksums. `false` when the buffer has no room for the TOA option.
-    #[inline(always)]
-    fn translate<P: PacketBuf>(
+    /// DR: the packet as it is, one hop less.
+    fn send_direct<P: PacketBuf>(&self, packet: &mut P, segment: &Segment, mtu: u16) -> Result<Fit, Refused> {
+        let fit = fit(packet.data(), segment, segment.total_len(), mtu)?;
+        trim(packet, segment);
+        let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) else {
+            return Err(Refused::Drop(DropReason::L4Truncated));
+        };
+        headers.take_hop();
+        Ok(fit)
+    }
+
+    /// TUN: one hop less, and outer headers in front.
+    fn send_tunnelled<P: PacketBuf>(
         &mut self,
         packet: &mut P,
         segment: &Segment,
         found: Found,
-        insert: bool,
-    ) -> bool {
-        let l4 = usize::from(segment.l4);
+        mtu: u16,
+    ) -> Result<Fit, Refused> {
         let conn = &self.table.conns[found.conn as usize];
-        let (mut ip, mut tcp) = (Delta::ZERO, Delta::ZERO);
-        if conn.toa_kind != 0 {
-            let Some(mut headers) = translate::headers(packet.data_mut(), l4) else { return false };
-            let has_options = usize::from(headers.tcp.data_offset >> 4) * 4 > tcp::HEADER_LEN;
-            if has_options {
-                match found.direction {
-                    Direction::Inbound => tcp += self.strip(&mut headers, segment.flags),
-                    Direction::Outbound => tcp += self.lower_mss(&mut headers, segment.flags),
-                }
-            }
+        let Some(how) = self.snapshot.tunnel(conn.real_id) else {
+            return Err(Refused::Drop(DropReason::NoRealServer));
+        };
+        let real = self.table.tuple(conn, Direction::Outbound).src.addr;
+        let overhead = tunnel::overhead(how, real);
+        if packet.headroom() < overhead {
+            return Err(Refused::Drop(DropReason::NoHeadroom));
         }
-        if insert {
-            let conn = &self.table.conns[found.conn as usize];
-            match translate::insert_toa(packet, l4, conn, &mut ip, &mut tcp) {
-                Inserted::Yes => self.counters.event(Counter::ToaInserted).add(1),
-                Inserted::NoRoom => self.counters.event(Counter::ToaNoRoom).add(1),
-                Inserted::NoHeadroom => return false,
-            }
+        let mut fit = fit(packet.data(), segment, segment.total_len() + overhead, mtu);
+        if let Err(Refused::TooBig { mtu }) = &mut fit {
+            *mtu = mtu.saturating_sub(overhead as u16);
+        }
+        let fit = fit?;
+        trim(packet, segment);
+        if let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) {
+            headers.take_hop();
+        }
+        self.tunnel_id = self.tunnel_id.wrapping_add(1);
+        if !tunnel::encapsulate(packet, segment, how, real, self.tunnel_id) {
+            return Err(Refused::Drop(DropReason::NoHeadroom));
+        }
+        // An IPv6 header in front cannot be cut on the way.
+        Ok(if real.is_v4() { fit } else { Fit::Whole })
+    }
+
+    /// FULLNAT and NAT: options, endpoints, TTL, checksums, and where they differ the families.
+    #[inline(always)]
+    fn send_translated<P: PacketBuf>(
+        &mut self,
+        packet: &mut P,
+        segment: &Segment,
+        found: Found,
+        mtu: u16,
+    ) -> Result<Fit, Refused> {
+        let conn = &self.table.conns[found.conn as usize];
+        let leaves_wide = conn.is_wide(found.direction.other());
+        let change = family::growth(segment, leaves_wide);
+        let len = segment.total_len().saturating_add_signed(change);
+        let fit = fit(packet.data(), segment, len, mtu).map_err(|refused| match refused {
+            Refused::TooBig { mtu } => Refused::TooBig { mtu: mtu.saturating_add_signed(-(change as i16)) },
+            other => other,
+        })?;
+        if packet.headroom() < client_address::HEADROOM_MAX {
+            return Err(Refused::Drop(DropReason::NoHeadroom));
+        }
+        trim(packet, segment);
+        let mut segment = *segment;
+        let (mut ip, mut l4) = (Delta::ZERO, Delta::ZERO);
+        if !segment.is_udp() && conn.toa_kind != 0 {
+            l4 += self.change_options(packet, &segment, found);
+            self.tell_client(packet, &mut segment, found, usize::from(mtu) - len.min(mtu.into()), (&mut ip, &mut l4));
         }
         let conn = &self.table.conns[found.conn as usize];
-        let Some(mut headers) = translate::headers(packet.data_mut(), l4) else { return false };
-        headers.rewrite(conn, found.direction, ip, tcp);
-        true
+        let tuple = self.table.tuple(conn, found.direction.other()).reversed();
+        let deltas = conn.deltas[found.direction as usize];
+        if leaves_wide != segment.wide {
+            let l4 = l4 + Delta::from_folded(deltas.l4);
+            let done = family::translate(packet, &segment, &tuple, l4);
+            return done.map(|()| fit).ok_or(Refused::Drop(DropReason::NoHeadroom));
+        }
+        let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) else {
+            return Err(Refused::Drop(DropReason::L4Truncated));
+        };
+        headers.rewrite(&tuple, deltas, ip, l4);
+        Ok(fit)
+    }
+
+    /// Inserts the client's address where the real server has not seen it yet; `room` bytes more fit the next link.
+    #[inline(always)]
+    fn tell_client<P: PacketBuf>(
+        &self,
+        packet: &mut P,
+        segment: &mut Segment,
+        found: Found,
+        room: usize,
+        (ip, l4): (&mut Delta, &mut Delta),
+    ) {
+        let conn = &self.table.conns[found.conn as usize];
+        let insert = found.direction == Direction::Inbound
+            && conn.has(flag::TOA_PENDING)
+            && segment.flags & (flags::SYN | flags::RST) == 0;
+        if !insert {
+            return;
+        }
+        let option = client_address::toa_of(conn.toa_kind, self.table.tuple(conn, Direction::Inbound).src);
+        let may_grow = option.len() <= room;
+        let before = packet.data().len();
+        let inserted = client_address::insert_toa(
+            packet,
+            (segment.l4.into(), segment.wide),
+            &option,
+            may_grow,
+            ip,
+            l4,
+        );
+        segment.end += (packet.data().len() - before) as u16;
+        self.counters
+            .event(match inserted {
+                Inserted::Yes => Counter::ToaInserted,
+                Inserted::NoRoom if may_grow => Counter::ToaNoRoom,
+                Inserted::NoRoom => Counter::ToaOverMtu,
+            })
+            .add(1);
+    }
+
+    /// Strips what a client says of its own address, and makes a SYN-ACK ask for shorter segments.
+    #[inline(always)]
+    fn change_options<P: PacketBuf>(&self, packet: &mut P, segment: &Segment, found: Found) -> Delta {
+        let Some(l4) = packet.data_mut().get_mut(segment.l4.into()..) else { return Delta::ZERO };
+        let has_options = view::<tcp::Header>(l4, 0)
+            .is_some_and(|tcp| usize::from(tcp.data_offset >> 4) * 4 > tcp::HEADER_LEN);
+        if !has_options {
+            return Delta::ZERO;
+        }
+        match found.direction {
+            Direction::Inbound => {
+                tcp::options_of_mut(l4).map_or(Delta::ZERO, |options| self.strip(options, segment.flags))
+            }
+            Direction::Outbound if segment.flags & flags::SYN != 0 => {
+                let client_is_v6 = self.table.conns[found.conn as usize].is_wide(Direction::Inbound);
+                self.lower_mss(l4, client_address::toa_len(client_is_v6))
+            }
+            Direction::Outbound => Delta::ZERO,
+        }
     }
 
     /// What a client says of its own address must not reach a real server.
-    fn strip(&self, headers: &mut Headers<'_>, flags: u8) -> Delta {
+    fn strip(&self, options: &mut [u8], flags: u8) -> Delta {
         let mut delta = Delta::ZERO;
         if flags & flags::SYN != 0 {
-            let stripped = toa::strip_fast_open(headers.options());
+            let stripped = toa::strip_fast_open(options);
             self.counters.event(Counter::FastOpenStripped).add(stripped.count.into());
             delta += stripped.delta;
         }
-        let stripped = toa::strip(headers.options());
+        let stripped = toa::strip(options);
         if stripped.count > 0 {
             self.counters.event(Counter::ToaStripped).add(1);
             delta += stripped.delta;
@@ -132,11 +258,8 @@ impl Worker {
     }
 
     /// A SYN-ACK asks the client for segments that leave room for the option.
-    fn lower_mss(&self, headers: &mut Headers<'_>, flags: u8) -> Delta {
-        if flags & flags::SYN == 0 {
-            return Delta::ZERO;
-        }
-        match headers.lower_mss(TOA_V4_LEN as u16) {
+    fn lower_mss(&self, segment: &mut [u8], by: usize) -> Delta {
+        match client_address::lower_mss(segment, by) {
             Some(lowered) => {
                 // One that is small already stays: there is room anyway.
                 if lowered.new < lowered.old {
@@ -162,37 +285,63 @@ impl Worker {
 
     /// Fills in the Ethernet header, or has the next hop resolved.
     #[inline(always)]
-    fn address<P: PacketBuf>(&mut self, packet: &mut P, segment: &Segment, exit: &Exit) -> Verdict {
+    fn leave<P: PacketBuf>(&mut self, packet: &mut P, found: Found, exit: &Exit, fit: Fit) -> Verdict {
         let adjacency = self.fib.adjacency(exit.adjacency);
-        let headers = translate::headers(packet.data_mut(), segment.l4.into());
-        if let (Some(mut headers), Some(adjacency)) = (headers, adjacency)
-            && headers.address(adjacency)
+        if let Some(adjacency) = adjacency
+            && translate::address(packet.data_mut(), adjacency)
         {
             self.counters.event(Counter::Forwarded).add(1);
-            return Verdict::Forward(exit.port);
+            return match fit {
+                Fit::Whole => Verdict::Forward(exit.port),
+                Fit::Cut => {
+                    self.counters.event(Counter::Fragmented).add(1);
+                    Verdict::ForwardCut { port: exit.port, mtu: exit.mtu }
+                }
+            };
         }
-        self.unresolved(packet.data(), exit.port)
+        if fit == Fit::Cut {
+            return self.drop(DropReason::TooBig);
+        }
+        self.unresolved(packet, found, exit.port)
+    }
+
+    /// Where a connection's packets in this direction are to get to.
+    fn target(&self, found: Found) -> Addr {
+        let tuples = self.table.tuples(found.conn);
+        match found.direction {
+            Direction::Inbound => tuples.real().addr,
+            Direction::Outbound => tuples.client().addr,
+        }
     }
 
     #[cold]
-    fn unresolved(&mut self, data: &[u8], port: PortId) -> Verdict {
+    fn unresolved<P: PacketBuf>(&mut self, packet: &mut P, found: Found, port: PortId) -> Verdict {
         self.counters.event(Counter::Unresolved).add(1);
-        if let Some(ip) = view::<ipv4::Header>(data, ethernet::HEADER_LEN) {
-            let destination = IpAddr::from(ip.dst.to_bytes());
-            let next_hop = match self.fib.lookup(destination) {
-                NextHop::Adjacency(id) => self.fib.adjacency(id).map_or(destination, |a| a.next_hop),
-                NextHop::Unknown { next_hop, .. } => next_hop,
-                NextHop::NoRoute => destination,
-            };
-            if !self.wanted.contains(&(port, next_hop)) {
-                // A full list only means that the next call of `take_wanted` tells of this one.
-                let _ = self.wanted.try_push((port, next_hop));
-            }
+        let target = self.target(found);
+        let destination = target.to_ip();
+        let next_hop = match self.fib.lookup(destination) {
+            NextHop::Adjacency(id) => self.fib.adjacency(id).map_or(destination, |a| a.next_hop),
+            NextHop::Unknown { next_hop, .. } => next_hop,
+            NextHop::NoRoute => destination,
+        };
+        self.want(port, next_hop);
+        if !packet.push_front(Verdict::TARGET_LEN) {
+            return self.drop(DropReason::NoHeadroom);
+        }
+        if let Some(room) = packet.data_mut().get_mut(..Verdict::TARGET_LEN) {
+            room.copy_from_slice(&target.octets());
         }
         Verdict::Resolve(port)
     }
 
-    /// Where the segment leaves, from the record if the record is of this epoch.
+    fn want(&mut self, port: PortId, next_hop: IpAddr) {
+        if !self.wanted.contains(&(port, next_hop)) {
+            // A full list only means that the next call of `take_wanted` tells of this one.
+            let _ = self.wanted.try_push((port, next_hop));
+        }
+    }
+
+    /// Where the packet leaves, from the record if the record is of this epoch.
     #[inline(always)]
     fn exit(&mut self, found: Found) -> Result<Exit, DropReason> {
         let conn = &self.table.conns[found.conn as usize];
@@ -209,27 +358,17 @@ impl Worker {
     #[inline(never)]
     fn look_up_exit(&mut self, found: Found) -> Result<Exit, DropReason> {
         let fib = &self.fib;
+        let tuples = self.table.tuples(found.conn);
+        let next_hops = [tuples.real(), tuples.client()].map(|to| fib.lookup(to.addr.to_ip()));
         let conn = &mut self.table.conns[found.conn as usize];
-        let next_hops = [conn.real(), conn.client()].map(|to| fib.lookup(to.to_socket_addr().ip()));
         conn.fib_epoch = fib.epoch();
         conn.next_hops = next_hops.map(adjacency_of);
         let next_hop = next_hops[found.direction as usize];
         exit_of(fib, next_hop)
     }
 
-    fn too_big<P: PacketBuf>(&mut self, packet: &mut P, segment: &Segment, mtu: u16) -> Verdict {
-        let dont_fragment = view::<ipv4::Header>(packet.data(), ethernet::HEADER_LEN)
-            .is_some_and(ipv4::Header::dont_fragment);
-        if dont_fragment {
-            let error = icmp::Error::FragmentationNeeded { mtu };
-            self.answer(packet, segment, error, DropReason::TooBig)
-        } else {
-            self.drop(DropReason::TooBig)
-        }
-    }
-
-    /// Answers with an ICMP error; where that is not allowed (RFC 1122 §3.2.2), not possible or over the limit, drops
-    /// for `reason`.
+    /// Answers with an ICMP error; where that is not allowed (RFC 1122 §3.2.2, RFC 4443 §2.4), not possible or over the
+    /// limit, drops for `reason`.
     pub(super) fn answer<P: PacketBuf>(
         &mut self,
         packet: &mut P,
@@ -237,7 +376,7 @@ impl Worker {
         error: icmp::Error,
         reason: DropReason,
     ) -> Verdict {
-        let may = packet.data().get(ethernet::HEADER_LEN..).is_some_and(wire::icmp::may_answer_v4);
+        let may = icmp::may_answer(packet.data(), segment.wide);
         if may && self.limiter.allows_icmp() && icmp::answer(packet, segment, error) {
             self.counters.event(Counter::Replied).add(1);
             Verdict::Reply(PortId(packet.port()))
@@ -245,6 +384,30 @@ impl Worker {
             self.drop(reason)
         }
     }
+
+    /// Ends a connection that lives for one packet only.
+    pub(super) fn end_one_packet(&mut self, found: Found) {
+        if self.table.conns[found.conn as usize].is(trait_::ONE_PACKET) {
+            self.end(found.conn);
+        }
+    }
+}
+
+/// Whether a packet that will be `len` bytes long fits a link.
+#[inline(always)]
+fn fit(data: &[u8], segment: &Segment, len: usize, mtu: u16) -> Result<Fit, Refused> {
+    if len <= usize::from(mtu) {
+        return Ok(Fit::Whole);
+    }
+    let may_cut = !segment.wide
+        && view::<ipv4::Header>(data, ethernet::HEADER_LEN).is_some_and(|ip| !ip.dont_fragment());
+    if may_cut { Ok(Fit::Cut) } else { Err(Refused::TooBig { mtu }) }
+}
+
+/// Cuts off what stands behind the IP packet: Ethernet padding, or what somebody hides there.
+#[inline(always)]
+fn trim<P: PacketBuf>(packet: &mut P, segment: &Segment) {
+    packet.truncate(segment.end.into());
 }
 
 fn adjacency_of(next_hop: NextHop) -> AdjacencyId {
@@ -268,7 +431,12 @@ fn exit_of(fib: &Fib, next_hop: NextHop) -> Result<Exit, DropReason> {
     }
 }
 
+/// TTL or hop limit.
 #[inline(always)]
-pub(super) fn ttl(data: &[u8]) -> u8 {
-    view::<ipv4::Header>(data, ethernet::HEADER_LEN).map_or(0, |ip| ip.ttl)
+pub(super) fn hops(data: &[u8], wide: bool) -> u8 {
+    if wide {
+        view::<ipv6::Header>(data, ethernet::HEADER_LEN).map_or(0, |ip| ip.hop_limit)
+    } else {
+        view::<ipv4::Header>(data, ethernet::HEADER_LEN).map_or(0, |ip| ip.ttl)
+    }
 }

@@ -135,7 +135,7 @@ impl Rig {
         lport
     }
 
-    fn states(&self) -> Vec<TcpState> {
+    fn states(&self) -> Vec<ConnState> {
         let mut out = Vec::with_capacity(100);
         assert_eq!(self.worker.export(self.now, &ConnFilter::default(), 0, 10_000, &mut out), None);
         out.iter().map(|conn| conn.state).collect()

@@ -1,14 +1,14 @@
 //! What a segment does to the state of its connection.
 
 use wire::tcp::{self, flags};
-use wire::{checksum, ethernet, ipv4, view};
+use wire::{checksum, ethernet, ipv4, ipv6, view};
 
 use super::{Worker, timeout};
-use crate::conn::{Acked, Conn, Direction, flag};
+use crate::conn::{Acked, Conn, Direction, flag, trait_};
 use crate::counters::Counter;
 use crate::parse::Segment;
 use crate::table::Found;
-use crate::tcp::{FlagClass, TcpState, in_window, later, next};
+use crate::tcp::{ConnState, FlagClass, Seen, in_window, later, next};
 use crate::time::Ticks;
 
 /// What the segment means for what follows.
@@ -26,16 +26,31 @@ const WINDOW_MIN: u32 = 2 * 1460;
 impl Worker {
     #[inline(always)]
     pub(super) fn track(&mut self, now: Ticks, data: &[u8], segment: &Segment, found: Found) -> Tracked {
+        if segment.is_udp() {
+            return self.track_udp(now, found);
+        }
         let Some(tcp) = view::<tcp::Header>(data, segment.l4.into()) else { return Tracked::Forward };
         let conn = &mut self.table.conns[found.conn as usize];
         conn.seen = now;
         let plain = segment.flags & (flags::SYN | flags::FIN | flags::RST) == 0;
         let watched = found.direction == Direction::Outbound && conn.has(flag::TOA_PENDING);
-        if plain && conn.state == TcpState::Established && !watched {
+        if plain && conn.state == ConnState::Established && !watched {
             note_ack(conn, found.direction, tcp);
             return Tracked::Forward;
         }
         self.track_change(now, data, segment, found, tcp)
+    }
+
+    /// UDP has one state; what is answered is no longer given up first.
+    #[inline(always)]
+    fn track_udp(&mut self, now: Ticks, found: Found) -> Tracked {
+        let conn = &mut self.table.conns[found.conn as usize];
+        conn.seen = now;
+        if found.direction == Direction::Outbound && conn.has(flag::EMBRYONIC) {
+            self.embryonic.remove(&mut self.table.conns, found.conn);
+            self.count_gauges();
+        }
+        Tracked::Forward
     }
 
     /// Segments that may change more than a time stamp: only if their checksum is right, since what is corrupt will
@@ -62,7 +77,7 @@ impl Worker {
             if begins_anew(conn, found.direction, tcp) {
                 begin_anew(conn, tcp);
                 if !conn.state.is_embryonic() {
-                    self.set_state(now, found.conn, TcpState::SynRecv);
+                    self.set_state(now, found.conn, ConnState::SynRecv);
                 }
             }
             let conn = &mut self.table.conns[found.conn as usize];
@@ -70,7 +85,10 @@ impl Worker {
         }
         let conn = &mut self.table.conns[found.conn as usize];
         let state = conn.state;
+        let one_way = conn.is(trait_::ONE_WAY);
         let allowed = match class {
+            // What the real server acknowledged is not seen, so there is nothing to compare with (as IPVS does).
+            _ if one_way => Ok(()),
             FlagClass::Syn => Ok(()),
             FlagClass::Rst => check_rst(conn, found.direction, tcp),
             FlagClass::Fin => check_handshake(conn, found.direction, tcp, segment)
@@ -85,7 +103,12 @@ impl Worker {
             note_ack(conn, found.direction, tcp);
         }
         note_toa_progress(conn, found.direction, tcp, segment);
-        let new = next(found.direction, class, state);
+        let seen = match found.direction {
+            Direction::Inbound if one_way => Seen::InboundOnly,
+            Direction::Inbound => Seen::Inbound,
+            Direction::Outbound => Seen::Outbound,
+        };
+        let new = next(seen, class, state);
         if new != state {
             self.set_state(now, found.conn, new);
         }
@@ -93,7 +116,7 @@ impl Worker {
     }
 
     /// Moves a connection to another state and keeps counters, lists and expiry in step.
-    pub(super) fn set_state(&mut self, now: Ticks, index: u32, new: TcpState) {
+    pub(super) fn set_state(&mut self, now: Ticks, index: u32, new: ConnState) {
         let conn = &mut self.table.conns[index as usize];
         let old = std::mem::replace(&mut conn.state, new);
         self.counters.state(old).sub(1);
@@ -121,11 +144,23 @@ impl Worker {
     }
 }
 
-/// Whether the TCP checksum is right.
+/// Whether the TCP or UDP checksum is right.
 pub(super) fn checksum_is_valid(data: &[u8], segment: &Segment) -> bool {
-    let Some(ip) = view::<ipv4::Header>(data, ethernet::HEADER_LEN) else { return false };
     let Some(bytes) = data.get(segment.l4.into()..segment.end.into()) else { return false };
-    checksum::verify_tcp_v4(ip.src, ip.dst, bytes)
+    if segment.wide {
+        let Some(ip) = view::<ipv6::Header>(data, ethernet::HEADER_LEN) else { return false };
+        return if segment.is_udp() {
+            checksum::verify_udp_v6(&ip.src, &ip.dst, bytes)
+        } else {
+            checksum::verify_tcp_v6(&ip.src, &ip.dst, bytes)
+        };
+    }
+    let Some(ip) = view::<ipv4::Header>(data, ethernet::HEADER_LEN) else { return false };
+    if segment.is_udp() {
+        checksum::verify_udp_v4(ip.src, ip.dst, bytes)
+    } else {
+        checksum::verify_tcp_v4(ip.src, ip.dst, bytes)
+    }
 }
 
 /// Remembers the greatest acknowledgement and the window that came with it.

@@ -17,10 +17,10 @@ fn a_handshake_passes_between_client_and_real_server() {
     assert_eq!((back.header.src_port.get(), back.header.dst_port.get()), (80, 5555));
     assert_eq!((back.eth.src, back.eth.dst), (GATEWAY_MAC, CLIENT_MAC));
     assert_eq!(options::mss(&back.options), Some(1460 - 8));
-    assert_eq!(rig.states(), [TcpState::SynRecv]);
+    assert_eq!(rig.states(), [ConnState::SynRecv]);
 
     assert_eq!(rig.inbound(&ack(5555)).toa(), Some((CLIENT.into(), 5555)));
-    assert_eq!(rig.states(), [TcpState::Established]);
+    assert_eq!(rig.states(), [ConnState::Established]);
 }
 
 #[test]

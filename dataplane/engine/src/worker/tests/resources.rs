@@ -24,7 +24,7 @@ fn a_full_table_gives_up_embryonic_connections_and_never_established_ones() {
     for port in [1, 2, 3, 6] {
         rig.inbound(&ack(port));
     }
-    assert_eq!(rig.states(), [TcpState::Established; 4]);
+    assert_eq!(rig.states(), [ConnState::Established; 4]);
 }
 
 #[test]

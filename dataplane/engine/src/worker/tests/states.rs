@@ -8,9 +8,9 @@ fn a_close_from_either_side_ends_in_time_wait_and_then_in_nothing() {
     let lport = rig.open(5555);
     let fin = flags::FIN | flags::ACK;
     rig.inbound(&TcpFrame { flags: fin, ..from_client(5555) });
-    assert_eq!(rig.states(), [TcpState::CloseWait]);
+    assert_eq!(rig.states(), [ConnState::CloseWait]);
     rig.outbound(&TcpFrame { flags: fin, ack: U32::new(CLIENT_ISN + 2), ..from_real(lport) });
-    assert_eq!(rig.states(), [TcpState::TimeWait]);
+    assert_eq!(rig.states(), [ConnState::TimeWait]);
     rig.pass(119);
     assert_eq!(rig.worker.connections(), 1);
     rig.pass(3);
@@ -18,7 +18,7 @@ fn a_close_from_either_side_ends_in_time_wait_and_then_in_nothing() {
     let real = rig.counters.real(crate::RealId(0));
     assert_eq!((real.active.get(), real.inactive.get(), real.connections.get()), (0, 0, 1));
     assert_eq!(rig.counters.pair(crate::PairId(0)).in_use.get(), 0);
-    assert!(TcpState::ALL.iter().all(|state| rig.counters.state(*state).get() == 0));
+    assert!(ConnState::ALL.iter().all(|state| rig.counters.state(*state).get() == 0));
 }
 
 #[test]
@@ -42,11 +42,11 @@ fn a_rst_outside_the_window_is_forwarded_but_ends_nothing() {
     let rst = |seq: u32| TcpFrame { flags: flags::RST, seq: U32::new(seq), ..from_client(5555) };
     for seq in [CLIENT_ISN, CLIENT_ISN + 1 + 65_536, CLIENT_ISN.wrapping_sub(1_000_000)] {
         rig.inbound(&rst(seq));
-        assert_eq!(rig.states(), [TcpState::Established]);
+        assert_eq!(rig.states(), [ConnState::Established]);
     }
     assert_eq!(rig.event(Counter::RstOutOfWindow), 3);
     rig.inbound(&rst(CLIENT_ISN + 1));
-    assert_eq!(rig.states(), [TcpState::Close]);
+    assert_eq!(rig.states(), [ConnState::Close]);
     rig.pass(11);
     assert_eq!(rig.worker.connections(), 0);
 }
@@ -58,7 +58,7 @@ fn a_forged_fin_does_not_move_the_state() {
     rig.outbound(&from_real(lport));
     let fin = flags::FIN | flags::ACK;
     rig.inbound(&TcpFrame { flags: fin, seq: U32::new(CLIENT_ISN + 1_000_000), ..from_client(5555) });
-    assert_eq!(rig.states(), [TcpState::Established]);
+    assert_eq!(rig.states(), [ConnState::Established]);
     assert_eq!(rig.event(Counter::FinOutOfWindow), 1);
 }
 
@@ -69,7 +69,7 @@ fn a_corrupt_rst_ends_nothing() {
     let mut frame = TcpFrame { flags: flags::RST, ..from_client(5555) }.to_vec();
     frame[50] ^= 1;
     rig.send(CLIENT_SIDE, &frame);
-    assert_eq!(rig.states(), [TcpState::Established]);
+    assert_eq!(rig.states(), [ConnState::Established]);
 }
 
 #[test]
@@ -78,9 +78,9 @@ fn a_refused_connection_closes() {
     let lport = rig.inbound(&syn(5555)).header.src_port.get();
     let refuse = TcpFrame { flags: flags::RST | flags::ACK, seq: U32::ZERO, ..from_real(lport) };
     rig.outbound(&TcpFrame { ack: U32::new(77), ..refuse.clone() });
-    assert_eq!(rig.states(), [TcpState::SynRecv]);
+    assert_eq!(rig.states(), [ConnState::SynRecv]);
     rig.outbound(&refuse);
-    assert_eq!(rig.states(), [TcpState::Close]);
+    assert_eq!(rig.states(), [ConnState::Close]);
 }
 
 #[test]
@@ -88,13 +88,13 @@ fn a_blind_ack_does_not_establish() {
     let mut rig = Rig::new();
     let lport = rig.inbound(&syn(5555)).header.src_port.get();
     rig.inbound(&ack(5555));
-    assert_eq!(rig.states(), [TcpState::SynRecv]);
+    assert_eq!(rig.states(), [ConnState::SynRecv]);
     rig.outbound(&syn_ack(lport));
     rig.inbound(&TcpFrame { ack: U32::new(REAL_ISN), ..ack(5555) });
-    assert_eq!(rig.states(), [TcpState::SynRecv]);
+    assert_eq!(rig.states(), [ConnState::SynRecv]);
     assert_eq!(rig.event(Counter::HandshakeAckInvalid), 2);
     rig.inbound(&ack(5555));
-    assert_eq!(rig.states(), [TcpState::Established]);
+    assert_eq!(rig.states(), [ConnState::Established]);
 }
 
 #[test]
@@ -104,10 +104,10 @@ fn a_reused_client_port_in_time_wait_gets_a_new_connection_and_local_port() {
     let fin = flags::FIN | flags::ACK;
     rig.inbound(&TcpFrame { flags: fin, ..from_client(5555) });
     rig.outbound(&TcpFrame { flags: fin, ack: U32::new(CLIENT_ISN + 2), ..from_real(lport) });
-    assert_eq!(rig.states(), [TcpState::TimeWait]);
+    assert_eq!(rig.states(), [ConnState::TimeWait]);
     let again = rig.inbound(&TcpFrame { seq: U32::new(CLIENT_ISN + 100_000), ..syn(5555) });
     assert_ne!(again.header.src_port.get(), lport);
-    assert_eq!(rig.states(), [TcpState::SynRecv]);
+    assert_eq!(rig.states(), [ConnState::SynRecv]);
     assert_eq!(rig.event(Counter::ConnectionsReused), 1);
 }
 
@@ -119,9 +119,9 @@ fn a_second_syn_and_the_real_servers_challenge_hide_nobody_and_establish_nothing
     rig.inbound(&TcpFrame { seq: U32::new(CLIENT_ISN.wrapping_sub(1_000_000)), ..syn(5555) });
     // A half-open socket answers a SYN out of its window with a bare ACK (RFC 9293 §3.10.7.4).
     rig.outbound(&from_real(lport));
-    assert_eq!(rig.states(), [TcpState::SynRecv]);
+    assert_eq!(rig.states(), [ConnState::SynRecv]);
     assert_eq!(rig.inbound(&ack(5555)).toa(), Some((CLIENT.into(), 5555)));
-    assert_eq!(rig.states(), [TcpState::Established]);
+    assert_eq!(rig.states(), [ConnState::Established]);
 }
 
 #[test]
