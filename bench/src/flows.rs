@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use anyhow::{Context, Result, ensure};
 use api::{
-    DesiredState, Mode, Protocol, RealServer, Scheduler, Service, ServiceKey, StaticNeighbour, StaticRoute,
+    DesiredState, Protocol, RealServer, Scheduler, Service, ServiceKey, StaticNeighbour, StaticRoute,
     Timeouts, ToaMode,
 };
 use wire::build::TcpFrame;
@@ -128,17 +128,14 @@ impl Flows {
     }
 
     fn service(&self) -> Service {
-        let real_server = |n| RealServer { real: SocketAddr::V4(real(n)), weight: 1, up: true };
+        let key = ServiceKey { protocol: Protocol::Tcp, virtual_: SocketAddr::V4(VIP) };
         Service {
-            key: ServiceKey { protocol: Protocol::Tcp, virtual_: SocketAddr::V4(VIP) },
-            name: "bench".to_owned(),
-            mode: Mode::FullNat,
             scheduler: Scheduler::Rr,
             toa: ToaMode::Option { kind: 254 },
             local_addresses: (0..self.locals).map(|n| IpAddr::V4(local(n))).collect(),
             local_ports: (LOCAL_PORT_FIRST, LOCAL_PORT_FIRST + (self.ports - 1) as u16),
-            real_servers: (0..self.reals).map(real_server).collect(),
-            timeouts: None,
+            real_servers: (0..self.reals).map(|n| RealServer::new(SocketAddr::V4(real(n)))).collect(),
+            ..Service::new(key, "bench")
         }
     }
 

@@ -147,7 +147,7 @@ impl Gateway {
         loop {
             let done = feeder.is_done()?;
             let stats = self.stats()?;
-            let established = total(&stats.tcp_states, "ESTABLISHED");
+            let established = total(&stats.states, "ESTABLISHED");
             if done && established == u64::from(flows.count) {
                 return Ok(());
             }
@@ -276,7 +276,7 @@ fn total(counters: &[api::WorkerCounter], name: &str) -> u64 {
 }
 
 fn non_zero(stats: &Stats) -> String {
-    let all = stats.tcp_states.iter().chain(&stats.counters).chain(&stats.drops);
+    let all = stats.states.iter().chain(&stats.counters).chain(&stats.drops);
     let named = all.map(|counter| (counter.name.as_str(), counter.per_worker.iter().sum::<u64>()));
     named.filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
 }

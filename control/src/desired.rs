@@ -25,9 +25,6 @@ pub fn state(
         let key = service_key(service);
         let pool = pools.get(service.local_pool.as_str());
         Service {
-            key,
-            name: service.name.clone(),
-            mode: service.mode,
             scheduler: service.scheduler,
             toa: service.toa,
             local_addresses: pool.map(|pool| pool.addresses.clone()).unwrap_or_default(),
@@ -36,12 +33,13 @@ pub fn state(
                 .real_servers
                 .iter()
                 .map(|real| RealServer {
-                    real: real.address,
                     weight: real.weight,
                     up: is_up(TargetId { service: key, real: real.address }, real.health_check.as_ref()),
+                    ..RealServer::new(real.address)
                 })
                 .collect(),
             timeouts: service.timeouts,
+            ..Service::new(key, &service.name)
         }
     });
     DesiredState {

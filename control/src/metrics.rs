@@ -319,7 +319,7 @@ fn engine(page: &mut Page, stats: &Stats) {
     page.add("tollgate_toa_total", COUNTER, help, rows(&toa, "result", TOA_PREFIX).into_iter());
     let help = "Everything else that the engine counts.";
     page.add("tollgate_events_total", COUNTER, help, rows(&other, "event", "").into_iter());
-    let states: Vec<_> = stats.tcp_states.iter().collect();
+    let states: Vec<_> = stats.states.iter().collect();
     let help = "Connections by TCP state, in IPVS's names.";
     page.add("tollgate_connections", GAUGE, help, rows(&states, "state", "").into_iter());
 }

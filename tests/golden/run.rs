@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use api::{
-    DesiredState, Mode, Protocol, RealServer, Request, Response, Scheduler, ServiceKey, StaticNeighbour,
+    DesiredState, Protocol, RealServer, Request, Response, Scheduler, ServiceKey, StaticNeighbour,
     StaticRoute, Timeouts, ToaMode,
 };
 use wire::build::summary;
@@ -48,16 +48,14 @@ pub(crate) fn apply(dataplane: &mut Dataplane, cases: &[Case]) -> Result<()> {
 fn service(case: &Case, n: u16, workers: u16) -> api::Service {
     let conn = Conn::new(case.number, n);
     let first = Conn::local_port(case.number, n);
+    let key = ServiceKey { protocol: Protocol::Tcp, virtual_: conn.virtual_.into() };
     api::Service {
-        key: ServiceKey { protocol: Protocol::Tcp, virtual_: conn.virtual_.into() },
-        name: format!("{}-{n}", case.name),
-        mode: Mode::FullNat,
         scheduler: Scheduler::Rr,
         toa: case.service.toa.map_or(ToaMode::Off, |kind| ToaMode::Option { kind }),
         local_addresses: vec![LIP.into()],
         local_ports: (first, first + workers - 1),
-        real_servers: vec![RealServer { real: conn.real.into(), weight: case.service.weight, up: true }],
-        timeouts: None,
+        real_servers: vec![RealServer { weight: case.service.weight, ..RealServer::new(conn.real.into()) }],
+        ..api::Service::new(key, format!("{}-{n}", case.name))
     }
 }
 

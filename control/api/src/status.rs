@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ServiceKey;
+use crate::{Mode, Persistence, Protocol, Scheduler, SchedulerFlags, ServiceKey, VirtualRange};
 
 /// How the dataplane is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -127,8 +127,8 @@ pub struct Stats {
     pub drops: Vec<WorkerCounter>,
     /// Every other engine counter (TOA results, punts, replies …).
     pub counters: Vec<WorkerCounter>,
-    /// Connections per TCP state, in IPVS's names.
-    pub tcp_states: Vec<WorkerCounter>,
+    /// Connections per state, in IPVS's names: those of TCP, and `UDP`.
+    pub states: Vec<WorkerCounter>,
     /// Use of local ports.
     pub local_ports: Vec<LocalPortUse>,
 }
@@ -140,23 +140,35 @@ pub struct ServiceStats {
     pub key: ServiceKey,
     /// The operator's name for it.
     pub name: String,
+    /// Its further addresses, as configured.
+    pub also: Vec<VirtualRange>,
     /// Scheduler, as configured.
-    pub scheduler: String,
-    /// Mode, as configured.
-    pub mode: String,
+    pub scheduler: Scheduler,
+    /// Its flags, as configured.
+    pub scheduler_flags: SchedulerFlags,
+    /// One-packet scheduling, as configured.
+    pub one_packet: bool,
+    /// Persistence, as configured.
+    pub persistence: Option<Persistence>,
     /// Packets for the service that found no real server.
     pub no_real_server: u64,
-    /// One entry per real server.
+    /// One entry per real server, and one for the sorry server if there is one.
     pub real_servers: Vec<RealServerStats>,
 }
 
 /// Counters of one real server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RealServerStats {
-    /// RIP:rport.
+    /// RIP:rport. Port 0: the port that the client asked for.
     pub real: SocketAddr,
-    /// Weight in force.
+    /// Forwarding mode, as configured.
+    pub mode: Mode,
+    /// Whether it is the service's sorry server.
+    pub is_sorry: bool,
+    /// Weight, as configured.
     pub weight: u16,
+    /// How much of the weight counts (slow start), as configured.
+    pub ramp_percent: u8,
     /// Whether it may get new connections.
     pub up: bool,
     /// Whether the dataplane knows the MAC address of its next hop.
@@ -167,6 +179,8 @@ pub struct RealServerStats {
     pub active: u64,
     /// Other connections (IPVS InActConn).
     pub inactive: u64,
+    /// Persistence templates (IPVS PersistConn), counted in neither of the two.
+    pub persistent: u64,
 }
 
 /// Traffic counters as IPVS has them.
@@ -223,18 +237,24 @@ pub struct ConnectionPage {
     pub next: Option<u64>,
 }
 
-/// One connection: client, virtual, local, real.
+/// One connection: client, virtual, local, real. Or a persistence template: with client port 0 and the state `NONE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
     /// Which service.
     pub key: ServiceKey,
+    /// The transport protocol; a service of several addresses may have several.
+    pub protocol: Protocol,
     /// CIP:cport.
     pub client: SocketAddr,
-    /// LIP:lport.
-    pub local: SocketAddr,
+    /// VIP:vport that the client asked for; of a service of several addresses, any of them.
+    pub virtual_: SocketAddr,
+    /// LIP:lport; `None`: there is none in this mode.
+    pub local: Option<SocketAddr>,
     /// RIP:rport.
     pub real: SocketAddr,
-    /// State in IPVS's names, e.g. ESTABLISHED.
+    /// Forwarding mode.
+    pub mode: Mode,
+    /// State in IPVS's names: ESTABLISHED and the other ones of TCP, UDP, NONE.
     pub state: String,
     /// Seconds until it expires if no packet comes.
     pub expires_s: u32,

@@ -18,8 +18,9 @@ struct View<'a> {
     client: SocketAddr,
     #[serde(rename = "virtual")]
     virtual_: SocketAddr,
-    local: SocketAddr,
+    local: Option<SocketAddr>,
     real: SocketAddr,
+    mode: String,
     state: &'a str,
     expires_s: u32,
     worker: u16,
@@ -28,11 +29,12 @@ struct View<'a> {
 impl<'a> View<'a> {
     fn new(connection: &'a Connection) -> Self {
         View {
-            protocol: connection.key.protocol.to_string(),
+            protocol: connection.protocol.to_string(),
             client: connection.client,
-            virtual_: connection.key.virtual_,
+            virtual_: connection.virtual_,
             local: connection.local,
             real: connection.real,
+            mode: connection.mode.to_string(),
             state: &connection.state,
             expires_s: connection.expires_s,
             worker: connection.worker,
@@ -100,7 +102,7 @@ fn render(connections: &[View<'_>], complete: bool) -> String {
             connection.state.to_owned(),
             connection.client.to_string(),
             connection.virtual_.to_string(),
-            connection.local.to_string(),
+            connection.local.map_or_else(|| "-".to_owned(), |local| local.to_string()),
             connection.real.to_string(),
             connection.worker.to_string(),
         ]);
@@ -125,8 +127,9 @@ mod tests {
             protocol: "tcp".to_owned(),
             client: endpoint(2, 40_000),
             virtual_: endpoint(100, 80),
-            local: endpoint(200, 1024),
+            local: Some(endpoint(200, 1024)),
             real: endpoint(11, 80),
+            mode: "fullnat".to_owned(),
             state: "ESTABLISHED",
             expires_s: 899,
             worker: 1,

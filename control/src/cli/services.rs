@@ -19,7 +19,6 @@ struct ServiceView<'a> {
     protocol: String,
     #[serde(rename = "virtual")]
     virtual_: SocketAddr,
-    mode: &'a str,
     scheduler: &'a str,
     no_real_server: u64,
     real_servers: Vec<RealView>,
@@ -28,6 +27,9 @@ struct ServiceView<'a> {
 #[derive(Serialize)]
 struct RealView {
     real: SocketAddr,
+    mode: String,
+    /// ipvsadm's word for the mode.
+    forward: &'static str,
     weight: u16,
     up: bool,
     reachable: bool,
@@ -59,8 +61,7 @@ fn view<'a>(service: &'a ServiceStats, health: Option<&HealthOf<'_>>) -> Service
         name: &service.name,
         protocol: service.key.protocol.to_string(),
         virtual_: service.key.virtual_,
-        mode: &service.mode,
-        scheduler: &service.scheduler,
+        scheduler: service.scheduler.name(),
         no_real_server: service.no_real_server,
         real_servers: service.real_servers.iter().map(|real| real_view(service.key, real, health)).collect(),
     }
@@ -75,6 +76,8 @@ fn real_view(key: ServiceKey, real: &RealServerStats, health: Option<&HealthOf<'
     };
     RealView {
         real: real.real,
+        mode: real.mode.to_string(),
+        forward: real.mode.forward_word(),
         weight: real.weight,
         up: real.up,
         reachable: real.reachable,
@@ -105,7 +108,7 @@ fn render(services: &[ServiceView<'_>]) -> String {
                 text,
                 "  -> {:<26} {:<7} {:<6} {:<10} {:<10} {}",
                 real.real.to_string(),
-                forward(service.mode),
+                real.forward,
                 real.weight,
                 real.active,
                 real.inactive,
@@ -120,11 +123,6 @@ fn render(services: &[ServiceView<'_>]) -> String {
         text.push_str("(no services)\n");
     }
     text
-}
-
-/// ipvsadm's words, and that of the FULLNAT fork.
-fn forward(mode: &str) -> &str {
-    if mode.eq_ignore_ascii_case("fullnat") { "FullNat" } else { mode }
 }
 
 fn health_text(real: &RealView) -> String {
@@ -149,6 +147,8 @@ mod tests {
     fn services_are_shown_as_ipvsadm_users_know_them() {
         let real = |last: u8, health: &str, error: Option<&str>| RealView {
             real: SocketAddr::from(([10, 2, 0, last], 80)),
+            mode: "fullnat".to_owned(),
+            forward: "FullNat",
             weight: if last == 13 { 0 } else { 2 },
             up: health == "up",
             reachable: last != 12,
@@ -161,7 +161,6 @@ mod tests {
             name: "web",
             protocol: "tcp".to_owned(),
             virtual_: SocketAddr::from(([10, 1, 0, 100], 80)),
-            mode: "fullnat",
             scheduler: "wrr",
             no_real_server: 0,
             real_servers: vec![

@@ -64,7 +64,7 @@ pub(super) fn run(sockets: &Sockets, rate: bool, json: bool) -> Result<(), CliEr
         services: stats.services.iter().map(service).collect(),
         drops: counters(&stats.drops),
         counters: counters(&stats.counters),
-        connections_by_state: counters(&stats.tcp_states),
+        connections_by_state: counters(&stats.states),
     };
     if json { print_json(&view) } else { print(&render(&view)) }
 }
@@ -195,22 +195,29 @@ mod tests {
             services: vec![ServiceStats {
                 key,
                 name: "web".to_owned(),
-                scheduler: "wrr".to_owned(),
-                mode: "fullnat".to_owned(),
+                also: vec![],
+                scheduler: api::Scheduler::Wrr,
+                scheduler_flags: api::SchedulerFlags::default(),
+                one_packet: false,
+                persistence: None,
                 no_real_server: 0,
                 real_servers: vec![api::RealServerStats {
                     real: SocketAddr::from(([10, 2, 0, 11], 80)),
+                    mode: api::Mode::FullNat,
+                    is_sorry: false,
                     weight: 1,
+                    ramp_percent: 100,
                     up: true,
                     reachable: true,
                     traffic,
                     active: 1,
                     inactive: 2,
+                    persistent: 0,
                 }],
             }],
             drops: vec![counter("bad_checksum", dropped), counter("no_route", 0)],
             counters: vec![],
-            tcp_states: vec![counter("ESTABLISHED", 4)],
+            states: vec![counter("ESTABLISHED", 4)],
             local_ports: vec![],
         }
     }
@@ -221,7 +228,7 @@ mod tests {
             services: stats.services.iter().map(service).collect(),
             drops: counters(&stats.drops),
             counters: counters(&stats.counters),
-            connections_by_state: counters(&stats.tcp_states),
+            connections_by_state: counters(&stats.states),
         })
     }
 

@@ -242,19 +242,26 @@ async fn a_restart_of_control_takes_no_live_server_out() {
     for (live, port) in [(true, 9), (false, 10)] {
         let real = api::RealServerStats {
             real: ([127, 0, 0, 2], port).into(),
+            mode: api::Mode::FullNat,
+            is_sorry: false,
             weight: 1,
+            ramp_percent: 100,
             up: live,
             reachable: true,
             traffic: api::Traffic::default(),
             active: 0,
             inactive: 0,
+            persistent: 0,
         };
         if stats.services.is_empty() {
             stats.services.push(api::ServiceStats {
                 key: crate::desired::service_key(&config.services[0]),
                 name: "web".to_owned(),
-                scheduler: "wlc".to_owned(),
-                mode: "fullnat".to_owned(),
+                also: Vec::new(),
+                scheduler: api::Scheduler::Wlc,
+                scheduler_flags: api::SchedulerFlags::default(),
+                one_packet: false,
+                persistence: None,
                 no_real_server: 0,
                 real_servers: Vec::new(),
             });

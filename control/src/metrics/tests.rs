@@ -1,17 +1,23 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use api::{Mode, Scheduler, SchedulerFlags};
+
 use super::*;
 
 fn real(last: u8, traffic: Traffic) -> RealServerStats {
     RealServerStats {
         real: ([10, 2, 0, last], 80).into(),
+        mode: Mode::FullNat,
+        is_sorry: false,
         weight: 2,
+        ramp_percent: 100,
         up: true,
         reachable: last != 12,
         traffic,
         active: 5,
         inactive: 6,
+        persistent: 0,
     }
 }
 
@@ -38,8 +44,11 @@ fn stats(real_servers: Vec<RealServerStats>) -> Stats {
     let service = ServiceStats {
         key: key(),
         name: "web \"main\"".to_owned(),
-        scheduler: "wrr".to_owned(),
-        mode: "fullnat".to_owned(),
+        also: vec![],
+        scheduler: Scheduler::Wrr,
+        scheduler_flags: SchedulerFlags::default(),
+        one_packet: false,
+        persistence: None,
         no_real_server: 4,
         real_servers,
     };
@@ -47,7 +56,7 @@ fn stats(real_servers: Vec<RealServerStats>) -> Stats {
         services: vec![service],
         drops: vec![counter("bad_checksum")],
         counters: vec![counter("toa_inserted"), counter("punted_arp")],
-        tcp_states: vec![counter("ESTABLISHED")],
+        states: vec![counter("ESTABLISHED")],
         local_ports: vec![LocalPortUse {
             local: [10, 2, 0, 200].into(),
             real: ([10, 2, 0, 11], 80).into(),

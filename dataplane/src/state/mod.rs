@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{
-    Connection, ConnectionPage, ConnectionQuery, DesiredState, Protocol, Refusal, Request, Response,
+    Connection, ConnectionPage, ConnectionQuery, DesiredState, Mode, Protocol, Refusal, Request, Response,
     ServiceKey,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -339,9 +339,12 @@ fn connection(found: &engine::ConnInfo, worker: usize) -> Connection {
     let protocol = if found.protocol == Protocol::Udp.number() { Protocol::Udp } else { Protocol::Tcp };
     Connection {
         key: ServiceKey { protocol, virtual_: found.virtual_ },
+        protocol,
         client: found.client,
-        local: found.local,
+        virtual_: found.virtual_,
+        local: Some(found.local),
         real: found.real,
+        mode: Mode::FullNat,
         state: found.state.name().to_owned(),
         expires_s: found.expires_in.0 / engine::time::TICKS_PER_SECOND,
         worker: worker as u16,

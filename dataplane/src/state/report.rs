@@ -64,7 +64,11 @@ impl Core {
             services: self.desired.services.iter().map(|service| self.service_stats(service)).collect(),
             drops,
             counters,
+<<<<<<< HEAD
             tcp_states: ConnState::ALL
+=======
+            states: TcpState::ALL
+>>>>>>> main
                 .iter()
                 .map(|&state| {
                     engine(state.name(), "Connections in this state.", &|counters| {
@@ -86,12 +90,16 @@ impl Core {
                 .and_then(|(virtual_, real)| self.planner.real_id(protocol, virtual_, real));
             let mut stats = RealServerStats {
                 real: real.real,
+                mode: real.mode,
+                is_sorry: false,
                 weight: real.weight,
+                ramp_percent: real.ramp_percent,
                 up: real.up,
                 reachable: self.routing.reachable(real.real.ip()),
                 traffic: Traffic::default(),
                 active: 0,
                 inactive: 0,
+                persistent: 0,
             };
             for counters in self.workers.iter().map(|worker| &worker.counters) {
                 let Some(from) = id.map(|id| counters.real(id)) else { continue };
@@ -108,8 +116,11 @@ impl Core {
         ServiceStats {
             key: service.key,
             name: service.name.clone(),
-            scheduler: lower_case(&service.scheduler),
-            mode: lower_case(&service.mode),
+            also: service.also.clone(),
+            scheduler: service.scheduler,
+            scheduler_flags: service.scheduler_flags,
+            one_packet: service.one_packet,
+            persistence: service.persistence,
             no_real_server: id.map_or(0, |id| self.sum(|counters| counters.no_real_server(id))),
             real_servers: real_servers.collect(),
         }
@@ -135,11 +146,6 @@ fn v4(address: SocketAddr) -> Option<SocketAddrV4> {
         SocketAddr::V4(v4) => Some(v4),
         SocketAddr::V6(_) => None,
     }
-}
-
-/// Modes and schedulers are written in the configuration as their variants in lower case.
-fn lower_case(value: &impl std::fmt::Debug) -> String {
-    format!("{value:?}").to_lowercase()
 }
 
 fn worker_status(id: usize, worker: &WorkerLink) -> WorkerStatus {

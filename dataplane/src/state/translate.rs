@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use api::{DesiredState, Protocol, Refusal, Service, ToaMode};
+use api::{DesiredState, Protocol, RealServer, Refusal, SchedulerFlags, Service, TcpTimestamps, ToaMode};
 use engine::fib::Route;
 use engine::plan::{PlanError, RealSpec, ServiceSpec, Spec};
 use engine::snapshot::{Mode, Scheduler};
 use engine::tcp::Timeouts;
-use engine::{PortId, ConnState, Ticks};
+use engine::{PortId, TcpState, Ticks};
 use wire::MacAddr;
 
 use super::routing::Statics;
@@ -25,36 +25,69 @@ pub(crate) fn spec(state: &DesiredState) -> Result<Spec, Refusal> {
 
 fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refusal> {
     let name = &service.name;
-    if service.key.protocol != Protocol::Tcp {
-        return Err(invalid(format!("service {name} ({}): only tcp services are built yet", service.key)));
+    if let Some(what) = not_built(service) {
+        return Err(invalid(format!("service {name} ({}): {what} not built yet", service.key)));
     }
-    let locals = service.local_addresses.iter().map(|local| match local {
-        IpAddr::V4(v4) => Ok(*v4),
-        IpAddr::V6(v6) => Err(invalid(format!("service {name}: local address {v6}: IPv6 is not built yet"))),
+    let locals = service.local_addresses.iter().filter_map(|local| match local {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
     });
-    let reals = service.real_servers.iter().map(|real| {
-        Ok(RealSpec { real: endpoint(name, "real server", real.real)?, weight: real.weight, up: real.up })
-    });
+    let reals = service.real_servers.iter().map(|real| real_server(name, real));
     Ok(ServiceSpec {
         protocol: service.key.protocol.number(),
         virtual_: endpoint(name, "virtual address", service.key.virtual_)?,
-        mode: match service.mode {
-            api::Mode::FullNat => Mode::FullNat,
-        },
+        mode: Mode::FullNat,
         scheduler: match service.scheduler {
             api::Scheduler::Rr => Scheduler::Rr,
             api::Scheduler::Wrr => Scheduler::Wrr,
             api::Scheduler::Wlc => Scheduler::Wlc,
+            other => return Err(invalid(format!("service {name}: scheduler {other} is not built yet"))),
         },
         toa: match service.toa {
             ToaMode::Off => None,
             ToaMode::Option { kind } => Some(toa_kind(name, kind)?),
         },
         timeouts: timeouts(&service.timeouts.unwrap_or(state.timeouts)),
-        locals: locals.collect::<Result<_, _>>()?,
+        locals: locals.collect(),
         local_ports: service.local_ports,
         reals: reals.collect::<Result<_, _>>()?,
     })
+}
+
+/// The first thing that a service asks for and the engine cannot do, with its verb.
+fn not_built(service: &Service) -> Option<&'static str> {
+    let asked = [
+        (service.key.protocol != Protocol::Tcp, "udp is"),
+        (!service.also.is_empty(), "further addresses are"),
+        (service.scheduler_flags != SchedulerFlags::default(), "scheduler flags are"),
+        (service.one_packet, "one-packet scheduling is"),
+        (service.persistence.is_some(), "persistence is"),
+        (service.sorry_server.is_some(), "a sorry server is"),
+        (service.tcp_timestamps != TcpTimestamps::Keep, "changing TCP timestamps is"),
+        (service.rebase_sequence, "re-basing of sequence numbers is"),
+        (service.expire_nodest_conn, "expire_nodest_conn is"),
+        (service.expire_quiescent_template, "expire_quiescent_template is"),
+        (service.reset_on_expiry, "reset_on_expiry is"),
+    ];
+    asked.iter().find(|(is_asked, _)| *is_asked).map(|(_, what)| *what)
+}
+
+fn real_server(service: &str, real: &RealServer) -> Result<RealSpec, Refusal> {
+    let refuse =
+        |what: String| Err(invalid(format!("service {service}, {}: {what} not built yet", real.real)));
+    if real.mode != api::Mode::FullNat {
+        return refuse(format!("mode {} is", real.mode));
+    }
+    if real.upper_threshold > 0 {
+        return refuse("thresholds are".to_owned());
+    }
+    if real.ramp_percent != 100 {
+        return refuse("slow start is".to_owned());
+    }
+    if real.end_connections {
+        return refuse("ending connections after a drain is".to_owned());
+    }
+    Ok(RealSpec { real: endpoint(service, "real server", real.real)?, weight: real.weight, up: real.up })
 }
 
 /// Kinds below 30 are TCP's own (IANA); a receiver would take the option for something else.
@@ -81,14 +114,14 @@ fn is_host(address: Ipv4Addr) -> bool {
 
 fn timeouts(from: &api::Timeouts) -> Timeouts {
     let base = Timeouts::default()
-        .with(ConnState::Established, Ticks::from_secs(from.established_s))
-        .with(ConnState::SynSent, Ticks::from_secs(from.syn_sent_s))
-        .with(ConnState::SynRecv, Ticks::from_secs(from.syn_recv_s))
-        .with(ConnState::FinWait, Ticks::from_secs(from.fin_wait_s))
-        .with(ConnState::TimeWait, Ticks::from_secs(from.time_wait_s))
-        .with(ConnState::Close, Ticks::from_secs(from.close_s))
-        .with(ConnState::CloseWait, Ticks::from_secs(from.close_wait_s))
-        .with(ConnState::LastAck, Ticks::from_secs(from.last_ack_s));
+        .with(TcpState::Established, Ticks::from_secs(from.established_s))
+        .with(TcpState::SynSent, Ticks::from_secs(from.syn_sent_s))
+        .with(TcpState::SynRecv, Ticks::from_secs(from.syn_recv_s))
+        .with(TcpState::FinWait, Ticks::from_secs(from.fin_wait_s))
+        .with(TcpState::TimeWait, Ticks::from_secs(from.time_wait_s))
+        .with(TcpState::Close, Ticks::from_secs(from.close_s))
+        .with(TcpState::CloseWait, Ticks::from_secs(from.close_wait_s))
+        .with(TcpState::LastAck, Ticks::from_secs(from.last_ack_s));
     Timeouts { udp: Ticks::from_secs(from.udp_s), ..base }
 }
 
@@ -150,24 +183,17 @@ pub(crate) fn refusal(error: PlanError) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::{Mode as ApiMode, Scheduler as ApiScheduler, ServiceKey, StaticNeighbour};
+    use api::{Persistence, ServiceKey, StaticNeighbour};
 
     fn state(protocol: Protocol, virtual_: &str) -> DesiredState {
-        DesiredState {
-            generation: 3,
-            services: vec![Service {
-                key: ServiceKey { protocol, virtual_: virtual_.parse().unwrap() },
-                name: "web".into(),
-                mode: ApiMode::FullNat,
-                scheduler: ApiScheduler::Wrr,
-                toa: ToaMode::Option { kind: 254 },
-                local_addresses: vec!["10.2.0.200".parse().unwrap()],
-                local_ports: (1024, 65_535),
-                real_servers: Vec::new(),
-                timeouts: None,
-            }],
-            ..DesiredState::default()
-        }
+        let key = ServiceKey { protocol, virtual_: virtual_.parse().unwrap() };
+        let service = Service {
+            toa: ToaMode::Option { kind: 254 },
+            local_addresses: vec!["10.2.0.200".parse().unwrap(), "fd00::200".parse().unwrap()],
+            real_servers: vec![RealServer::new("10.2.0.11:80".parse().unwrap())],
+            ..Service::new(key, "web")
+        };
+        DesiredState { generation: 3, services: vec![service], ..DesiredState::default() }
     }
 
     #[test]
@@ -176,16 +202,34 @@ mod tests {
         assert_eq!(spec.generation, 3);
         assert_eq!(spec.services[0].virtual_, "10.1.0.100:80".parse().unwrap());
         assert_eq!(spec.services[0].toa, Some(254));
-        assert_eq!(spec.services[0].timeouts.of(ConnState::Established), Ticks::from_secs(900));
+        assert_eq!(spec.services[0].locals, ["10.2.0.200".parse::<Ipv4Addr>().unwrap()]);
+        assert_eq!(spec.services[0].timeouts.of(TcpState::Established), Ticks::from_secs(900));
     }
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         for (protocol, address, word) in
-            [(Protocol::Udp, "10.1.0.100:53", "tcp"), (Protocol::Tcp, "[2001:db8::1]:80", "IPv6")]
+            [(Protocol::Udp, "10.1.0.100:53", "udp is"), (Protocol::Tcp, "[2001:db8::1]:80", "IPv6 is")]
         {
             let refusal = spec(&state(protocol, address)).unwrap_err().to_string();
             assert!(refusal.contains("web") && refusal.contains(word), "{refusal}");
+        }
+        type Change = (&'static str, fn(&mut Service));
+        let changes: [Change; 6] = [
+            ("mode dr is not built yet", |service| service.real_servers[0].mode = api::Mode::Dr),
+            ("thresholds are not built yet", |service| service.real_servers[0].upper_threshold = 9),
+            ("slow start is not built yet", |service| service.real_servers[0].ramp_percent = 50),
+            ("scheduler mh is not built yet", |service| service.scheduler = api::Scheduler::Mh),
+            ("one-packet scheduling is not built yet", |service| service.one_packet = true),
+            ("persistence is not built yet", |service| {
+                service.persistence = Some(Persistence { timeout_s: 360, prefix_len: 32 });
+            }),
+        ];
+        for (wanted, change) in changes {
+            let mut state = state(Protocol::Tcp, "10.1.0.100:80");
+            change(&mut state.services[0]);
+            let refusal = spec(&state).unwrap_err().to_string();
+            assert!(refusal.contains("web") && refusal.contains(wanted), "{refusal}");
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::common::{Dataplane, LAN_MAC, WAN_MAC, read_pcap};
 use api::{
-    ConnectionQuery, DesiredState, Mode, Protocol, RealServer, Request, Response, Scheduler, Service,
-    ServiceKey, StaticNeighbour, StaticRoute, ToaMode,
+    ConnectionQuery, DesiredState, Protocol, RealServer, Request, Response, Scheduler, Service, ServiceKey,
+    StaticNeighbour, StaticRoute,
 };
 use nix::sys::signal::Signal;
 use wire::build::TcpFrame;
@@ -30,18 +30,14 @@ fn syn(client_port: u16) -> Vec<u8> {
 }
 
 fn state(generation: u64) -> DesiredState {
+    let key = ServiceKey { protocol: Protocol::Tcp, virtual_: "10.1.0.100:80".parse().unwrap() };
     DesiredState {
         generation,
         services: vec![Service {
-            key: ServiceKey { protocol: Protocol::Tcp, virtual_: "10.1.0.100:80".parse().unwrap() },
-            name: "web".into(),
-            mode: Mode::FullNat,
             scheduler: Scheduler::Rr,
-            toa: ToaMode::Off,
             local_addresses: vec!["10.2.0.200".parse().unwrap()],
-            local_ports: (1024, 65_535),
-            real_servers: vec![RealServer { real: "10.2.0.11:8080".parse().unwrap(), weight: 1, up: true }],
-            timeouts: None,
+            real_servers: vec![RealServer::new("10.2.0.11:8080".parse().unwrap())],
+            ..Service::new(key, "web")
         }],
         static_neighbours: vec![
             StaticNeighbour { port: "wan".into(), address: "10.1.0.11".parse().unwrap(), mac: CLIENT_MAC },
@@ -110,7 +106,7 @@ fn syns_leave_translated_whichever_worker_received_them() {
         assert_eq!((ethernet.src, ethernet.dst), (MacAddr(LAN_MAC), MacAddr(REAL_MAC)));
         let ip: &ipv4::Header = wire::view(frame, 14).unwrap();
         let tcp: &tcp::Header = wire::view(frame, 34).unwrap();
-        let local = (ipv4::to_addr(ip.src), tcp.src_port.get()).into();
+        let local = Some((ipv4::to_addr(ip.src), tcp.src_port.get()).into());
         let real = (ipv4::to_addr(ip.dst), tcp.dst_port.get()).into();
         assert!(endpoints.contains(&(local, real)), "{}", wire::build::summary(frame));
     }
@@ -134,7 +130,7 @@ fn what_it_cannot_do_is_refused_and_the_running_state_stays() {
             service
         })
         .collect();
-    for (wrong, word) in [(udp, "tcp"), (crowd, "services_max")] {
+    for (wrong, word) in [(udp, "udp is not built yet"), (crowd, "services_max")] {
         let response = dataplane.ask(&apply(wrong));
         let Response::Refused(refusal) = response else { panic!("{response:?}") };
         assert!(refusal.to_string().contains(word), "{refusal}");

@@ -1,4 +1,4 @@
-//! Header views: Ethernet, ARP, IPv4, IPv6, TCP and its options, UDP, ICMP, ICMPv6, TOA, checksums.
+//! Header views: Ethernet, ARP, IPv4, IPv6, TCP and its options, UDP, ICMP, ICMPv6, TOA, tunnels, checksums.
 //!
 //! A header is a `#[repr(C)]` structure of big-endian fields that is laid over the packet's bytes; nothing is copied
 //! and nothing is parsed ahead of need. [`view`] and [`view_mut`] do the laying, and they answer `None` where the
@@ -12,6 +12,7 @@
 //! This crate knows no sockets, no files and no time. Only [`build`] and [`HeapBuf`], which are for tests, allocate.
 #![forbid(unsafe_code)]
 
+mod addresses;
 pub mod arp;
 pub mod buf;
 pub mod build;
@@ -24,8 +25,10 @@ pub mod ipv6;
 mod mac;
 pub mod tcp;
 pub mod toa;
+pub mod tunnel;
 pub mod udp;
 
+pub use addresses::{Addresses, Family};
 pub use buf::{HeapBuf, PacketBuf};
 pub use mac::{MacAddr, ParseMacError};
 pub use zerocopy::big_endian::{U16, U32};

@@ -13,11 +13,19 @@
 
 use zerocopy::IntoBytes;
 
-use crate::{MacAddr, U16, U32, checksum, ethernet, icmp, ipv4, ipv6, tcp, udp};
+use crate::{MacAddr, U16, U32, checksum, ethernet, icmp, ipv4, tcp, udp};
 
+mod pieces;
 mod summary;
+mod tunnel;
+mod v6;
 
+pub use pieces::{fragments_v4, fragments_v6, l3_offset, tagged};
 pub use summary::summary;
+pub use tunnel::{GUE_PORT, Wrap};
+pub use v6::{
+    EchoFrame6, Extension, Ipv6Base, TcpFrame6, UdpFrame6, icmpv6_error_frame, ipv6_header, with_extensions,
+};
 
 /// The sender's hardware address in default frames.
 pub const MAC_SRC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x01]);
@@ -231,56 +239,6 @@ impl TcpFrame {
     }
 }
 
-/// A TCP segment over IPv6.
-#[derive(Clone, Debug)]
-pub struct TcpFrame6 {
-    /// Source address.
-    pub src: [u8; 16],
-    /// Destination address.
-    pub dst: [u8; 16],
-    /// Hop limit.
-    pub hop_limit: u8,
-    /// Hardware addresses, ports, numbers, options, payload; its IPv4 fields do not count.
-    pub tcp: TcpFrame,
-}
-
-impl Default for TcpFrame6 {
-    fn default() -> Self {
-        Self { src: documentation_v6(1), dst: documentation_v6(2), hop_limit: 64, tcp: TcpFrame::default() }
-    }
-}
-
-impl TcpFrame6 {
-    /// The whole Ethernet frame with a valid checksum.
-    #[must_use]
-    pub fn to_vec(&self) -> Vec<u8> {
-        let mut segment = self.tcp.segment();
-        let check = checksum::tcp_v6(&self.src, &self.dst, &segment);
-        segment[16..18].copy_from_slice(&check.to_bytes());
-        let header = ipv6_header(self.src, self.dst, (ipv4::PROTO_TCP, self.hop_limit), segment.len());
-        let packet = [header.as_bytes(), &segment].concat();
-        ethernet(self.tcp.eth_dst, self.tcp.eth_src, ethernet::ETHERTYPE_IPV6, &packet)
-    }
-}
-
-/// An IPv6 header in front of a payload of this length.
-#[must_use]
-pub fn ipv6_header(
-    src: [u8; 16],
-    dst: [u8; 16],
-    (next_header, hop_limit): (u8, u8),
-    payload_len: usize,
-) -> ipv6::Header {
-    ipv6::Header {
-        version_class_flow: U32::new(6 << 28),
-        payload_len: U16::new(payload_len as u16),
-        next_header,
-        hop_limit,
-        src,
-        dst,
-    }
-}
-
 /// A UDP datagram over IPv4.
 #[derive(Clone, Debug)]
 pub struct UdpFrame {
@@ -315,13 +273,7 @@ impl UdpFrame {
     /// The whole Ethernet frame with valid checksums.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
-        let header = udp::Header {
-            src_port: self.src_port,
-            dst_port: self.dst_port,
-            len: U16::new((udp::HEADER_LEN + self.payload.len()) as u16),
-            checksum: U16::ZERO,
-        };
-        let mut datagram = [header.as_bytes(), &self.payload].concat();
+        let mut datagram = datagram((self.src_port, self.dst_port), &self.payload);
         if !self.no_checksum {
             let check = checksum::udp_v4(self.ip.src, self.ip.dst, &datagram);
             datagram[6..8].copy_from_slice(&check.to_bytes());
@@ -329,6 +281,13 @@ impl UdpFrame {
         let frame = Ipv4Base { protocol: ipv4::PROTO_UDP, ..self.ip }.frame(&datagram);
         if self.pad { padded(frame) } else { frame }
     }
+}
+
+/// A UDP datagram, its checksum left zero.
+fn datagram((src_port, dst_port): (U16, U16), payload: &[u8]) -> Vec<u8> {
+    let len = U16::new((udp::HEADER_LEN + payload.len()) as u16);
+    let header = udp::Header { src_port, dst_port, len, checksum: U16::ZERO };
+    [header.as_bytes(), payload].concat()
 }
 
 /// An ICMP echo over IPv4.
@@ -362,13 +321,18 @@ impl EchoFrame {
     /// The whole Ethernet frame with valid checksums.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
-        let rest = U32::new(u32::from(self.id) << 16 | u32::from(self.seq));
-        let header = icmp::Header { kind: self.kind, code: 0, checksum: U16::ZERO, rest };
-        let mut message = [header.as_bytes(), &self.payload].concat();
+        let mut message = echo(self.kind, (self.id, self.seq), &self.payload);
         let check = checksum::icmp(&message);
         message[2..4].copy_from_slice(&check.to_bytes());
         Ipv4Base { protocol: ipv4::PROTO_ICMP, ..self.ip }.frame(&message)
     }
+}
+
+/// An echo message of ICMP or ICMPv6, its checksum left zero.
+fn echo(kind: u8, (id, seq): (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let rest = U32::new(u32::from(id) << 16 | u32::from(seq));
+    let header = icmp::Header { kind, code: 0, checksum: U16::ZERO, rest };
+    [header.as_bytes(), payload].concat()
 }
 
 /// A frame with an ICMP error message about `original`, which begins with its IPv4 header, sent as `ip` says. `None` when

@@ -2,11 +2,13 @@
 
 use core::fmt::Write;
 
+use super::GUE_PORT;
 use crate::{U16, arp, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, toa, udp};
 
 /// What a frame says, on one line, so that a failing test can be read. Never fails: what cannot be decoded is named.
 ///
-/// Wrong checksums are told as `[bad ip checksum]`, `[bad tcp checksum]` and so on; right ones are not mentioned.
+/// The packet in a tunnel (IP in IP, GRE, GUE at its assigned port) follows in parentheses, as does the one that an ICMP
+/// error quotes. Wrong checksums are told as `[bad ip checksum]`, `[bad tcp checksum]` and so on; right ones are not mentioned.
 #[must_use]
 pub fn summary(frame: &[u8]) -> String {
     let mut line = String::new();
@@ -36,7 +38,7 @@ fn frame_line(out: &mut String, frame: &[u8]) -> core::fmt::Result {
     let payload = frame.get(offset..).unwrap_or_default();
     match ether_type {
         ethernet::ETHERTYPE_IPV4 => ipv4_line(out, payload, Depth::Outer),
-        ethernet::ETHERTYPE_IPV6 => ipv6_line(out, payload),
+        ethernet::ETHERTYPE_IPV6 => ipv6_line(out, payload, Depth::Outer),
         ethernet::ETHERTYPE_ARP => arp_line(out, payload),
         other => write!(
             out,
@@ -49,11 +51,12 @@ fn frame_line(out: &mut String, frame: &[u8]) -> core::fmt::Result {
     }
 }
 
-/// Whether a packet is a whole one or quoted in an error message: a quoted one is cut short, its checksums mean nothing,
-/// and it is not followed further, so that nesting is bounded.
+/// Where a packet stands: in the frame, in a tunnel, or quoted in an error message. What stands in a tunnel or a quote is
+/// followed into quotes only, so that nesting is bounded. A quote is cut short, and its checksums mean nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Depth {
     Outer,
+    Tunnelled,
     Quoted,
 }
 
@@ -81,7 +84,7 @@ fn ipv4_line(out: &mut String, packet: &[u8], depth: Depth) -> core::fmt::Result
     let packet = packet.get(..usize::from(header.total_len.get())).unwrap_or(packet);
     let (src, dst) = (ipv4::to_addr(header.src).to_string(), ipv4::to_addr(header.dst).to_string());
     let payload = packet.get(header_len..).unwrap_or_default();
-    let whole = depth == Depth::Outer && !header.is_fragment();
+    let whole = depth != Depth::Quoted && !header.is_fragment();
     if header.fragment_offset() != 0 {
         let (offset, more) = (header.fragment_offset(), if header.more_fragments() { "+" } else { "" });
         write!(out, "{src} > {dst} ip proto {} frag {offset}{more} len {}", header.protocol, payload.len())?;
@@ -99,17 +102,18 @@ fn ipv4_line(out: &mut String, packet: &[u8], depth: Depth) -> core::fmt::Result
             write!(out, " [first fragment, id {}]", header.id.get())?;
         }
     }
-    if depth == Depth::Outer && !packet.get(..header_len).is_some_and(checksum::verify_ipv4) {
+    if depth != Depth::Quoted && !packet.get(..header_len).is_some_and(checksum::verify_ipv4) {
         write!(out, " [bad ip checksum]")?;
     }
     Ok(())
 }
 
-fn ipv6_line(out: &mut String, packet: &[u8]) -> core::fmt::Result {
+fn ipv6_line(out: &mut String, packet: &[u8], depth: Depth) -> core::fmt::Result {
     let Some(header) = crate::view::<ipv6::Header>(packet, 0) else {
         return write!(out, "truncated ip6, {} bytes", packet.len());
     };
-    let upper = header.check(packet.len()).and_then(|len| {
+    let available = if depth == Depth::Quoted { usize::MAX } else { packet.len() };
+    let upper = header.check(available).and_then(|len| {
         let packet = packet.get(..len).unwrap_or(packet);
         ipv6::walk_extensions(packet).map(|upper| (upper, packet))
     });
@@ -119,17 +123,14 @@ fn ipv6_line(out: &mut String, packet: &[u8]) -> core::fmt::Result {
     };
     let payload = packet.get(upper.offset..).unwrap_or_default();
     let (src, dst) = (ipv6::to_addr(header.src), ipv6::to_addr(header.dst));
-    if let Some(fragment) = upper.fragment.filter(|f| !f.is_atomic()) {
-        let more = if fragment.more_fragments() { "+" } else { "" };
-        let offset = fragment.fragment_offset();
-        return write!(
-            out,
-            "{src} > {dst} ip6 proto {} frag {offset}{more} len {}",
-            upper.protocol,
-            payload.len()
-        );
+    let fragment = upper.fragment.filter(|f| !f.is_atomic());
+    if let Some(fragment) = fragment.filter(|f| f.fragment_offset() != 0) {
+        let (offset, more) = (fragment.fragment_offset(), if fragment.more_fragments() { "+" } else { "" });
+        let (protocol, len) = (upper.protocol, payload.len());
+        return write!(out, "{src} > {dst} ip6 proto {protocol} frag {offset}{more} len {len}");
     }
     let is_right = |protocol| match protocol {
+        _ if depth == Depth::Quoted || fragment.is_some() => true,
         ipv4::PROTO_TCP => checksum::verify_tcp_v6(&header.src, &header.dst, payload),
         ipv4::PROTO_UDP => checksum::verify_udp_v6(&header.src, &header.dst, payload),
         _ => {
@@ -138,7 +139,11 @@ fn ipv6_line(out: &mut String, packet: &[u8]) -> core::fmt::Result {
         }
     };
     let ends = (format!("[{src}]"), format!("[{dst}]"));
-    upper_line(out, (&ends.0, &ends.1), upper.protocol, payload, (Depth::Outer, &is_right))
+    upper_line(out, (&ends.0, &ends.1), upper.protocol, payload, (depth, &is_right))?;
+    match fragment {
+        Some(fragment) => write!(out, " [first fragment, id {}]", fragment.id.get()),
+        None => Ok(()),
+    }
 }
 
 fn upper_line(
@@ -153,6 +158,11 @@ fn upper_line(
         ipv4::PROTO_UDP => "udp",
         ipv4::PROTO_ICMP => "icmp",
         ipv4::PROTO_ICMPV6 => "icmp6",
+        ipv4::PROTO_IPIP | ipv4::PROTO_IPV6 => {
+            write!(out, "{src} > {dst} ipip")?;
+            return inner_line(out, payload, depth);
+        }
+        ipv4::PROTO_GRE => return gre_line(out, (src, dst), payload, depth),
         _ => return write!(out, "{src} > {dst} proto {protocol} len {}", payload.len()),
     };
     match protocol {
@@ -165,12 +175,59 @@ fn upper_line(
                 let (from, to) = (header.src_port.get(), header.dst_port.get());
                 let len = usize::from(header.len.get()).saturating_sub(udp::HEADER_LEN);
                 write!(out, "{src}:{from} > {dst}:{to} udp len {len}")?;
+                gue_line(out, header, payload, depth)?;
             }
             None => return ports_line(out, (src, dst), name, payload),
         },
         _ => icmp_line(out, (src, dst), name, payload, depth)?,
     }
     if is_right(protocol) { Ok(()) } else { write!(out, " [bad {name} checksum]") }
+}
+
+/// The packet in a tunnel; nothing where it is not followed.
+fn inner_line(out: &mut String, packet: &[u8], depth: Depth) -> core::fmt::Result {
+    if depth != Depth::Outer {
+        return Ok(());
+    }
+    write!(out, " (")?;
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => ipv4_line(out, packet, Depth::Tunnelled)?,
+        Some(6) => ipv6_line(out, packet, Depth::Tunnelled)?,
+        _ => write!(out, "no ip, {} bytes", packet.len())?,
+    }
+    write!(out, ")")
+}
+
+fn gre_line(out: &mut String, (src, dst): (&str, &str), packet: &[u8], depth: Depth) -> core::fmt::Result {
+    // RFC 2784 §2: with a checksum the header has 8 bytes. Other flags are told, not followed.
+    match crate::view::<[U16; 2]>(packet, 0).map(|[flags, protocol]| (flags.get(), protocol.get())) {
+        Some((flags @ (0 | 0x8000), 0x0800 | 0x86dd)) => {
+            write!(out, "{src} > {dst} gre")?;
+            let header_len = if flags == 0 { 4 } else { 8 };
+            inner_line(out, packet.get(header_len..).unwrap_or_default(), depth)?;
+            let is_right = flags == 0 || depth == Depth::Quoted || checksum::verify_ipv4(packet);
+            if is_right { Ok(()) } else { write!(out, " [bad gre checksum]") }
+        }
+        Some((flags, protocol)) => {
+            write!(out, "{src} > {dst} gre flags {flags:#06x} protocol {protocol:#06x}")
+        }
+        None => write!(out, "{src} > {dst} gre truncated"),
+    }
+}
+
+/// What follows a UDP header in a datagram to the port of GUE.
+fn gue_line(out: &mut String, header: &udp::Header, datagram: &[u8], depth: Depth) -> core::fmt::Result {
+    if header.dst_port != GUE_PORT {
+        return Ok(());
+    }
+    match datagram.get(udp::HEADER_LEN..) {
+        // Version 0, no control message, no optional fields.
+        Some([0, ipv4::PROTO_IPIP | ipv4::PROTO_IPV6, 0, 0, inner @ ..]) => {
+            write!(out, " gue")?;
+            inner_line(out, inner, depth)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Ports are all that a quote of 8 bytes, or a cut packet, may hold.
@@ -258,9 +315,17 @@ fn icmp_line(
         }
         (_, kind) => write!(out, "type {kind} code {} rest {:#x}", header.code, header.rest.get()),
     }?;
-    if name == "icmp" && header.is_error() && depth == Depth::Outer {
+    let quote = message.get(icmp::HEADER_LEN..).unwrap_or_default();
+    if depth == Depth::Quoted {
+        return Ok(());
+    }
+    if name == "icmp" && header.is_error() {
         write!(out, " (")?;
-        ipv4_line(out, message.get(icmp::HEADER_LEN..).unwrap_or_default(), Depth::Quoted)?;
+        ipv4_line(out, quote, Depth::Quoted)?;
+        write!(out, ")")?;
+    } else if name == "icmp6" && icmpv6::is_error_type(header.kind) {
+        write!(out, " (")?;
+        ipv6_line(out, quote, Depth::Quoted)?;
         write!(out, ")")?;
     }
     Ok(())

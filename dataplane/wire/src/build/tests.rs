@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{arp, toa};
+use crate::{arp, ethernet, ipv6, toa};
 
 #[test]
 fn a_handshake_with_toa_reads_as_tcpdump_would_show_it() {
@@ -82,13 +82,137 @@ fn fragments_and_tags_are_shown() {
     assert_eq!(summary(&frame), "vlan 5 192.0.2.1:40000 > 198.51.100.1:53 udp len 0");
 }
 
+#[test]
+fn frames_over_ipv6_read_well_and_have_right_checksums() {
+    let udp = UdpFrame6 { payload: vec![9; 12], ..UdpFrame6::default() };
+    assert_eq!(summary(&udp.to_vec()), "[2001:db8::1]:40000 > [2001:db8::2]:53 udp len 12");
+    let bare = UdpFrame6 { no_checksum: true, ..udp.clone() }.to_vec();
+    assert_eq!(summary(&bare), "[2001:db8::1]:40000 > [2001:db8::2]:53 udp len 12 [bad udp checksum]");
+    let echo = EchoFrame6::default().to_vec();
+    assert_eq!(summary(&echo), "[2001:db8::1] > [2001:db8::2] icmp6 echo request id 1 seq 1");
+    let error = icmpv6_error_frame(Ipv6Base::default(), (1, 4, U32::ZERO), &udp.to_vec()[14..]).unwrap();
+    assert_eq!(
+        summary(&error),
+        "[2001:db8::1] > [2001:db8::2] icmp6 type 1 code 4 rest 0x0 \
+         ([2001:db8::1]:40000 > [2001:db8::2]:53 udp len 12)"
+    );
+}
+
+#[test]
+fn extension_headers_stand_in_the_order_that_was_asked_for() {
+    let plain = UdpFrame6 { payload: vec![9; 12], ..UdpFrame6::default() }.to_vec();
+    let chain = [
+        Extension::empty(ipv6::NEXT_HOP_BY_HOP),
+        Extension { kind: ipv6::NEXT_DESTINATION, data: vec![1; 7] },
+        Extension { kind: ipv6::NEXT_AUTH, data: vec![0; 10] },
+    ];
+    let frame = with_extensions(&plain, &chain);
+    let upper = ipv6::walk_extensions(&frame[14..]).unwrap();
+    assert_eq!((upper.protocol, upper.offset, upper.hop_by_hop), (17, 40 + 8 + 16 + 12, true));
+    assert_eq!(frame[14 + upper.offset..], plain[54..]);
+    assert_eq!(summary(&frame), summary(&plain));
+    let tagged = tagged(&plain, 7);
+    assert_eq!(summary(&with_extensions(&tagged, &chain)), format!("vlan 7 {}", summary(&plain)));
+}
+
+#[test]
+fn fragments_fit_their_mtu_and_hold_the_payload_once() {
+    let payload: Vec<u8> = (0..4000u32).map(|n| n as u8).collect();
+    let four = UdpFrame { payload: payload.clone(), ..UdpFrame::default() }.to_vec();
+    let six = UdpFrame6 { payload, ..UdpFrame6::default() }.to_vec();
+    for mtu in [1280, 1499, 1500, 4027, 4028, 9000] {
+        for frame in [&four, &tagged(&four, 9)] {
+            let (l3, pieces) = (l3_offset(frame), fragments_v4(frame, mtu));
+            let mut whole = Vec::new();
+            for (index, piece) in pieces.iter().enumerate() {
+                let ip: &ipv4::Header = crate::view(piece, l3).unwrap();
+                assert_eq!(ip.check(piece.len() - l3), Ok(20));
+                assert!(checksum::verify_ipv4(&piece[l3..l3 + 20]) && piece.len() - l3 <= mtu);
+                assert_eq!(usize::from(ip.fragment_offset()), whole.len());
+                assert_eq!(ip.more_fragments(), index + 1 < pieces.len());
+                whole.extend_from_slice(&piece[l3 + 20..]);
+            }
+            assert_eq!(whole, frame[l3 + 20..], "mtu {mtu}");
+        }
+        let mut whole = Vec::new();
+        for piece in fragments_v6(&six, mtu, 77) {
+            let upper = ipv6::walk_extensions(&piece[14..]).unwrap();
+            let fragment = upper.fragment.unwrap();
+            assert_eq!((fragment.id.get(), usize::from(fragment.fragment_offset())), (77, whole.len()));
+            assert!(piece.len() - 14 <= mtu);
+            whole.extend_from_slice(&piece[14 + upper.offset..]);
+            assert_eq!(fragment.more_fragments(), whole.len() < six.len() - 54);
+        }
+        assert_eq!(whole, six[54..], "mtu {mtu}");
+    }
+    assert_eq!(fragments_v4(&four, 4028), [four]);
+}
+
+#[test]
+fn a_fragment_of_a_fragment_says_where_it_belongs() {
+    let frame = UdpFrame { payload: vec![5; 3000], ..UdpFrame::default() }.to_vec();
+    let twice: Vec<_> =
+        fragments_v4(&frame, 1500).iter().flat_map(|piece| fragments_v4(piece, 600)).collect();
+    let mut end = 0;
+    for piece in &twice {
+        let ip: &ipv4::Header = crate::view(piece, 14).unwrap();
+        assert_eq!(usize::from(ip.fragment_offset()), end);
+        end += piece.len() - 34;
+        assert_eq!(ip.more_fragments(), end < 3008);
+    }
+    assert_eq!(end, 3008);
+}
+
+#[test]
+fn tunnels_show_what_is_in_them() {
+    let four = TcpFrame::default().to_vec()[14..].to_vec();
+    let six = TcpFrame6::default().to_vec()[14..].to_vec();
+    let (src_port, dst_port) = (U16::new(50_000), GUE_PORT);
+    let mut seen = Vec::new();
+    for inner in [&four, &six] {
+        let inside = summary(&ethernet(
+            MAC_DST,
+            MAC_SRC,
+            if inner[0] == 0x45 { ethernet::ETHERTYPE_IPV4 } else { ethernet::ETHERTYPE_IPV6 },
+            inner,
+        ));
+        for wrap in [
+            Wrap::Ip,
+            Wrap::Gre,
+            Wrap::GreChecksum,
+            Wrap::Gue { src_port, dst_port },
+            Wrap::GueChecksum { src_port, dst_port },
+        ] {
+            let four = summary(&wrap.over_v4(Ipv4Base::default(), inner));
+            let six = summary(&wrap.over_v6(Ipv6Base::default(), inner));
+            seen.extend([four.replace(&inside, "INNER"), six.replace(&inside, "INNER")]);
+        }
+    }
+    let gue = |udp_len: usize| format!("192.0.2.1:50000 > 198.51.100.1:6080 udp len {udp_len} gue (INNER)");
+    let gue6 =
+        |udp_len: usize| format!("[2001:db8::1]:50000 > [2001:db8::2]:6080 udp len {udp_len} gue (INNER)");
+    let mut wanted = Vec::new();
+    for inner_len in [40, 60] {
+        for kind in ["ipip", "gre", "gre"] {
+            wanted.push(format!("192.0.2.1 > 198.51.100.1 {kind} (INNER)"));
+            wanted.push(format!("[2001:db8::1] > [2001:db8::2] {kind} (INNER)"));
+        }
+        wanted.extend([gue(inner_len + 4), gue6(inner_len + 4) + " [bad udp checksum]"]);
+        wanted.extend([gue(inner_len + 4), gue6(inner_len + 4)]);
+    }
+    assert_eq!(seen, wanted);
+    let mut broken = Wrap::GreChecksum.over_v4(Ipv4Base::default(), &four);
+    broken[38] ^= 1;
+    assert!(summary(&broken).ends_with(" [bad gre checksum]"), "{}", summary(&broken));
+}
+
 proptest! {
     #[test]
     fn any_bytes_have_a_summary(
         bytes in prop::collection::vec(any::<u8>(), 0..120),
         ether_type in prop::sample::select(vec![0x0800u16, 0x86dd, 0x0806, 0x8100, 0x88cc]),
         first in prop::sample::select(vec![0x45u8, 0x46, 0x60, 0]),
-        protocol in prop::sample::select(vec![1u8, 6, 17, 58, 44]),
+        protocol in prop::sample::select(vec![1u8, 4, 6, 17, 41, 47, 58, 44]),
     ) {
         let mut bytes = bytes;
         prop_assert!(!summary(&bytes).is_empty());
