@@ -5,6 +5,7 @@
 //!
 //! Where things are:
 //! - [`worker`]: one core's share of the gateway; [`Worker::process`] is the packet path.
+//! - `addr`: addresses of either family.
 //! - `parse`, `translate`, `tcp`, `icmp`: what happens to one packet.
 //! - [`conn`], `table`, `wheel`, `ports`: connection records, their index, expiry, local ports.
 //! - [`snapshot`], [`plan`]: configuration as workers read it, and how it is made from a [`Spec`].
@@ -12,6 +13,7 @@
 //! - [`counters`]: everything that is counted, one writer each.
 #![forbid(unsafe_code)]
 
+mod addr;
 pub mod conn;
 pub mod counters;
 mod embryonic;
@@ -34,6 +36,7 @@ pub mod verdict;
 mod wheel;
 pub mod worker;
 
+pub use addr::{Addr, Endpoint};
 pub use conn::{ConnFilter, ConnInfo};
 pub use counters::{Counter, Counters};
 pub use fib::{Fib, FibBuilder};

@@ -6,7 +6,7 @@ use wire::{MacAddr, U16, ethernet, icmp, icmpv6, ipv4, tcp, udp, view};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::addr::{Addr, Tuple};
-use crate::hash::{Key, Key6, pair32};
+use crate::hash::{Key, Key6};
 use crate::verdict::{DropReason, PuntClass};
 
 /// A TCP segment or UDP datagram that is addressed to us on the link.

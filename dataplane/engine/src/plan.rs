@@ -116,6 +116,13 @@ pub struct RealSpec {
     pub up: bool,
 }
 
+impl RealSpec {
+    /// A real server that is up.
+    pub fn new(real: SocketAddr, mode: Mode, weight: u16) -> RealSpec {
+        RealSpec { real, mode, tunnel: None, weight, up: true }
+    }
+}
+
 /// Why a [`Spec`] cannot be planned. The planner is then as before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {

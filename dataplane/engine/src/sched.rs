@@ -108,7 +108,8 @@ mod tests {
 
     use super::*;
     use crate::ids::{RealId, ServiceId};
-    use crate::snapshot::{Endpoint4, Mode};
+    use crate::addr::Endpoint;
+    use crate::snapshot::Mode;
     use crate::tcp::Timeouts;
 
     fn service(scheduler: Scheduler, weights: &[u16]) -> Service {
@@ -117,10 +118,11 @@ mod tests {
             .enumerate()
             .map(|(i, weight)| Real {
                 id: RealId(i as u32),
-                endpoint: Endpoint4::default(),
+                endpoint: Endpoint::default(),
                 weight: *weight,
                 up: true,
-                pairs: vec![],
+                mode: Mode::FullNat,
+                locals: vec![],
             })
             .collect();
         let gcd = |a: u32, b: u32| {
@@ -129,12 +131,10 @@ mod tests {
         Service {
             id: ServiceId(0),
             protocol: 6,
-            virtual_: Endpoint4::default(),
-            mode: Mode::FullNat,
+            virtual_: Endpoint::default(),
             scheduler,
             toa: None,
             timeouts: Timeouts::default(),
-            locals: vec![],
             weight_max: weights.iter().copied().max().unwrap_or(0).into(),
             weight_gcd: weights.iter().filter(|w| **w > 0).fold(0, |g, w| gcd(g, (*w).into())).max(1),
             reals,

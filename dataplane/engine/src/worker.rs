@@ -10,6 +10,7 @@ mod forward;
 mod steady;
 mod track;
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -106,8 +107,20 @@ pub struct Worker {
     /// Pages of all workers, for least-connection schedulers.
     all_counters: Vec<Arc<Counters>>,
     wanted: ArrayVec<(PortId, IpAddr), WANTED_MAX>,
-    /// Identification of the outer IPv4 header of the last tunnelled packet (RFC 6864 §4.2).
-    tunnel_id: u16,
+    packet_id: PacketId,
+}
+
+/// Identifications for IPv4 headers that the gateway writes (RFC 6864 §4.2).
+#[derive(Debug, Default)]
+struct PacketId(Cell<u16>);
+
+impl PacketId {
+    #[inline(always)]
+    fn next(&self) -> u16 {
+        let id = self.0.get();
+        self.0.set(id.wrapping_add(1));
+        id
+    }
 }
 
 impl Worker {
@@ -133,7 +146,7 @@ impl Worker {
             counters,
             all_counters,
             wanted: ArrayVec::new(),
-            tunnel_id: 0,
+            packet_id: PacketId::default(),
         }
     }
 

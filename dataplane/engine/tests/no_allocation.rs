@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a helper of tests may panic")]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use engine::fib::{FibPort, Route};
@@ -26,6 +26,7 @@ fn gateway() -> (Worker, Arc<Counters>, Planner, Spec) {
     let config = WorkerConfig {
         id: WorkerId(0),
         workers: 1,
+        ipv6_connections_max: 8,
         connections_max: 100,
         limits: LIMITS,
         secret: [3, 4],
@@ -38,14 +39,14 @@ fn gateway() -> (Worker, Arc<Counters>, Planner, Spec) {
         generation: 1,
         services: vec![ServiceSpec {
             protocol: 6,
-            virtual_: SocketAddrV4::new(VIP, 80),
-            mode: Mode::FullNat,
+            virtual_: (VIP, 80).into(),
+            also: Vec::new(),
             scheduler: Scheduler::Wlc,
             toa: Some(254),
             timeouts: Timeouts::default(),
-            locals: vec![Ipv4Addr::new(10, 2, 0, 200)],
+            locals: vec![[10, 2, 0, 200].into()],
             local_ports: (1024, 65535),
-            reals: vec![RealSpec { real: SocketAddrV4::new(REAL, 80), weight: 1, up: true }],
+            reals: vec![RealSpec::new((REAL, 80).into(), Mode::FullNat, 1)],
         }],
     };
     let mut fib = FibBuilder::default();

@@ -65,6 +65,7 @@ impl Rig {
             id: WorkerId(0),
             workers: 1,
             connections_max,
+            ipv6_connections_max: 0,
             limits,
             secret: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
             punt_per_second: 1000,
@@ -215,23 +216,17 @@ fn client(n: u32) -> Endpoints {
 }
 
 fn spec() -> Spec {
-    let reals = (0..REALS)
-        .map(|n| RealSpec {
-            real: SocketAddrV4::new(Ipv4Addr::from(0x0a02_000b + n), 80),
-            weight: 1,
-            up: true,
-        })
-        .collect();
+    let real = |n| RealSpec::new((Ipv4Addr::from(0x0a02_000b + n), 80).into(), Mode::FullNat, 1);
     let service = ServiceSpec {
         protocol: 6,
-        virtual_: SocketAddrV4::new(VIP, VPORT),
-        mode: Mode::FullNat,
+        virtual_: (VIP, VPORT).into(),
+        also: Vec::new(),
         scheduler: Scheduler::Rr,
         toa: Some(254),
         timeouts: Timeouts::default(),
-        locals: (0..LOCALS).map(|n| Ipv4Addr::new(10, 2, 0, 200 + n)).collect(),
+        locals: (0..LOCALS).map(|n| [10, 2, 0, 200 + n].into()).collect(),
         local_ports: (1024, 65_535),
-        reals,
+        reals: (0..REALS).map(real).collect(),
     };
     Spec { generation: 1, services: vec![service] }
 }

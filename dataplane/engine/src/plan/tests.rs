@@ -1,5 +1,6 @@
 use super::*;
 use crate::counters::Counters;
+use crate::snapshot::TunnelKind;
 
 const LIMITS: Limits = Limits { services_max: 2, reals_max: 4, pairs_max: 8 };
 
@@ -8,22 +9,26 @@ fn planner() -> (Planner, Vec<Arc<Counters>>) {
     (Planner::new(LIMITS, counters.clone()), counters)
 }
 
-fn endpoint(last: u8, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, last), port)
+fn endpoint(last: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 2, 0, last], port))
 }
 
 fn service(vport: u16, reals: &[u8]) -> ServiceSpec {
     ServiceSpec {
         protocol: 6,
-        virtual_: SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 100), vport),
-        mode: Mode::FullNat,
+        virtual_: SocketAddr::from(([10, 1, 0, 100], vport)),
+        also: Vec::new(),
         scheduler: Scheduler::Wlc,
         toa: None,
         timeouts: Timeouts::default(),
-        locals: vec![Ipv4Addr::new(10, 2, 0, 200)],
+        locals: vec![[10, 2, 0, 200].into()],
         local_ports: (1024, 65535),
-        reals: reals.iter().map(|last| RealSpec { real: endpoint(*last, 80), weight: 1, up: true }).collect(),
+        reals: reals.iter().map(|last| RealSpec::new(endpoint(*last, 80), Mode::FullNat, 1)).collect(),
     }
+}
+
+fn listen(ports: (u16, u16)) -> Listen {
+    Listen { protocol: 6, address: service(80, &[]).virtual_.ip(), ports }
 }
 
 fn plan(planner: &mut Planner, services: Vec<ServiceSpec>) -> Result<Vec<Update>, PlanError> {
@@ -97,8 +102,15 @@ fn contradictions_are_refused_by_name() {
     let cases = [
         (vec![base(), base()], PlanError::DuplicateService(vip)),
         (vec![service(80, &[1, 1])], PlanError::DuplicateReal { service: vip, real: endpoint(1, 80) }),
-        (vec![ServiceSpec { locals: vec![*vip.ip()], ..base() }], PlanError::VirtualIsLocal(*vip.ip())),
-        (vec![ServiceSpec { locals: vec![], ..base() }], PlanError::NoLocalAddress(vip)),
+        (vec![ServiceSpec { locals: vec![vip.ip()], ..base() }], PlanError::VirtualIsLocal(vip.ip())),
+        (
+            vec![ServiceSpec { locals: vec![], ..base() }],
+            PlanError::NoLocalAddress { service: vip, real: endpoint(1, 80) },
+        ),
+        (
+            vec![base(), ServiceSpec { also: vec![listen((75, 85))], ..service(90, &[2]) }],
+            PlanError::ListenTwice(service(90, &[]).virtual_, vip, vip),
+        ),
         (
             vec![ServiceSpec { local_ports: (9, 8), ..base() }],
             PlanError::PortRange { service: vip, first: 9, last: 8 },
@@ -121,4 +133,59 @@ fn weights_of_servers_that_are_down_do_not_count() {
     let snapshot = updates[0].snapshot.as_ref().unwrap();
     let service = snapshot.services().next().unwrap();
     assert_eq!((service.weight_max, service.weight_gcd), (6, 2));
+}
+
+#[test]
+fn modes_that_cannot_reach_a_real_server_are_refused() {
+    let (mut planner, _) = planner();
+    let tunnel = |source: &str| Tunnel { kind: TunnelKind::Ipip, source: source.parse().unwrap() };
+    let with = |real: &str, mode, tunnel| {
+        let real = RealSpec { tunnel, ..RealSpec::new(real.parse().unwrap(), mode, 1) };
+        vec![ServiceSpec { reals: vec![real], ..service(80, &[]) }]
+    };
+    let impossible = [
+        with("[2001:db8::1]:80", Mode::Nat, None),
+        with("[2001:db8::1]:80", Mode::Dr, None),
+        with("10.2.0.1:81", Mode::Dr, None),
+        with("10.2.0.1:81", Mode::Tun, Some(tunnel("10.2.0.200"))),
+        with("10.2.0.1:80", Mode::Tun, None),
+        with("[2001:db8::1]:80", Mode::Tun, Some(tunnel("10.2.0.200"))),
+    ];
+    for services in impossible {
+        let error = plan(&mut planner, services.clone()).err();
+        assert!(matches!(error, Some(PlanError::ModeImpossible { .. })), "{services:?}: {error:?}");
+    }
+    let possible = [
+        with("10.2.0.1:81", Mode::Nat, None),
+        with("10.2.0.1:80", Mode::Dr, None),
+        with("10.2.0.1:0", Mode::Dr, None),
+        with("[2001:db8::1]:80", Mode::Tun, Some(tunnel("2001:db8::2"))),
+    ];
+    for services in possible {
+        plan(&mut planner, services).unwrap();
+    }
+}
+
+#[test]
+fn an_address_changes_sides_only_when_no_connection_remembers_it() {
+    let (mut planner, counters) = planner();
+    plan(&mut planner, vec![service(80, &[1])]).unwrap();
+    let vip = service(80, &[]).virtual_;
+    let real = planner.real_id(6, vip, endpoint(1, 80)).unwrap();
+    let pair = planner.pairs().next().unwrap().id;
+    counters[0].real(real).held.add(1);
+    counters[0].pair(pair).in_use.add(1);
+    let swapped = || {
+        let swapped = ServiceSpec {
+            virtual_: SocketAddr::from(([10, 2, 0, 200], 80)),
+            locals: vec![vip.ip()],
+            ..service(80, &[1])
+        };
+        vec![swapped]
+    };
+    plan(&mut planner, vec![]).unwrap();
+    assert!(matches!(plan(&mut planner, swapped()).err(), Some(PlanError::VirtualIsLocal(_))));
+    counters[0].real(real).held.sub(1);
+    counters[0].pair(pair).in_use.sub(1);
+    plan(&mut planner, swapped()).unwrap();
 }

@@ -3,35 +3,44 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::snapshot::Endpoint4;
+use crate::addr::{Addr, Endpoint};
 
 fn table(connections_max: u32) -> Table {
-    Table::new(connections_max, Secret([0x1234_5678_9abc_def1, 0xfeed_beef_0bad_cafe]))
+    Table::new(connections_max, connections_max, Secret([0x1234_5678_9abc_def1, 0xfeed_beef_0bad_cafe]))
 }
 
 /// A connection that is unique in both directions for each `n`.
 fn enter(table: &mut Table, n: u32) -> Option<u32> {
     let index = table.take()?;
-    let conn = &mut table.conns[index as usize];
-    let (inbound, outbound) = keys_of(n);
-    *conn = Conn { flags: flag::LIVE, ..Conn::EMPTY };
-    conn.set_endpoints(inbound, outbound);
-    if table.link(index).is_err() {
+    table.conns[index as usize] = Conn { flags: flag::LIVE, ..Conn::EMPTY };
+    if table.set_tuples(index, &tuples_of(n)).and_then(|()| table.link(index)).is_err() {
         table.give_back(index);
         return None;
     }
     Some(index)
 }
 
-fn look(table: &Table, key: Key) -> Option<Found> {
-    table.find(key, table.hash(key))
+fn look(table: &Table, tuple: Tuple) -> Option<Found> {
+    table.find_tuple(&tuple)
 }
 
-fn keys_of(n: u32) -> (Key, Key) {
-    let endpoint = |addr: u32, port: u16| Endpoint4 { addr, port };
-    let inbound = Key::new(6, endpoint(n, n as u16), endpoint(7, 80));
-    let outbound = Key::new(6, endpoint(n >> 16, 8080), endpoint(9, n as u16));
-    (inbound, outbound)
+/// Every third is IPv6 on both sides, every third on the client's only.
+fn tuples_of(n: u32) -> Tuples {
+    let endpoint = |wide: bool, addr: u32, port: u16| {
+        let mut octets = [0; 16];
+        (octets[0], octets[1]) = (0x20, 0x01);
+        octets[12..].copy_from_slice(&addr.to_ne_bytes());
+        Endpoint { addr: if wide { Addr::from_v6(octets) } else { Addr::from_v4(addr) }, port }
+    };
+    let tuple = |wide, src: (u32, u16), dst: (u32, u16)| Tuple {
+        protocol: 6,
+        src: endpoint(wide, src.0, src.1),
+        dst: endpoint(wide, dst.0, dst.1),
+    };
+    Tuples {
+        inbound: tuple(n % 3 != 0, (n, n as u16), (7, 80)),
+        outbound: tuple(n % 3 == 1, (n >> 16, 8080), (9, n as u16)),
+    }
 }
 
 proptest! {
@@ -58,7 +67,7 @@ proptest! {
             prop_assert_eq!(table.len() as usize, model.len());
             prop_assert_eq!(table.live_conns().count(), model.len());
             for n in 0..60 {
-                let (inbound, outbound) = keys_of(n);
+                let Tuples { inbound, outbound } = tuples_of(n);
                 let conn = model.get(&n).copied();
                 let expect = |direction| conn.map(|conn| Found { conn, direction });
                 prop_assert_eq!(look(&table, inbound), expect(Direction::Inbound));
@@ -76,7 +85,7 @@ fn every_record_finds_a_place_in_the_index() {
     }
     assert!(enter(&mut table, 100_000).is_none());
     for n in 0..100_000 {
-        assert!(look(&table, keys_of(n).0).is_some() && look(&table, keys_of(n).1).is_some());
+        assert!(look(&table, tuples_of(n).inbound).is_some() && look(&table, tuples_of(n).outbound).is_some());
     }
 }
 

@@ -11,6 +11,9 @@ use crate::addr::Endpoint;
 /// The MSS is never lowered below the smallest that every IPv4 host must take (RFC 9293 §3.7.1: 536), less TOA.
 const MSS_FLOOR: u16 = 536 - toa::V6_LEN as u16;
 
+/// Bytes that a translated packet may need in front: the longest option, and an IPv6 header for an IPv4 header.
+pub(crate) const HEADROOM_MAX: usize = toa::V6_LEN + 20;
+
 /// A TOA option, ready to be inserted.
 pub(crate) type Toa = ArrayVec<u8, { toa::V6_LEN }>;
 
@@ -42,13 +45,11 @@ pub(crate) enum Inserted {
     Yes,
     /// The TCP header has not enough bytes left.
     NoRoom,
-    /// The packet buffer has not enough bytes in front.
-    NoHeadroom,
 }
 
 /// Inserts a TOA option right behind the fixed TCP header and adds what that changes to the two differences. The
-/// headers move forward into the headroom, the payload stays where it is; only where `may_grow` is false must the
-/// padding of the other options make room.
+/// headers move forward into the headroom, of which the caller saw that there is enough; the payload stays where it is.
+/// Where `may_grow` is false the padding of the other options must make room.
 pub(crate) fn insert_toa<P: PacketBuf>(
     packet: &mut P,
     (l4, wide): (usize, bool),
@@ -67,7 +68,7 @@ pub(crate) fn insert_toa<P: PacketBuf>(
         return Inserted::Yes;
     }
     if !packet.push_front(option.len()) {
-        return Inserted::NoHeadroom;
+        return Inserted::NoRoom;
     }
     let data = packet.data_mut();
     let option_at = l4 + size_of::<tcp::Header>();

@@ -146,7 +146,7 @@ impl Worker {
     }
 
     /// Gives back what [`Sources::take`] gave; `port` in network order.
-    fn give_port_back(&mut self, pair: PairId, port: u16) {
+    pub(super) fn give_port_back(&mut self, pair: PairId, port: u16) {
         let Some(Some(set)) = self.ports.get_mut(pair.index()) else { return };
         set.give_back(u16::from_be(port));
         self.counters.pair(pair).in_use.sub(1);

@@ -105,7 +105,7 @@ impl Worker {
 
     /// TUN: one hop less, and outer headers in front.
     fn send_tunnelled<P: PacketBuf>(
-        &mut self,
+        &self,
         packet: &mut P,
         segment: &Segment,
         found: Found,
@@ -129,8 +129,7 @@ impl Worker {
         if let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) {
             headers.take_hop();
         }
-        self.tunnel_id = self.tunnel_id.wrapping_add(1);
-        if !tunnel::encapsulate(packet, segment, how, real, self.tunnel_id) {
+        if !tunnel::encapsulate(packet, segment, how, real, self.packet_id.next()) {
             return Err(Refused::Drop(DropReason::NoHeadroom));
         }
         // An IPv6 header in front cannot be cut on the way.
@@ -140,7 +139,7 @@ impl Worker {
     /// FULLNAT and NAT: options, endpoints, TTL, checksums, and where they differ the families.
     #[inline(always)]
     fn send_translated<P: PacketBuf>(
-        &mut self,
+        &self,
         packet: &mut P,
         segment: &Segment,
         found: Found,
@@ -169,7 +168,7 @@ impl Worker {
         let deltas = conn.deltas[found.direction as usize];
         if leaves_wide != segment.wide {
             let l4 = l4 + Delta::from_folded(deltas.l4);
-            let done = family::translate(packet, &segment, &tuple, l4);
+            let done = family::translate(packet, &segment, &tuple, l4, self.packet_id.next());
             return done.map(|()| fit).ok_or(Refused::Drop(DropReason::NoHeadroom));
         }
         let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) else {

@@ -4,7 +4,7 @@ mod resources;
 mod states;
 mod steady;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use wire::build::{Ipv4Base, TcpFrame};
@@ -37,16 +37,16 @@ fn u32be(addr: Ipv4Addr) -> U32 {
 fn service(reals: &[(Ipv4Addr, u16)]) -> ServiceSpec {
     ServiceSpec {
         protocol: 6,
-        virtual_: SocketAddrV4::new(VIP, 80),
-        mode: Mode::FullNat,
+        virtual_: (VIP, 80).into(),
+        also: Vec::new(),
         scheduler: Scheduler::Rr,
         toa: Some(254),
         timeouts: Timeouts::default(),
-        locals: vec![LIP],
+        locals: vec![LIP.into()],
         local_ports: (1024, 65535),
         reals: reals
             .iter()
-            .map(|(ip, weight)| RealSpec { real: SocketAddrV4::new(*ip, 8080), weight: *weight, up: true })
+            .map(|(ip, weight)| RealSpec::new((*ip, 8080).into(), Mode::FullNat, *weight))
             .collect(),
     }
 }
@@ -73,6 +73,7 @@ impl Rig {
             id: WorkerId(0),
             workers: 1,
             connections_max,
+            ipv6_connections_max: connections_max / 2,
             limits,
             secret: [1, 2],
             punt_per_second: 1000,
