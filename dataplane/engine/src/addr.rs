@@ -119,11 +119,6 @@ impl Tuple {
     pub(crate) fn reversed(self) -> Tuple {
         Tuple { src: self.dst, dst: self.src, ..self }
     }
-
-    #[inline(always)]
-    pub(crate) fn is_v4(&self) -> bool {
-        self.dst.addr.is_v4()
-    }
 }
 
 #[cfg(test)]

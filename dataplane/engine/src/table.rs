@@ -88,18 +88,29 @@ pub(crate) struct Found {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
-/// The addresses of connections that have IPv6 on a side.
+/// The addresses of connections that have IPv6 on a side. There is room for all; it costs memory only as far as it
+/// was ever used, because the kernel gives pages when they are first touched.
 #[derive(Debug)]
 struct WidePool {
     all: Vec<Wide>,
-    /// Numbers that are not in use.
+    /// Numbers that were used and are no more.
     free: Vec<u32>,
+    /// Numbers from here on were never used.
+    fresh: u32,
 }
 
 impl WidePool {
     fn new(len: u32) -> WidePool {
-        // The lowest is on top, so that little memory is touched while there are few.
-        WidePool { all: vec![[[0; 2]; 2]; len as usize], free: (0..len).rev().collect() }
+        WidePool { all: vec![[[0; 2]; 2]; len as usize], free: Vec::with_capacity(len as usize), fresh: 0 }
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        if let Some(number) = self.free.pop() {
+            return Some(number);
+        }
+        let number = self.fresh;
+        self.fresh += u32::from((number as usize) < self.all.len());
+        (number < self.fresh).then_some(number)
     }
 }
 
@@ -118,13 +129,12 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// For so many connections, of which so many may have IPv6 on a side.
-    pub(crate) fn new(connections_max: u32, wide_max: u32, secret: Secret) -> Table {
+    pub(crate) fn new(connections_max: u32, secret: Secret) -> Table {
         let entries = connections_max as usize * 2;
         let buckets = (entries * 100).div_ceil(WAYS * LOAD_PERCENT).max(2);
         Table {
             conns: vec![Conn::EMPTY; connections_max as usize],
-            wide: WidePool::new(wide_max),
+            wide: WidePool::new(connections_max),
             buckets: vec![Bucket::EMPTY; buckets],
             free: NIL,
             fresh: 0,
@@ -138,9 +148,9 @@ impl Table {
         self.live
     }
 
-    /// Bytes of records and index.
+    /// Bytes of records and index, and of IPv6 addresses as far as there ever were some.
     pub(crate) fn bytes(&self) -> usize {
-        let wide = self.wide.all.len() * (size_of::<Wide>() + size_of::<u32>());
+        let wide = self.wide.fresh as usize * (size_of::<Wide>() + size_of::<u32>());
         self.conns.len() * size_of::<Conn>() + self.buckets.len() * size_of::<Bucket>() + wide
     }
 
@@ -291,7 +301,7 @@ impl Table {
             let key = Key6::of(&tuple);
             let number = match number {
                 Some(number) => number,
-                None => *number.insert(self.wide.free.pop().ok_or(Full)?),
+                None => *number.insert(self.wide.take().ok_or(Full)?),
             };
             self.wide.all[number as usize][i] = key.addrs;
             (conn.addrs[i], conn.ports[i]) = (number.into(), key.ports);

@@ -51,8 +51,6 @@ pub struct WorkerConfig {
     pub workers: u16,
     /// Connections that fit its table.
     pub connections_max: u32,
-    /// How many of them may have IPv6 on a side.
-    pub ipv6_connections_max: u32,
     /// Slots for services, real servers and pairs, as the planner has them.
     pub limits: Limits,
     /// Secret of the steering hash; the same for all workers. The table's secret is derived from it.
@@ -133,7 +131,6 @@ impl Worker {
             steering,
             table: Table::new(
                 config.connections_max,
-                config.ipv6_connections_max,
                 steering.derive(u64::from(config.id.0) + 1),
             ),
             wheel: Wheel::new(config.now),

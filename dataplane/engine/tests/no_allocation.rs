@@ -26,7 +26,6 @@ fn gateway() -> (Worker, Arc<Counters>, Planner, Spec) {
     let config = WorkerConfig {
         id: WorkerId(0),
         workers: 1,
-        ipv6_connections_max: 8,
         connections_max: 100,
         limits: LIMITS,
         secret: [3, 4],

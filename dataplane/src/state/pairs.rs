@@ -11,7 +11,7 @@ use api::LocalPortUse;
 use engine::PairId;
 use engine::plan::PairInfo;
 
-type Key = (Ipv4Addr, SocketAddrV4);
+type Key = (IpAddr, SocketAddr);
 
 /// Who has a slot, and what its counter of refusals said when he moved in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,8 +71,8 @@ impl PairCounts {
         for pair in pairs {
             let key = (pair.local, pair.real);
             let row = rows.entry(key).or_insert_with(|| LocalPortUse {
-                local: IpAddr::V4(pair.local),
-                real: SocketAddr::V4(pair.real),
+                local: pair.local,
+                real: pair.real,
                 in_use: 0,
                 capacity: 0,
                 exhausted: self.gone.get(&key).copied().unwrap_or(0),
@@ -94,7 +94,7 @@ mod tests {
     fn pair(id: u32, real: u8, capacity: u32) -> PairInfo {
         PairInfo {
             id: PairId(id),
-            local: Ipv4Addr::new(10, 2, 0, 200),
+            local: [10, 2, 0, 200].into(),
             real: SocketAddrV4::new([10, 2, 0, real].into(), 80),
             capacity,
         }

@@ -64,11 +64,7 @@ impl Core {
             services: self.desired.services.iter().map(|service| self.service_stats(service)).collect(),
             drops,
             counters,
-<<<<<<< HEAD
-            tcp_states: ConnState::ALL
-=======
-            states: TcpState::ALL
->>>>>>> main
+            states: ConnState::ALL
                 .iter()
                 .map(|&state| {
                     engine(state.name(), "Connections in this state.", &|counters| {

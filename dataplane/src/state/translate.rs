@@ -1,14 +1,14 @@
 //! The API's desired state in the engine's terms, and what the dataplane cannot do yet.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-use api::{DesiredState, Protocol, RealServer, Refusal, SchedulerFlags, Service, TcpTimestamps, ToaMode};
+use api::{DesiredState, RealServer, Refusal, SchedulerFlags, Service, TcpTimestamps, ToaMode, VirtualRange};
 use engine::fib::Route;
-use engine::plan::{PlanError, RealSpec, ServiceSpec, Spec};
-use engine::snapshot::{Mode, Scheduler};
+use engine::plan::{Listen, PlanError, RealSpec, ServiceSpec, Spec};
+use engine::snapshot::{Mode, Scheduler, Tunnel, TunnelKind};
 use engine::tcp::Timeouts;
-use engine::{PortId, TcpState, Ticks};
+use engine::{ConnState, PortId, Ticks};
 use wire::MacAddr;
 
 use super::routing::Statics;
@@ -28,15 +28,13 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
     if let Some(what) = not_built(service) {
         return Err(invalid(format!("service {name} ({}): {what} not built yet", service.key)));
     }
-    let locals = service.local_addresses.iter().filter_map(|local| match local {
-        IpAddr::V4(v4) => Some(*v4),
-        IpAddr::V6(_) => None,
-    });
+    let virtual_ = service.key.virtual_;
+    check_host(name, "virtual address", virtual_)?;
     let reals = service.real_servers.iter().map(|real| real_server(name, real));
     Ok(ServiceSpec {
         protocol: service.key.protocol.number(),
-        virtual_: endpoint(name, "virtual address", service.key.virtual_)?,
-        mode: Mode::FullNat,
+        virtual_,
+        also: service.also.iter().map(listen).collect(),
         scheduler: match service.scheduler {
             api::Scheduler::Rr => Scheduler::Rr,
             api::Scheduler::Wrr => Scheduler::Wrr,
@@ -48,17 +46,20 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
             ToaMode::Option { kind } => Some(toa_kind(name, kind)?),
         },
         timeouts: timeouts(&service.timeouts.unwrap_or(state.timeouts)),
-        locals: locals.collect(),
+        locals: service.local_addresses.clone(),
         local_ports: service.local_ports,
         reals: reals.collect::<Result<_, _>>()?,
     })
 }
 
+fn listen(range: &VirtualRange) -> Listen {
+    let ports = if range.ports == (0, 0) { (1, u16::MAX) } else { range.ports };
+    Listen { protocol: range.protocol.number(), address: range.address, ports }
+}
+
 /// The first thing that a service asks for and the engine cannot do, with its verb.
 fn not_built(service: &Service) -> Option<&'static str> {
     let asked = [
-        (service.key.protocol != Protocol::Tcp, "udp is"),
-        (!service.also.is_empty(), "further addresses are"),
         (service.scheduler_flags != SchedulerFlags::default(), "scheduler flags are"),
         (service.one_packet, "one-packet scheduling is"),
         (service.persistence.is_some(), "persistence is"),
@@ -74,20 +75,35 @@ fn not_built(service: &Service) -> Option<&'static str> {
 
 fn real_server(service: &str, real: &RealServer) -> Result<RealSpec, Refusal> {
     let refuse =
-        |what: String| Err(invalid(format!("service {service}, {}: {what} not built yet", real.real)));
-    if real.mode != api::Mode::FullNat {
-        return refuse(format!("mode {} is", real.mode));
-    }
+        |what: &str| Err(invalid(format!("service {service}, {}: {what} not built yet", real.real)));
     if real.upper_threshold > 0 {
-        return refuse("thresholds are".to_owned());
+        return refuse("thresholds are");
     }
     if real.ramp_percent != 100 {
-        return refuse("slow start is".to_owned());
+        return refuse("slow start is");
     }
     if real.end_connections {
-        return refuse("ending connections after a drain is".to_owned());
+        return refuse("ending connections after a drain is");
     }
-    Ok(RealSpec { real: endpoint(service, "real server", real.real)?, weight: real.weight, up: real.up })
+    check_host(service, "real server", real.real)?;
+    let (mode, tunnel) = mode(real.mode);
+    Ok(RealSpec { real: real.real, mode, tunnel, weight: real.weight, up: real.up })
+}
+
+fn mode(mode: api::Mode) -> (Mode, Option<Tunnel>) {
+    match mode {
+        api::Mode::FullNat => (Mode::FullNat, None),
+        api::Mode::Nat => (Mode::Nat, None),
+        api::Mode::Dr => (Mode::Dr, None),
+        api::Mode::Tun(tunnel) => {
+            let kind = match tunnel.kind {
+                api::TunnelKind::Ipip => TunnelKind::Ipip,
+                api::TunnelKind::Gre { checksum } => TunnelKind::Gre { checksum },
+                api::TunnelKind::Gue { port, checksum } => TunnelKind::Gue { port, checksum },
+            };
+            (Mode::Tun, Some(Tunnel { kind, source: tunnel.source }))
+        }
+    }
 }
 
 /// Kinds below 30 are TCP's own (IANA); a receiver would take the option for something else.
@@ -98,31 +114,33 @@ fn toa_kind(service: &str, kind: u8) -> Result<u8, Refusal> {
     Err(invalid(format!("service {service}: TOA option kind {kind} is none of 254, 253 and 200")))
 }
 
-fn endpoint(service: &str, what: &str, address: SocketAddr) -> Result<SocketAddrV4, Refusal> {
-    let SocketAddr::V4(v4) = address else {
-        return Err(invalid(format!("service {service}: {what} {address}: IPv6 is not built yet")));
+fn check_host(service: &str, what: &str, address: SocketAddr) -> Result<(), Refusal> {
+    let is_host = match address.ip() {
+        IpAddr::V4(v4) => {
+            !(v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast() || v4.is_loopback())
+        }
+        IpAddr::V6(v6) => {
+            let mapped = v6.to_ipv4_mapped().is_some();
+            !(v6.is_unspecified() || v6.is_multicast() || v6.is_loopback() || mapped)
+        }
     };
-    if v4.port() == 0 || !is_host(*v4.ip()) {
-        return Err(invalid(format!("service {service}: {what} {address} is not the endpoint of a host")));
+    if is_host {
+        return Ok(());
     }
-    Ok(v4)
-}
-
-fn is_host(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified() || address.is_multicast() || address.is_broadcast() || address.is_loopback())
+    Err(invalid(format!("service {service}: {what} {address} is not the address of a host")))
 }
 
 fn timeouts(from: &api::Timeouts) -> Timeouts {
     let base = Timeouts::default()
-        .with(TcpState::Established, Ticks::from_secs(from.established_s))
-        .with(TcpState::SynSent, Ticks::from_secs(from.syn_sent_s))
-        .with(TcpState::SynRecv, Ticks::from_secs(from.syn_recv_s))
-        .with(TcpState::FinWait, Ticks::from_secs(from.fin_wait_s))
-        .with(TcpState::TimeWait, Ticks::from_secs(from.time_wait_s))
-        .with(TcpState::Close, Ticks::from_secs(from.close_s))
-        .with(TcpState::CloseWait, Ticks::from_secs(from.close_wait_s))
-        .with(TcpState::LastAck, Ticks::from_secs(from.last_ack_s));
-    Timeouts { udp: Ticks::from_secs(from.udp_s), ..base }
+        .with(ConnState::Established, Ticks::from_secs(from.established_s))
+        .with(ConnState::SynSent, Ticks::from_secs(from.syn_sent_s))
+        .with(ConnState::SynRecv, Ticks::from_secs(from.syn_recv_s))
+        .with(ConnState::FinWait, Ticks::from_secs(from.fin_wait_s))
+        .with(ConnState::TimeWait, Ticks::from_secs(from.time_wait_s))
+        .with(ConnState::Close, Ticks::from_secs(from.close_s))
+        .with(ConnState::CloseWait, Ticks::from_secs(from.close_wait_s))
+        .with(ConnState::LastAck, Ticks::from_secs(from.last_ack_s));
+    base.with(ConnState::Udp, Ticks::from_secs(from.udp_s))
 }
 
 /// The static neighbours and routes of a desired state.
@@ -203,7 +221,7 @@ mod tests {
         assert_eq!(spec.services[0].virtual_, "10.1.0.100:80".parse().unwrap());
         assert_eq!(spec.services[0].toa, Some(254));
         assert_eq!(spec.services[0].locals, ["10.2.0.200".parse::<Ipv4Addr>().unwrap()]);
-        assert_eq!(spec.services[0].timeouts.of(TcpState::Established), Ticks::from_secs(900));
+        assert_eq!(spec.services[0].timeouts.of(ConnState::Established), Ticks::from_secs(900));
     }
 
     #[test]

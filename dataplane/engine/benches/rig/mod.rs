@@ -65,7 +65,6 @@ impl Rig {
             id: WorkerId(0),
             workers: 1,
             connections_max,
-            ipv6_connections_max: 0,
             limits,
             secret: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
             punt_per_second: 1000,

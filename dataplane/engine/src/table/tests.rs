@@ -6,7 +6,7 @@ use super::*;
 use crate::addr::{Addr, Endpoint};
 
 fn table(connections_max: u32) -> Table {
-    Table::new(connections_max, connections_max, Secret([0x1234_5678_9abc_def1, 0xfeed_beef_0bad_cafe]))
+    Table::new(connections_max, Secret([0x1234_5678_9abc_def1, 0xfeed_beef_0bad_cafe]))
 }
 
 /// A connection that is unique in both directions for each `n`.

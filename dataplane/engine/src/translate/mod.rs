@@ -27,9 +27,8 @@ pub(crate) enum Ip<'a> {
     V6(&'a mut ipv6::Header),
 }
 
-/// Mutable views of the headers of a frame.
+/// Mutable views of a frame's headers behind the Ethernet header.
 pub(crate) struct Headers<'a> {
-    pub eth: &'a mut ethernet::Header,
     pub ip: Ip<'a>,
     /// From the TCP or UDP header to the end of the frame.
     pub l4: &'a mut [u8],
@@ -39,13 +38,13 @@ pub(crate) struct Headers<'a> {
 #[inline(always)]
 pub(crate) fn headers(data: &mut [u8], l4: usize, wide: bool) -> Option<Headers<'_>> {
     let (front, l4) = data.split_at_mut_checked(l4)?;
-    let (eth, front) = ethernet::Header::mut_from_prefix(front).ok()?;
+    let front = front.get_mut(ethernet::HEADER_LEN..)?;
     let ip = if wide {
         Ip::V6(ipv6::Header::mut_from_prefix(front).ok()?.0)
     } else {
         Ip::V4(ipv4::Header::mut_from_prefix(front).ok()?.0)
     };
-    Some(Headers { eth, ip, l4 })
+    Some(Headers { ip, l4 })
 }
 
 impl Headers<'_> {

@@ -73,7 +73,6 @@ impl Rig {
             id: WorkerId(0),
             workers: 1,
             connections_max,
-            ipv6_connections_max: connections_max / 2,
             limits,
             secret: [1, 2],
             punt_per_second: 1000,

@@ -160,7 +160,6 @@ fn replies_and_requests_have_the_same_owner_for_any_number_of_workers() {
                     id: WorkerId(i as u16),
                     workers,
                     connections_max: 1000,
-                    ipv6_connections_max: 8,
                     limits,
                     secret: [7, 8],
                     punt_per_second: 1000,
