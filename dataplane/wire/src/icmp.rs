@@ -32,6 +32,8 @@ pub const CODE_PROTOCOL_UNREACHABLE: u8 = 2;
 pub const CODE_PORT_UNREACHABLE: u8 = 3;
 /// Unreachable: too big and not to be fragmented; `rest` holds the MTU (RFC 1191 §4).
 pub const CODE_FRAGMENTATION_NEEDED: u8 = 4;
+/// Unreachable: the way to the host is forbidden by the administrator.
+pub const CODE_HOST_PROHIBITED: u8 = 10;
 /// Unreachable: forbidden by the administrator (RFC 1812 §5.2.7.1).
 pub const CODE_PROHIBITED: u8 = 13;
 /// Time exceeded: in transit.

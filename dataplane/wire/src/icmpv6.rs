@@ -43,6 +43,11 @@ pub const CODE_PORT_UNREACHABLE: u8 = 4;
 /// Time exceeded: in transit.
 pub const CODE_HOP_LIMIT_EXCEEDED: u8 = 0;
 
+/// Parameter problem: a field has a value that it may not have.
+pub const CODE_ERRONEOUS_FIELD: u8 = 0;
+/// Parameter problem: a next header that is not known.
+pub const CODE_UNKNOWN_NEXT_HEADER: u8 = 1;
+
 /// Bytes that an error message quotes at most: the whole must fit the least MTU (RFC 4443 §2.4 c).
 pub const QUOTE_LEN_MAX: usize = ipv6::MTU_MIN - ipv6::HEADER_LEN - HEADER_LEN;
 

@@ -205,6 +205,28 @@ impl Header {
     }
 }
 
+/// Whether `options`, which stand behind the fixed header, hold a source route that is not used up (RFC 791 §3.1): the
+/// packet's destination address is not its last. Gateways and translators refuse such packets with "source route failed"
+/// (RFC 7915 §4.1); the walk ends at the first option whose length makes no sense.
+#[must_use]
+pub fn has_pending_source_route(options: &[u8]) -> bool {
+    const END: u8 = 0;
+    const NOP: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    let mut rest = options;
+    loop {
+        match *rest {
+            [NOP, ref next @ ..] => rest = next,
+            [END, ..] | [] | [_] => return false,
+            // The pointer, counted from 1, is beyond the option when no address is left.
+            [LOOSE | STRICT, len, pointer, ..] if pointer <= len => return true,
+            [_, len, ..] if len < 2 => return false,
+            [_, len, ..] => rest = rest.get(usize::from(len)..).unwrap_or_default(),
+        }
+    }
+}
+
 /// An address as it stands in a header.
 #[inline]
 #[must_use]

@@ -220,6 +220,12 @@ pub struct Upper {
 }
 
 impl Upper {
+    /// Where a walk begins: right behind the fixed header.
+    #[inline]
+    const fn begin(header: &Header) -> Self {
+        Self { protocol: header.next_header, offset: HEADER_LEN, fragment: None, hop_by_hop: false }
+    }
+
     /// Whether an upper-layer header stands at `offset`: not so in fragments behind the first.
     #[inline]
     #[must_use]
@@ -237,8 +243,7 @@ pub fn walk_extensions(packet: &[u8]) -> Result<Upper, HeaderError> {
     let available = packet.len();
     let header: &Header =
         crate::view(packet, 0).ok_or(HeaderError::Truncated { needed: HEADER_LEN, available })?;
-    let mut upper =
-        Upper { protocol: header.next_header, offset: HEADER_LEN, fragment: None, hop_by_hop: false };
+    let mut upper = Upper::begin(header);
     for _ in 0..EXTENSIONS_MAX {
         if !is_extension(upper.protocol) || !upper.is_first() {
             return Ok(upper);
@@ -251,8 +256,29 @@ pub fn walk_extensions(packet: &[u8]) -> Result<Upper, HeaderError> {
     Ok(upper)
 }
 
+/// Where `packet`, which begins with its IPv6 header, tells that its destination address is not its last: the offset of
+/// the "segments left" of a routing header that is not zero. Who has the address and does not route must not take such
+/// a packet for its own; he answers with "parameter problem", erroneous field, and this offset (RFC 8200 §4.4).
+///
+/// Only packets with extension headers need to be asked; the walk over them must have succeeded.
+#[must_use]
+pub fn segments_left_offset(packet: &[u8]) -> Option<usize> {
+    let mut upper = Upper::begin(crate::view(packet, 0)?);
+    for _ in 0..EXTENSIONS_MAX {
+        if !is_extension(upper.protocol) || !upper.is_first() {
+            return None;
+        }
+        let segments_left = upper.offset + 3;
+        if upper.protocol == NEXT_ROUTING && packet.get(segments_left).is_some_and(|left| *left != 0) {
+            return Some(segments_left);
+        }
+        step(packet, &mut upper).ok()?;
+    }
+    None
+}
+
 #[inline]
-const fn is_extension(next_header: u8) -> bool {
+pub(crate) const fn is_extension(next_header: u8) -> bool {
     matches!(
         next_header,
         NEXT_HOP_BY_HOP | NEXT_ROUTING | NEXT_FRAGMENT | NEXT_AUTH | NEXT_DESTINATION | NEXT_MOBILITY

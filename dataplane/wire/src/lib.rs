@@ -23,6 +23,7 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 mod mac;
+pub mod nat64;
 pub mod tcp;
 pub mod toa;
 pub mod tunnel;

@@ -82,6 +82,17 @@ fn the_last_hop_is_not_taken() {
     assert_eq!(header.hop_limit, 1);
 }
 
+#[test]
+fn a_routing_header_that_has_somewhere_to_go_is_found() {
+    let routing = |left: u8| packet(60, &[43, 0, 0, 0, 0, 0, 0, 0, 6, 0, 4, left, 0, 0, 0, 0, 1, 2]);
+    assert_eq!(segments_left_offset(&routing(1)), Some(40 + 8 + 3));
+    assert_eq!(segments_left_offset(&routing(0)), None);
+    assert_eq!(segments_left_offset(&packet(6, &[43, 0, 0, 9])), None);
+    // What looks like one in the middle of a fragmented payload is none.
+    assert_eq!(segments_left_offset(&packet(44, &[43, 0, 0, 8, 0, 0, 0, 1, 6, 0, 4, 1, 0, 0, 0, 0])), None);
+    assert_eq!(segments_left_offset(&[0x60; 39]), None);
+}
+
 proptest! {
     #[test]
     fn the_walk_never_leaves_the_packet(
@@ -98,5 +109,6 @@ proptest! {
     #[test]
     fn the_walk_over_noise_does_not_panic(packet in prop::collection::vec(any::<u8>(), 0..120)) {
         let _ = walk_extensions(&packet);
+        prop_assert!(segments_left_offset(&packet).is_none_or(|offset| packet[offset] != 0));
     }
 }
