@@ -48,6 +48,8 @@ platform_drops! {
     Unresolved = "neighbour_unresolved",
     /// The frame came in several buffers; it is larger than the port's MTU allows.
     MultiSegment = "multi_segment",
+    /// The packet had to be cut into fragments for its port, and there were no buffers for them.
+    CutFailed = "cut_failed",
     /// The packet is to leave through a port that does not exist.
     NoSuchPort = "no_such_port",
     /// The packet is for the kernel, but its port has no kernel twin.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use engine::fib::{FibPort, Route};
 use engine::plan::Update;
 use engine::{
-    BURST_LEN_MAX, ConnFilter, ConnInfo, Counter, Counters, DropReason, FibBuilder, PairId, Planner, PortId,
-    PuntClass, RealId, Spec, ConnState, Ticks, Verdict, Worker, WorkerConfig, WorkerId,
+    BURST_LEN_MAX, ConnFilter, ConnInfo, ConnState, Counter, Counters, DropReason, FibBuilder, PairId,
+    Planner, PortId, PuntClass, RealId, Spec, Ticks, Verdict, Worker, WorkerConfig, WorkerId,
 };
 use wire::{HeapBuf, MacAddr, PacketBuf};
 

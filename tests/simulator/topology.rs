@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use engine::plan::{RealSpec, ServiceSpec};
 use engine::snapshot::{Mode, Scheduler};
 use engine::tcp::Timeouts;
-use engine::{Limits, PortId, Spec, ConnState, Ticks};
+use engine::{ConnState, Limits, PortId, Spec, Ticks};
 
 use crate::packet::Mac;
 use crate::rng::Rng;

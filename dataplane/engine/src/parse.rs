@@ -34,7 +34,8 @@ impl Segment {
         let mut addrs = [0; 2];
         if let Some(bytes) = data.get(ADDRS6_AT..).and_then(<[u8]>::first_chunk::<32>) {
             let (src, dst) = bytes.split_at(16);
-            addrs = [src, dst].map(|half| u128::from_ne_bytes(half.first_chunk().copied().unwrap_or_default()));
+            addrs =
+                [src, dst].map(|half| u128::from_ne_bytes(half.first_chunk().copied().unwrap_or_default()));
         }
         Key6 { addrs, ports: self.key.ports, protocol: self.key.protocol }
     }

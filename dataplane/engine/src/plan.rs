@@ -148,7 +148,9 @@ pub enum PlanError {
         real: SocketAddr,
     },
     /// A virtual address that is a local address too, or was one that connections still use.
-    #[error("{0} is both a virtual and a local address, or was the other while connections of that time live")]
+    #[error(
+        "{0} is both a virtual and a local address, or was the other while connections of that time live"
+    )]
     VirtualIsLocal(IpAddr),
     /// Two services at one endpoint.
     #[error("services {0} and {1} both listen at {2}")]
@@ -373,7 +375,8 @@ impl Planner {
     fn check_sides(&self, spec: &Spec, pairs: &HashSet<PairSlotKey>) -> Result<(), PlanError> {
         let old_locals = self.pairs.by_key.keys().chain(self.pairs.leaving.keys());
         let locals: HashSet<IpAddr> = pairs.iter().chain(old_locals).map(|key| key.1).collect();
-        let virtuals = spec.services.iter().flat_map(|service| service.listens().map(|listen| listen.address));
+        let virtuals =
+            spec.services.iter().flat_map(|service| service.listens().map(|listen| listen.address));
         let old_virtuals = self.addresses.values().flatten().copied();
         match virtuals.chain(old_virtuals).find(|address| locals.contains(address)) {
             Some(both) => Err(PlanError::VirtualIsLocal(both)),
@@ -447,7 +450,9 @@ impl Planner {
             mode: spec.mode,
             weight: spec.weight,
             up: spec.up,
-            locals: pair_keys(service, spec).map(|key| (key.1.into(), PairId(self.pairs.by_key[&key]))).collect(),
+            locals: pair_keys(service, spec)
+                .map(|key| (key.1.into(), PairId(self.pairs.by_key[&key])))
+                .collect(),
         }
     }
 

@@ -107,8 +107,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::{RealId, ServiceId};
     use crate::addr::Endpoint;
+    use crate::ids::{RealId, ServiceId};
     use crate::snapshot::Mode;
     use crate::tcp::Timeouts;
 

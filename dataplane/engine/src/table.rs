@@ -275,7 +275,10 @@ impl Table {
     /// The five-tuples of a connection.
     pub(crate) fn tuples(&self, index: u32) -> Tuples {
         let conn = &self.conns[index as usize];
-        Tuples { inbound: self.tuple(conn, Direction::Inbound), outbound: self.tuple(conn, Direction::Outbound) }
+        Tuples {
+            inbound: self.tuple(conn, Direction::Inbound),
+            outbound: self.tuple(conn, Direction::Outbound),
+        }
     }
 
     /// The five-tuple of packets that come in in this direction.
@@ -329,7 +332,8 @@ impl Table {
     /// Gives a record back that is not (or no longer) linked.
     pub(crate) fn give_back(&mut self, index: u32) {
         let conn = &mut self.conns[index as usize];
-        let numbers = [Direction::Inbound, Direction::Outbound].map(|d| conn.is_wide(d).then(|| conn.addrs[d as usize]));
+        let numbers = [Direction::Inbound, Direction::Outbound]
+            .map(|d| conn.is_wide(d).then(|| conn.addrs[d as usize]));
         // Both sides have the same one.
         if let Some(number) = numbers[0].or(numbers[1]) {
             self.wide.free.push(number as u32);

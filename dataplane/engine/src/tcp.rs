@@ -206,9 +206,7 @@ impl Default for Timeouts {
     /// IPVS's: NONE 2, ESTABLISHED 900, SYN_SENT 120, SYN_RECV 60, FIN_WAIT 120, TIME_WAIT 120, CLOSE 10,
     /// CLOSE_WAIT 60, LAST_ACK 30, LISTEN 120, SYNACK 120, UDP 300 seconds.
     fn default() -> Self {
-        Timeouts {
-            states: [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300].map(Ticks::from_secs),
-        }
+        Timeouts { states: [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300].map(Ticks::from_secs) }
     }
 }
 

@@ -129,10 +129,7 @@ impl Worker {
             id: config.id,
             workers: config.workers.max(1),
             steering,
-            table: Table::new(
-                config.connections_max,
-                steering.derive(u64::from(config.id.0) + 1),
-            ),
+            table: Table::new(config.connections_max, steering.derive(u64::from(config.id.0) + 1)),
             wheel: Wheel::new(config.now),
             embryonic: EmbryonicList::new(),
             limiter: Limiter::new(config.punt_per_second, config.now),

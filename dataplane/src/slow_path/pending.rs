@@ -1,11 +1,11 @@
 //! Translated packets that wait until the MAC address of their next hop is known.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use engine::fib::{Fib, NextHop};
-use engine::{PortId, WorkerId};
+use engine::{Addr, PortId, Verdict, WorkerId};
 use wire::{MacAddr, ethernet};
 
 /// How many packets wait at most, over all next hops.
@@ -45,9 +45,9 @@ impl<P: wire::PacketBuf> Pending<P> {
         self.waiting.is_empty()
     }
 
-    /// Takes a packet of `worker`. Gives it back when the queue is full or it is no IP packet.
-    pub(super) fn add(&mut self, packet: P, worker: WorkerId, now: Instant) -> Result<(), P> {
-        let Some(destination) = destination(packet.data()) else { return Err(packet) };
+    /// Takes a packet of `worker` that had [`Verdict::Resolve`]. Gives it back when the queue is full.
+    pub(super) fn add(&mut self, mut packet: P, worker: WorkerId, now: Instant) -> Result<(), P> {
+        let Some(destination) = take_target(&mut packet) else { return Err(packet) };
         if self.waiting.len() >= PENDING_MAX {
             return Err(packet);
         }
@@ -97,14 +97,11 @@ fn resolve(fib: &Fib, destination: IpAddr) -> Resolved {
     }
 }
 
-/// The destination of the IP packet behind an Ethernet header that is not filled in.
-fn destination(frame: &[u8]) -> Option<IpAddr> {
-    let ip = frame.get(ethernet::HEADER_LEN..)?;
-    match ip.first()? >> 4 {
-        4 => Some(IpAddr::V4(Ipv4Addr::from(*ip.get(16..)?.first_chunk::<4>()?))),
-        6 => Some(IpAddr::V6(Ipv6Addr::from(*ip.get(24..)?.first_chunk::<16>()?))),
-        _ => None,
-    }
+/// Takes off what stands in front of a frame that is to be resolved: the address that it is to get to. `None`, with
+/// the packet as it was, for what is too short.
+fn take_target<P: wire::PacketBuf>(packet: &mut P) -> Option<IpAddr> {
+    let target = Addr::from_v6(*packet.data().first_chunk::<{ Verdict::TARGET_LEN }>()?);
+    packet.pull_front(Verdict::TARGET_LEN).then(|| target.to_ip())
 }
 
 fn fill_header(frame: &mut [u8], source: MacAddr, destination: MacAddr) {
@@ -127,10 +124,10 @@ mod tests {
     const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
     fn packet() -> HeapBuf {
+        let target = Addr::from(IpAddr::from([10, 2, 0, 11])).octets();
         let mut frame = vec![0; 60];
         frame[14] = 0x45;
-        frame[30..34].copy_from_slice(&[10, 2, 0, 11]);
-        HeapBuf::from_frame(&frame)
+        HeapBuf::from_frame(&[target.as_slice(), &frame].concat())
     }
 
     fn builder() -> FibBuilder {

@@ -5,7 +5,7 @@
 //! the old tenant counted is kept here for as long as its row is told.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use api::LocalPortUse;
 use engine::PairId;
@@ -95,7 +95,7 @@ mod tests {
         PairInfo {
             id: PairId(id),
             local: [10, 2, 0, 200].into(),
-            real: SocketAddrV4::new([10, 2, 0, real].into(), 80),
+            real: SocketAddr::from(([10, 2, 0, real], 80)),
             capacity,
         }
     }

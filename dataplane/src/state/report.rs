@@ -1,13 +1,11 @@
 //! Status and counters as the API tells them.
 
-use std::net::{SocketAddr, SocketAddrV4};
-
 use api::{
     LocalPortUse, PortStatus, RealServerStats, Service, ServiceStats, Stats, Status, Traffic, WorkerCounter,
     WorkerStatus,
 };
 use engine::counters::Count;
-use engine::{Counter, Counters, DropReason, PuntClass, ConnState};
+use engine::{ConnState, Counter, Counters, DropReason, PuntClass};
 
 use super::{Core, WorkerLink};
 use crate::counts::PlatformDrop;
@@ -78,12 +76,10 @@ impl Core {
 
     fn service_stats(&self, service: &Service) -> ServiceStats {
         let protocol = service.key.protocol.number();
-        let virtual_ = v4(service.key.virtual_);
-        let id = virtual_.and_then(|virtual_| self.planner.service_id(protocol, virtual_));
+        let virtual_ = service.key.virtual_;
+        let id = self.planner.service_id(protocol, virtual_);
         let real_servers = service.real_servers.iter().map(|real| {
-            let id = virtual_
-                .zip(v4(real.real))
-                .and_then(|(virtual_, real)| self.planner.real_id(protocol, virtual_, real));
+            let id = self.planner.real_id(protocol, virtual_, real.real);
             let mut stats = RealServerStats {
                 real: real.real,
                 mode: real.mode,
@@ -134,13 +130,6 @@ impl Core {
 
     fn sum<'a>(&'a self, count: impl Fn(&'a Counters) -> &'a Count) -> u64 {
         self.workers.iter().map(|worker| count(&worker.counters).get()).sum()
-    }
-}
-
-fn v4(address: SocketAddr) -> Option<SocketAddrV4> {
-    match address {
-        SocketAddr::V4(v4) => Some(v4),
-        SocketAddr::V6(_) => None,
     }
 }
 

@@ -98,6 +98,10 @@ impl Outputs {
         for (packet, verdict) in burst.drain(..).zip(verdicts) {
             match *verdict {
                 Verdict::Forward(port) | Verdict::Reply(port) => self.send(port, packet, page),
+                Verdict::ForwardCut { .. } => {
+                    page.dropped(PlatformDrop::CutFailed).add(1);
+                    self.free(packet);
+                }
                 Verdict::HandOver(worker) => self.hand_over(worker, packet, page),
                 Verdict::Punt(_) => self.punt.put(packet, page),
                 Verdict::Resolve(_) => self.resolve.put(packet, page),

@@ -85,7 +85,9 @@ fn every_record_finds_a_place_in_the_index() {
     }
     assert!(enter(&mut table, 100_000).is_none());
     for n in 0..100_000 {
-        assert!(look(&table, tuples_of(n).inbound).is_some() && look(&table, tuples_of(n).outbound).is_some());
+        assert!(
+            look(&table, tuples_of(n).inbound).is_some() && look(&table, tuples_of(n).outbound).is_some()
+        );
     }
 }
 

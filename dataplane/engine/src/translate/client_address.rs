@@ -27,9 +27,7 @@ pub(crate) fn toa_len(client_is_v6: bool) -> usize {
 pub(crate) fn toa_of(kind: u8, client: Endpoint) -> Toa {
     let port = U16::from_bytes(client.port.to_ne_bytes());
     match client.addr.v4() {
-        Some(word) => {
-            toa::encode_v4(kind, U32::from_bytes(word.to_ne_bytes()), port).into_iter().collect()
-        }
+        Some(word) => toa::encode_v4(kind, U32::from_bytes(word.to_ne_bytes()), port).into_iter().collect(),
         None => toa::encode_v6(kind, &client.addr.octets(), port).into(),
     }
 }

@@ -4,16 +4,12 @@
 //! counterpart and go (RFC 7915 §4.1, §5.1).
 
 use wire::checksum::{self, Delta};
-use wire::{Family, PacketBuf, U16, U32, ethernet, ipv4, ipv6, udp, view, view_mut};
+use wire::{Family, PacketBuf, U16, ethernet, ipv4, ipv6, nat64, udp, view, view_mut};
 use zerocopy::IntoBytes;
 
 use super::{rewrite_l4, word};
 use crate::addr::Tuple;
 use crate::parse::Segment;
-
-/// IPv4 packets up to this length may be fragmented on their way: an IPv6 sender cannot be made to send shorter ones
-/// than 1280 bytes, which is 20 bytes more (RFC 7915 §5.1).
-const MAY_FRAGMENT_MAX: usize = ipv6::MTU_MIN - 20;
 
 /// Bytes that a packet grows by when it leaves in this family.
 #[inline(always)]
@@ -35,14 +31,10 @@ pub(crate) fn translate<P: PacketBuf>(
     l4_delta: Delta,
     id: u16,
 ) -> Option<()> {
-    let payload_len = usize::from(segment.end - segment.l4);
-    let old = packet.data().get(..segment.l4.into())?;
-    let (family, header) = if segment.wide {
-        let ip = *view::<ipv6::Header>(old, ethernet::HEADER_LEN)?;
-        (Family::V4, HeaderBytes::V4(v4_header(&ip, tuple, payload_len, id)))
+    let header = if segment.wide {
+        v4_header(packet.data(), segment, tuple, id)?
     } else {
-        let ip = *view::<ipv4::Header>(old, ethernet::HEADER_LEN)?;
-        (Family::V6, HeaderBytes::V6(v6_header(&ip, tuple, payload_len)))
+        v6_header(packet.data(), tuple)?
     };
     let grow = growth(segment, !segment.wide);
     let there =
@@ -51,11 +43,10 @@ pub(crate) fn translate<P: PacketBuf>(
         return None;
     }
     let data = packet.data_mut();
-    let eth = view_mut::<ethernet::Header>(data, 0)?;
-    eth.ether_type = family.ether_type();
-    let header = header.as_bytes();
-    let l4 = ethernet::HEADER_LEN + header.len();
-    data.get_mut(ethernet::HEADER_LEN..l4)?.copy_from_slice(header);
+    let family = if segment.wide { Family::V4 } else { Family::V6 };
+    view_mut::<ethernet::Header>(data, 0)?.ether_type = family.ether_type();
+    let l4 = ethernet::HEADER_LEN + family.header_len();
+    data.get_mut(ethernet::HEADER_LEN..l4)?.copy_from_slice(header.get(..family.header_len())?);
     let l4 = data.get_mut(l4..)?;
     rewrite_l4(l4, tuple, l4_delta);
     if family == Family::V6 {
@@ -64,48 +55,27 @@ pub(crate) fn translate<P: PacketBuf>(
     Some(())
 }
 
-enum HeaderBytes {
-    V4(ipv4::Header),
-    V6(ipv6::Header),
+/// Room for either header.
+type HeaderBytes = [u8; ipv6::HEADER_LEN];
+
+fn v4_header(data: &[u8], segment: &Segment, tuple: &Tuple, id: u16) -> Option<HeaderBytes> {
+    let packet = data.get(ethernet::HEADER_LEN..segment.end.into())?;
+    let old = view::<ipv6::Header>(packet, 0)?;
+    let upper = ipv6::walk_extensions(packet).ok()?;
+    let addresses = (word(tuple.src.addr), word(tuple.dst.addr));
+    let new = nat64::v6_to_v4(old, &upper, addresses, U16::new(id), old.hop_limit.wrapping_sub(1))?;
+    let mut bytes = [0; ipv6::HEADER_LEN];
+    bytes[..ipv4::HEADER_LEN].copy_from_slice(new.as_bytes());
+    Some(bytes)
 }
 
-impl HeaderBytes {
-    fn as_bytes(&self) -> &[u8] {
-        match self {
-            HeaderBytes::V4(header) => header.as_bytes(),
-            HeaderBytes::V6(header) => header.as_bytes(),
-        }
-    }
-}
-
-fn v4_header(old: &ipv6::Header, tuple: &Tuple, payload_len: usize, id: u16) -> ipv4::Header {
-    let total_len = ipv4::HEADER_LEN + payload_len;
-    let may_fragment = total_len <= MAY_FRAGMENT_MAX;
-    let mut header = ipv4::Header {
-        version_ihl: 0x45,
-        dscp_ecn: old.traffic_class(),
-        total_len: U16::new(total_len as u16),
-        id: U16::new(if may_fragment { id } else { 0 }),
-        flags_fragment: U16::new(if may_fragment { 0 } else { ipv4::FLAG_DONT_FRAGMENT }),
-        ttl: old.hop_limit.wrapping_sub(1),
-        protocol: tuple.protocol,
-        checksum: U16::ZERO,
-        src: word(tuple.src.addr),
-        dst: word(tuple.dst.addr),
-    };
-    header.checksum = checksum::internet(header.as_bytes());
-    header
-}
-
-fn v6_header(old: &ipv4::Header, tuple: &Tuple, payload_len: usize) -> ipv6::Header {
-    ipv6::Header {
-        version_class_flow: U32::new(6 << 28 | u32::from(old.dscp_ecn) << 20),
-        payload_len: U16::new(payload_len as u16),
-        next_header: tuple.protocol,
-        hop_limit: old.ttl.wrapping_sub(1),
-        src: tuple.src.addr.octets(),
-        dst: tuple.dst.addr.octets(),
-    }
+fn v6_header(data: &[u8], tuple: &Tuple) -> Option<HeaderBytes> {
+    let old = view::<ipv4::Header>(data, ethernet::HEADER_LEN)?;
+    let addresses = (&tuple.src.addr.octets(), &tuple.dst.addr.octets());
+    let new = nat64::v4_to_v6(old, addresses, old.ttl.wrapping_sub(1));
+    let mut bytes = [0; ipv6::HEADER_LEN];
+    new.write(&mut bytes)?;
+    Some(bytes)
 }
 
 /// IPv6 wants a checksum where IPv4 may go without (RFC 8200 §8.1).

@@ -82,7 +82,8 @@ impl Headers<'_> {
 /// Fills in the Ethernet header; `false` when the next hop's MAC address is not known.
 #[inline(always)]
 pub(crate) fn address(data: &mut [u8], adjacency: &Adjacency) -> bool {
-    let (Some(eth), Some(destination)) = (view_mut::<ethernet::Header>(data, 0), adjacency.destination) else {
+    let (Some(eth), Some(destination)) = (view_mut::<ethernet::Header>(data, 0), adjacency.destination)
+    else {
         return false;
     };
     eth.src = adjacency.source;
@@ -124,9 +125,8 @@ pub(crate) fn deltas(tuples: &Tuples, mode: Mode) -> [Deltas; 2] {
         let other = if direction == Direction::Inbound { tuples.outbound } else { tuples.inbound };
         let new = if mode.is_one_way() { old } else { other.reversed() };
         let addrs = addrs_delta(&old, &new);
-        let ports = Delta::ZERO
-            .replace16(port(old.src), port(new.src))
-            .replace16(port(old.dst), port(new.dst));
+        let ports =
+            Delta::ZERO.replace16(port(old.src), port(new.src)).replace16(port(old.dst), port(new.dst));
         Deltas { ip: (addrs + ttl_delta()).to_folded(), l4: (addrs + ports).to_folded() }
     })
 }

@@ -40,7 +40,9 @@ pub(crate) fn encapsulate<P: PacketBuf>(
     if !packet.push_front(overhead(tunnel, real)) {
         return false;
     }
-    let Some((eth, outer)) = packet.data_mut().split_at_mut_checked(ethernet::HEADER_LEN) else { return false };
+    let Some((eth, outer)) = packet.data_mut().split_at_mut_checked(ethernet::HEADER_LEN) else {
+        return false;
+    };
     let (kind, flow_hash) = (kind(tunnel), flow_hash(segment));
     let source = Addr::from(tunnel.source);
     let written = if real.is_v4() {

@@ -105,8 +105,11 @@ impl Worker {
         let ambiguous = real.mode == Mode::Nat && self.table.find_tuple(&outbound).is_some();
         let tuples = Tuples { inbound: *tuple, outbound };
         let deadline = now.plus(service.timeouts.of(state_of_new(tuple.protocol)));
-        self.table.conns[index as usize] =
-            Conn { pair, deltas: translate::deltas(&tuples, real.mode), ..new_conn(now, data, segment, service, real) };
+        self.table.conns[index as usize] = Conn {
+            pair,
+            deltas: translate::deltas(&tuples, real.mode),
+            ..new_conn(now, data, segment, service, real)
+        };
         let entered = if ambiguous {
             Err(DropReason::ReplyAmbiguous)
         } else {

@@ -32,7 +32,9 @@ struct Exit {
 /// Why a packet does not leave. It was not changed.
 enum Refused {
     /// Larger than what the next link takes; the greatest length that the sender may use.
-    TooBig { mtu: u16 },
+    TooBig {
+        mtu: u16,
+    },
     Drop(DropReason),
 }
 
@@ -161,7 +163,13 @@ impl Worker {
         let (mut ip, mut l4) = (Delta::ZERO, Delta::ZERO);
         if !segment.is_udp() && conn.toa_kind != 0 {
             l4 += self.change_options(packet, &segment, found);
-            self.tell_client(packet, &mut segment, found, usize::from(mtu) - len.min(mtu.into()), (&mut ip, &mut l4));
+            self.tell_client(
+                packet,
+                &mut segment,
+                found,
+                usize::from(mtu) - len.min(mtu.into()),
+                (&mut ip, &mut l4),
+            );
         }
         let conn = &self.table.conns[found.conn as usize];
         let tuple = self.table.tuple(conn, found.direction.other()).reversed();
@@ -198,14 +206,8 @@ impl Worker {
         let option = client_address::toa_of(conn.toa_kind, self.table.tuple(conn, Direction::Inbound).src);
         let may_grow = option.len() <= room;
         let before = packet.data().len();
-        let inserted = client_address::insert_toa(
-            packet,
-            (segment.l4.into(), segment.wide),
-            &option,
-            may_grow,
-            ip,
-            l4,
-        );
+        let inserted =
+            client_address::insert_toa(packet, (segment.l4.into(), segment.wide), &option, may_grow, ip, l4);
         segment.end += (packet.data().len() - before) as u16;
         self.counters
             .event(match inserted {

@@ -141,9 +141,14 @@ fn what_is_not_ours_to_forward_goes_to_the_kernel_in_its_class() {
     let proto = |protocol| Ipv4Base { eth_dst: GATEWAY_MAC, protocol, ..Ipv4Base::default() }.frame(&[0; 30]);
     let mut multicast = syn(1).to_vec();
     multicast[0] = 1;
+    let ip = wire::build::ipv6_header([1; 16], [2; 16], (wire::ipv6::NEXT_ICMPV6, 255), 8);
+    let solicitation =
+        [wire::IntoBytes::as_bytes(&ip), &[wire::icmpv6::TYPE_NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]].concat();
+    let solicitation =
+        wire::build::ethernet(GATEWAY_MAC, CLIENT_MAC, wire::ethernet::ETHERTYPE_IPV6, &solicitation);
     let cases = [
         (with_type(0x0806), PuntClass::Arp),
-        (with_type(0x86dd), PuntClass::Ipv6),
+        (solicitation, PuntClass::Ipv6),
         (with_type(0x88cc), PuntClass::OtherEthertype),
         (with_type(0x8100), PuntClass::OtherEthertype),
         (proto(1), PuntClass::Icmp),
