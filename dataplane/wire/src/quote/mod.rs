@@ -280,10 +280,9 @@ pub fn translate_v4_to_v6(
     let pseudo = nat64::pseudo_v4_to_v6((quoted.src, quoted.dst), (src, dst));
     let segment = message.get(quote.l4_offset..quote.end)?;
     let room = icmpv6::HEADER_LEN + icmpv6::QUOTE_LEN_MAX;
-    let out = assemble(error, &front[..front_len], segment, out.get_mut(..room.min(out.len()))?)?;
+    let out = assemble(&front[..front_len], segment, out.get_mut(..room.min(out.len()))?)?;
     rewrite_segment(&mut out[icmp::HEADER_LEN + front_len..], quote.protocol, new, pseudo);
-    let check = checksum::icmp_v6(outer.0, outer.1, out);
-    crate::view_mut::<icmp::Header>(out, 0)?.checksum = check;
+    icmp::write_header(out, error, |message| checksum::icmp_v6(outer.0, outer.1, message));
     Some(out.len())
 }
 
@@ -318,30 +317,22 @@ pub fn translate_v6_to_v4(
     let pseudo = nat64::pseudo_v4_to_v6((src, dst), (&quoted.src, &quoted.dst)).negated();
     let segment = message.get(quote.l4_offset..quote.end)?;
     let room = icmp::HEADER_LEN + icmp::QUOTE_LEN_MAX;
-    let out = assemble(error, front.as_bytes(), segment, out.get_mut(..room.min(out.len()))?)?;
+    let out = assemble(front.as_bytes(), segment, out.get_mut(..room.min(out.len()))?)?;
     rewrite_segment(&mut out[icmp::HEADER_LEN + ipv4::HEADER_LEN..], quote.protocol, new, pseudo);
-    let check = checksum::icmp(out);
-    crate::view_mut::<icmp::Header>(out, 0)?.checksum = check;
+    icmp::write_header(out, error, checksum::icmp);
     Some(out.len())
 }
 
-/// Puts an error together: ICMP header without a checksum, quoted IP header, and as much of the segment as fits, which
-/// must be the ports at least. The result is what was written.
-fn assemble<'a>(
-    (kind, code, rest): (u8, u8, U32),
-    quoted: &[u8],
-    segment: &[u8],
-    out: &'a mut [u8],
-) -> Option<&'a mut [u8]> {
+/// Puts a quote together behind room for the ICMP header: the IP header, and as much of the segment as fits, which must be
+/// the ports at least. The result is room and quote.
+fn assemble<'a>(quoted: &[u8], segment: &[u8], out: &'a mut [u8]) -> Option<&'a mut [u8]> {
     let room = out.len().checked_sub(icmp::HEADER_LEN + quoted.len())?;
     let segment = &segment[..segment.len().min(room)];
     if segment.len() < 4 {
         return None;
     }
     let out = out.get_mut(..icmp::HEADER_LEN + quoted.len() + segment.len())?;
-    let (header, quote) = out.split_at_mut(icmp::HEADER_LEN);
-    let (quoted_header, quoted_segment) = quote.split_at_mut(quoted.len());
-    header.copy_from_slice(icmp::Header { kind, code, checksum: U16::ZERO, rest }.as_bytes());
+    let (quoted_header, quoted_segment) = out[icmp::HEADER_LEN..].split_at_mut(quoted.len());
     quoted_header.copy_from_slice(quoted);
     quoted_segment.copy_from_slice(segment);
     Some(out)
