@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::{U16, U32, checksum, ipv4};
+use crate::{PacketBuf, U16, U32, checksum, ethernet, icmpv6, ipv4};
 
 /// Length of the header.
 pub const HEADER_LEN: usize = 8;
@@ -32,6 +32,8 @@ pub const CODE_PROTOCOL_UNREACHABLE: u8 = 2;
 pub const CODE_PORT_UNREACHABLE: u8 = 3;
 /// Unreachable: too big and not to be fragmented; `rest` holds the MTU (RFC 1191 §4).
 pub const CODE_FRAGMENTATION_NEEDED: u8 = 4;
+/// Unreachable: a source route is not followed.
+pub const CODE_SOURCE_ROUTE_FAILED: u8 = 5;
 /// Unreachable: the way to the host is forbidden by the administrator.
 pub const CODE_HOST_PROHIBITED: u8 = 10;
 /// Unreachable: forbidden by the administrator (RFC 1812 §5.2.7.1).
@@ -148,12 +150,139 @@ pub fn error_v4(kind: u8, code: u8, rest: U32, original: &[u8], out: &mut [u8]) 
         return None;
     }
     let message = out.get_mut(..HEADER_LEN + quote_len)?;
-    let (head, quote) = message.split_at_mut(HEADER_LEN);
-    head.copy_from_slice(Header { kind, code, checksum: U16::ZERO, rest }.as_bytes());
-    quote.copy_from_slice(&original[..quote_len]);
-    let check = checksum::icmp(message);
-    crate::view_mut::<Header>(message, 0)?.checksum = check;
+    message[HEADER_LEN..].copy_from_slice(&original[..quote_len]);
+    write_header(message, (kind, code, rest), checksum::icmp);
     Some(message.len())
+}
+
+/// An error that a gateway tells the sender of a packet, in either family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Error {
+    /// No route to the destination.
+    NoRoute,
+    /// The destination, or the next hop to it, does not answer.
+    HostUnreachable,
+    /// Nobody takes the connection.
+    PortUnreachable,
+    /// Forbidden by the administrator.
+    Prohibited,
+    /// Does not fit the next link and must not be fragmented.
+    TooBig {
+        /// What fits.
+        mtu: u16,
+    },
+    /// TTL or hop limit used up.
+    TimeExceeded,
+}
+
+impl Error {
+    /// Type, code and the rest of the header of the ICMP message.
+    #[must_use]
+    pub const fn v4(self) -> (u8, u8, U32) {
+        match self {
+            Self::NoRoute => (TYPE_UNREACHABLE, CODE_NET_UNREACHABLE, U32::ZERO),
+            Self::HostUnreachable => (TYPE_UNREACHABLE, CODE_HOST_UNREACHABLE, U32::ZERO),
+            Self::PortUnreachable => (TYPE_UNREACHABLE, CODE_PORT_UNREACHABLE, U32::ZERO),
+            Self::Prohibited => (TYPE_UNREACHABLE, CODE_PROHIBITED, U32::ZERO),
+            Self::TooBig { mtu } => (TYPE_UNREACHABLE, CODE_FRAGMENTATION_NEEDED, rest_of_mtu(mtu)),
+            Self::TimeExceeded => (TYPE_TIME_EXCEEDED, CODE_TTL_EXCEEDED, U32::ZERO),
+        }
+    }
+
+    /// Type, code and the rest of the header of the ICMPv6 message.
+    #[must_use]
+    pub const fn v6(self) -> (u8, u8, U32) {
+        match self {
+            Self::NoRoute => (icmpv6::TYPE_UNREACHABLE, icmpv6::CODE_NO_ROUTE, U32::ZERO),
+            Self::HostUnreachable => (icmpv6::TYPE_UNREACHABLE, icmpv6::CODE_ADDRESS_UNREACHABLE, U32::ZERO),
+            Self::PortUnreachable => (icmpv6::TYPE_UNREACHABLE, icmpv6::CODE_PORT_UNREACHABLE, U32::ZERO),
+            Self::Prohibited => (icmpv6::TYPE_UNREACHABLE, icmpv6::CODE_PROHIBITED, U32::ZERO),
+            Self::TooBig { mtu } => (icmpv6::TYPE_PACKET_TOO_BIG, 0, U32::new(mtu as u32)),
+            Self::TimeExceeded => (icmpv6::TYPE_TIME_EXCEEDED, icmpv6::CODE_HOP_LIMIT_EXCEEDED, U32::ZERO),
+        }
+    }
+}
+
+/// Turns `packet`, whose IPv4 header begins at `l3_offset`, into the error about it (see [`Error::v4`]), from `src` back
+/// to its sender, quoting as much as fits 576 bytes. Ethernet addresses change places and VLAN tags stay, so it leaves
+/// where it came in. Whether it may be sent is [`may_answer_v4`]'s to say.
+///
+/// `false`, and no change, when the packet is not whole, or when there are less than 28 bytes of headroom.
+#[must_use]
+pub fn answer_in_place<P: PacketBuf>(
+    packet: &mut P,
+    l3_offset: usize,
+    src: U32,
+    (kind, code, rest): (u8, u8, U32),
+) -> bool {
+    let original = packet.data().get(l3_offset..).unwrap_or_default();
+    let Some(old) = crate::view::<ipv4::Header>(original, 0).copied() else { return false };
+    if old.check(original.len()).is_err() {
+        return false;
+    }
+    let quote_len = usize::from(old.total_len.get()).min(QUOTE_LEN_MAX);
+    let Some(new) = room_in_front(packet, l3_offset, ipv4::HEADER_LEN + HEADER_LEN, quote_len) else {
+        return false;
+    };
+    let (front, message) = new.split_at_mut(ipv4::HEADER_LEN);
+    let mut header = ipv4::Header {
+        version_ihl: 0x45,
+        dscp_ecn: 0,
+        total_len: U16::new((ipv4::HEADER_LEN + message.len()) as u16),
+        // Not to be fragmented, at this length, so it needs no identification (RFC 6864 §4.1).
+        id: U16::ZERO,
+        flags_fragment: U16::new(ipv4::FLAG_DONT_FRAGMENT),
+        ttl: HOPS,
+        protocol: ipv4::PROTO_ICMP,
+        checksum: U16::ZERO,
+        src,
+        dst: old.src,
+    };
+    header.checksum = checksum::internet(header.as_bytes());
+    front.copy_from_slice(header.as_bytes());
+    write_header(message, (kind, code, rest), checksum::icmp);
+    true
+}
+
+/// TTL and hop limit of packets that a gateway sends itself (RFC 1700, IP parameters).
+pub(crate) const HOPS: u8 = 64;
+
+/// Makes room for `new_len` bytes of headers in front of the quote of `quote_len` bytes that begins at `l3_offset`, cuts
+/// the packet behind that, and turns the link header around. The result begins behind that header; `None`, and no change,
+/// when there is no room.
+pub(crate) fn room_in_front<P: PacketBuf>(
+    packet: &mut P,
+    l3_offset: usize,
+    new_len: usize,
+    quote_len: usize,
+) -> Option<&mut [u8]> {
+    if l3_offset < ethernet::HEADER_LEN || packet.data().len() < l3_offset + quote_len {
+        return None;
+    }
+    if !packet.push_front(new_len) {
+        return None;
+    }
+    packet.truncate(new_len + l3_offset + quote_len);
+    let data = packet.data_mut();
+    data.copy_within(new_len..new_len + l3_offset, 0);
+    let link: &mut ethernet::Header = crate::view_mut(data, 0)?;
+    core::mem::swap(&mut link.src, &mut link.dst);
+    data.get_mut(l3_offset..)
+}
+
+/// Writes the header of a message whose quote is there, and its checksum, which `checksum` computes.
+pub(crate) fn write_header(
+    message: &mut [u8],
+    (kind, code, rest): (u8, u8, U32),
+    checksum: impl Fn(&[u8]) -> U16,
+) {
+    if let Some(header) = crate::view_mut::<Header>(message, 0) {
+        *header = Header { kind, code, checksum: U16::ZERO, rest };
+    }
+    let check = checksum(message);
+    if let Some(header) = crate::view_mut::<Header>(message, 0) {
+        header.checksum = check;
+    }
 }
 
 #[cfg(test)]

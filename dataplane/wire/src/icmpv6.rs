@@ -5,7 +5,7 @@
 
 use zerocopy::IntoBytes;
 
-use crate::{U16, U32, checksum, ipv6};
+use crate::{PacketBuf, U16, U32, checksum, icmp, ipv6};
 
 pub use crate::icmp::{HEADER_LEN, Header};
 
@@ -100,10 +100,40 @@ pub fn error_v6(
         return None;
     }
     let message = out.get_mut(..HEADER_LEN + quote_len)?;
-    let (head, quote) = message.split_at_mut(HEADER_LEN);
-    head.copy_from_slice(Header { kind, code, checksum: U16::ZERO, rest }.as_bytes());
-    quote.copy_from_slice(&original[..quote_len]);
-    let check = checksum::icmp_v6(src, dst, message);
-    crate::view_mut::<Header>(message, 0)?.checksum = check;
+    message[HEADER_LEN..].copy_from_slice(&original[..quote_len]);
+    icmp::write_header(message, (kind, code, rest), |message| checksum::icmp_v6(src, dst, message));
     Some(message.len())
+}
+
+/// Turns `packet`, whose IPv6 header begins at `l3_offset`, into the error about it (see [`icmp::Error::v6`]), from `src`
+/// back to its sender, quoting as much as fits 1280 bytes. Ethernet addresses change places and VLAN tags stay, so it
+/// leaves where it came in. Whether it may be sent is [`may_answer_v6`]'s to say.
+///
+/// `false`, and no change, when the packet is not whole, or when there are less than 48 bytes of headroom.
+#[must_use]
+pub fn answer_in_place<P: PacketBuf>(
+    packet: &mut P,
+    l3_offset: usize,
+    src: &[u8; 16],
+    error: (u8, u8, U32),
+) -> bool {
+    let original = packet.data().get(l3_offset..).unwrap_or_default();
+    let Some(old) = crate::view::<ipv6::Header>(original, 0).copied() else { return false };
+    let Ok(packet_len) = old.check(original.len()) else { return false };
+    let quote_len = packet_len.min(QUOTE_LEN_MAX);
+    let Some(new) = icmp::room_in_front(packet, l3_offset, ipv6::HEADER_LEN + HEADER_LEN, quote_len) else {
+        return false;
+    };
+    let (front, message) = new.split_at_mut(ipv6::HEADER_LEN);
+    let header = ipv6::Header {
+        version_class_flow: U32::new(6 << 28),
+        payload_len: U16::new(message.len() as u16),
+        next_header: ipv6::NEXT_ICMPV6,
+        hop_limit: icmp::HOPS,
+        src: *src,
+        dst: old.src,
+    };
+    front.copy_from_slice(header.as_bytes());
+    icmp::write_header(message, error, |message| checksum::icmp_v6(src, &old.src, message));
+    true
 }

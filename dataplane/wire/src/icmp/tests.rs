@@ -1,8 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::build::{EchoFrame, Ipv4Base, TcpFrame, TcpFrame6, documentation_v6};
-use crate::{icmpv6, ipv6};
+use crate::build::{
+    EchoFrame, IP_SRC, Ipv4Base, Ipv6Base, TcpFrame, TcpFrame6, documentation_v6, icmp_error_frame,
+    icmpv6_error_frame, l3_offset, tagged,
+};
+use crate::{HeapBuf, icmpv6, ipv6};
 
 fn segment(payload_len: usize) -> Vec<u8> {
     TcpFrame { payload: vec![0x55; payload_len], ..TcpFrame::default() }.to_vec()[14..].to_vec()
@@ -96,6 +99,83 @@ fn icmpv6_errors_are_not_answered_with_errors() {
     assert!(icmpv6::may_answer_v6(unreachable, &packet(58, one, &[128, 0, 0, 0])));
     assert!(!icmpv6::may_answer_v6(unreachable, &packet(17, group, &[0; 8])));
     assert!(icmpv6::may_answer_v6(icmpv6::TYPE_PACKET_TOO_BIG, &packet(17, group, &[0; 8])));
+}
+
+const ERRORS: [Error; 6] = [
+    Error::NoRoute,
+    Error::HostUnreachable,
+    Error::PortUnreachable,
+    Error::Prohibited,
+    Error::TooBig { mtu: 1400 },
+    Error::TimeExceeded,
+];
+
+#[test]
+fn every_error_has_its_numbers_in_both_families() {
+    let numbers = |(kind, code, rest): (u8, u8, U32)| (kind, code, rest.get());
+    let v4 = [(3, 0, 0), (3, 1, 0), (3, 3, 0), (3, 13, 0), (3, 4, 1400), (11, 0, 0)];
+    let v6 = [(1, 0, 0), (1, 3, 0), (1, 4, 0), (1, 1, 0), (2, 0, 1400), (3, 0, 0)];
+    assert_eq!(ERRORS.map(|error| numbers(error.v4())), v4);
+    assert_eq!(ERRORS.map(|error| numbers(error.v6())), v6);
+}
+
+/// What came in, and the link header that the answer must have.
+fn turned(frame: &[u8], l3_offset: usize) -> Vec<u8> {
+    [&frame[6..12], &frame[..6], &frame[12..l3_offset]].concat()
+}
+
+#[test]
+fn an_answer_in_place_is_the_error_that_is_built_apart() {
+    for payload_len in [0, 20, 508, 509, 1460] {
+        let plain = TcpFrame { payload: vec![7; payload_len], pad: true, ..TcpFrame::default() }.to_vec();
+        for frame in [plain.clone(), tagged(&plain, 5), tagged(&tagged(&plain, 5), 6)] {
+            let l3 = l3_offset(&frame);
+            let mut packet = HeapBuf::with_room(&frame, 28, 0);
+            let error = Error::TooBig { mtu: 1400 }.v4();
+            assert!(answer_in_place(&mut packet, l3, U32::new(9), error));
+            let base = Ipv4Base { src: U32::new(9), dst: IP_SRC, ..Ipv4Base::default() };
+            let wanted = icmp_error_frame(base, error, &frame[l3..]).unwrap();
+            assert_eq!(packet.data()[..l3], turned(&frame, l3));
+            assert_eq!(packet.data()[l3..], wanted[14..], "payload of {payload_len}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_over_ipv6_is_the_error_that_is_built_apart() {
+    for payload_len in [0, 1172, 1173, 1400] {
+        let tcp = TcpFrame { payload: vec![7; payload_len], ..TcpFrame::default() };
+        let plain = TcpFrame6 { tcp, ..TcpFrame6::default() }.to_vec();
+        for mut frame in [plain.clone(), tagged(&plain, 5)] {
+            let l3 = l3_offset(&frame);
+            let packet_len = frame.len();
+            frame.extend_from_slice(&[0xee; 3]); // A trailer of the link.
+            let mut packet = HeapBuf::with_room(&frame, 48, 0);
+            let src = documentation_v6(9);
+            assert!(icmpv6::answer_in_place(&mut packet, l3, &src, Error::TimeExceeded.v6()));
+            let base = Ipv6Base { src, dst: documentation_v6(1), ..Ipv6Base::default() };
+            let wanted = icmpv6_error_frame(base, Error::TimeExceeded.v6(), &frame[l3..packet_len]).unwrap();
+            assert_eq!(packet.data()[..l3], turned(&frame, l3));
+            assert_eq!(packet.data()[l3..], wanted[14..], "payload of {payload_len}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_answered_in_place_is_left_as_it_is() {
+    let frame = TcpFrame::default().to_vec();
+    let six = TcpFrame6::default().to_vec();
+    let error = Error::NoRoute.v4();
+    let unanswered = |frame: &[u8], head: usize, l3: usize| {
+        let mut packet = HeapBuf::with_room(frame, head, 100);
+        let answered = answer_in_place(&mut packet, l3, IP_SRC, error)
+            || icmpv6::answer_in_place(&mut packet, l3, &documentation_v6(1), error);
+        !answered && packet.data() == frame && packet.headroom() == head
+    };
+    assert!(unanswered(&frame, 27, 14) && unanswered(&six, 47, 14), "no headroom");
+    assert!(unanswered(&frame[..40], 100, 14) && unanswered(&six[..60], 100, 14), "not whole");
+    assert!(unanswered(&frame[14..], 100, 0) && unanswered(&six[14..], 100, 0), "no link header");
+    assert!(unanswered(&frame, 100, 500) && unanswered(&[], 100, 14));
 }
 
 proptest! {
