@@ -205,7 +205,7 @@ impl Gateway {
         let id = WorkerId(worker as u16);
         let tally = &mut self.lanes[worker].tally;
         let port = match verdict {
-            Verdict::Forward(port) => (&mut tally.forwarded, port),
+            Verdict::Forward(port) | Verdict::ForwardCut { port, .. } => (&mut tally.forwarded, port),
             Verdict::Reply(port) => (&mut tally.replied, port),
             Verdict::Resolve(port) => (&mut tally.unresolved, port),
             Verdict::HandOver(_) => (&mut tally.handed_over, PortId(packet.port())),
@@ -215,6 +215,9 @@ impl Gateway {
         *port.0 += 1;
         let port = port.1;
         let mut after = packet.to_vec();
+        if let Verdict::Resolve(_) = verdict {
+            after.drain(..Verdict::TARGET_LEN);
+        }
         self.fault.strike(&before, verdict, &mut after);
         oracle
             .check(id, &before, verdict, &after)

@@ -4,11 +4,11 @@
 //! what it thinks. A picture of a connection ("flow") begins when the engine forwards a SYN.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use engine::{Spec, Verdict, WorkerId};
 
-use crate::packet::{ACK, ADDRESS_KINDS, FIN, RST, SYN, Segment, options, parse, toa_endpoint};
+use crate::packet::{ACK, ADDRESS_KINDS, FIN, RST, SYN, Segment, options, parse, toa_endpoint, v4};
 
 /// One invariant that did not hold.
 pub(crate) type Broken = String;
@@ -93,10 +93,13 @@ impl Oracle {
     /// Takes note of a configuration; former services and addresses stay known, their connections live on.
     pub(crate) fn configure(&mut self, spec: &Spec) {
         for service in &spec.services {
-            self.lips.extend(&service.locals);
-            let known = self.services.entry(service.virtual_).or_default();
+            self.lips.extend(service.locals.iter().filter_map(|local| match local {
+                IpAddr::V4(v4) => Some(*v4),
+                IpAddr::V6(_) => None,
+            }));
+            let known = self.services.entry(v4(service.virtual_)).or_default();
             known.toa = service.toa;
-            known.reals.extend(service.reals.iter().map(|r| r.real));
+            known.reals.extend(service.reals.iter().map(|r| v4(r.real)));
         }
     }
 
@@ -134,7 +137,7 @@ impl Oracle {
             return Ok(());
         }
         match verdict {
-            Verdict::Forward(_) | Verdict::Resolve(_) => self.forwarded(worker, before, after),
+            Verdict::Forward(_) | Verdict::ForwardCut { .. } | Verdict::Resolve(_) => self.forwarded(worker, before, after),
             Verdict::HandOver(to) => {
                 self.seen.handed_over += 1;
                 ensure!(to != worker, "worker {worker} hands a packet to itself");

@@ -1,7 +1,7 @@
 //! Reading and writing packets without the code under test: written apart from crate `wire`, so that a mistake
 //! there is not made here too.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use crate::rng::Rng;
 
@@ -294,4 +294,12 @@ pub(crate) fn forged_option(rng: &mut Rng) -> Vec<u8> {
     option[0] = kind;
     option[1] = len as u8;
     option
+}
+
+/// An address of the simulated network, which is IPv4.
+pub(crate) fn v4(address: SocketAddr) -> SocketAddrV4 {
+    match address {
+        SocketAddr::V4(v4) => v4,
+        SocketAddr::V6(v6) => panic!("{v6} in an IPv4 network"),
+    }
 }

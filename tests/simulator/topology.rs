@@ -130,19 +130,19 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
         let reals = (0..shape.servers).map(|j| real(rng, SocketAddrV4::new(server_ip(j), listen)));
         spec.services.push(ServiceSpec {
             protocol: 6,
-            virtual_: SocketAddrV4::new(vip(n / 2), 80 + n as u16),
-            mode: Mode::FullNat,
+            virtual_: (vip(n / 2), 80 + n as u16).into(),
+            also: Vec::new(),
             scheduler,
             toa: (!toa_off).then_some(kind),
             timeouts,
-            locals: locals.clone(),
+            locals: locals.iter().map(|local| (*local).into()).collect(),
             local_ports: ports,
             reals: reals.collect(),
         });
     }
     if rng.chance(30_000) {
         let mut refusing = spec.services[0].clone();
-        refusing.virtual_ = SocketAddrV4::new(vip(0), 9);
+        refusing.virtual_ = (vip(0), 9).into();
         refusing.reals = vec![real(rng, SocketAddrV4::new(server_ip(0), REFUSED_PORT))];
         spec.services.push(refusing);
     }
@@ -150,7 +150,7 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
 }
 
 fn real(rng: &mut Rng, real: SocketAddrV4) -> RealSpec {
-    RealSpec { real, weight: rng.range(1, 4) as u16, up: true }
+    RealSpec::new(real.into(), Mode::FullNat, rng.range(1, 4) as u16)
 }
 
 /// IPVS's, or shorter ones that still outlast what links and stacks here may keep quiet.
@@ -189,7 +189,7 @@ pub(crate) fn change(rng: &mut Rng, spec: &mut Spec, shape: &Shape) {
             service.reals.reverse();
         }
         _ => {
-            let present = |j: &usize| service.reals.iter().any(|r| *r.real.ip() == server_ip(*j));
+            let present = |j: &usize| service.reals.iter().any(|r| r.real.ip() == server_ip(*j));
             if let Some(j) = (0..shape.servers).find(|j| !present(j)) {
                 let new = real(rng, SocketAddrV4::new(server_ip(j), listen));
                 service.reals.push(new);

@@ -12,7 +12,7 @@ use crate::gateway::{Emitted, Gateway};
 use crate::host::Host;
 use crate::link::{InFlight, Link};
 use crate::oracle::{Oracle, Seen};
-use crate::packet::{ACK, Build, ETH_LEN, Mac, RST, add_forged_option, frame, parse, summary};
+use crate::packet::{ACK, Build, ETH_LEN, Mac, RST, add_forged_option, frame, parse, summary, v4};
 use crate::rng::Rng;
 use crate::stream::{End, Plan, Side};
 use crate::topology::{self, ROUTER, ROUTER_MAC, Shape, client_ip, gateway_mac, is_routed, server_ip};
@@ -150,7 +150,7 @@ impl World {
         let links =
             hosts.iter().map(|_| (Link::of(&mut rng, shape.faults), Link::of(&mut rng, shape.faults)));
         let links = links.collect();
-        let virtuals: Vec<SocketAddrV4> = spec.services.iter().map(|s| s.virtual_).collect();
+        let virtuals: Vec<SocketAddrV4> = spec.services.iter().map(|s| v4(s.virtual_)).collect();
         let plans: Vec<Plan> =
             (0..shape.connections).map(|_| Plan::of(&mut rng, &virtuals, shape.clients)).collect();
         let network = Gateway::network(&shape);
@@ -303,7 +303,7 @@ impl World {
             }
             Event::Connect(conn) => self.connect(conn)?,
             Event::Forge => {
-                let services: Vec<SocketAddrV4> = self.spec.services.iter().map(|s| s.virtual_).collect();
+                let services: Vec<SocketAddrV4> = self.spec.services.iter().map(|s| v4(s.virtual_)).collect();
                 let (port, bytes) = forge(&mut self.rng, &self.shape, self.oracle.flows(), &services);
                 self.trace("forged", &bytes);
                 self.give_to_gateway(port, &bytes);

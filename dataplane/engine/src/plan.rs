@@ -386,9 +386,6 @@ impl Planner {
 
     /// Notes what must be known of a service or real server for as long as connections live.
     fn remember(&mut self, spec: &Spec) {
-        let services = &self.services;
-        self.addresses
-            .retain(|key, _| services.by_key.contains_key(key) || services.leaving.contains_key(key));
         self.tunnels.resize(self.reals.next as usize, None);
         for service in &spec.services {
             let key = (service.protocol, service.virtual_);
@@ -475,6 +472,9 @@ impl Planner {
         for slot in self.services.reclaim(|slot| busy_slots.contains(&slot)) {
             counters.iter().for_each(|c| c.no_real_server(ServiceId(slot)).set(0));
         }
+        let services = &self.services;
+        self.addresses
+            .retain(|key, _| services.by_key.contains_key(key) || services.leaving.contains_key(key));
         self.pairs.reclaim(|slot| counters.iter().any(|c| c.pair(PairId(slot)).in_use.get() > 0));
         let live: HashSet<PairId> =
             self.pairs.by_key.values().chain(self.pairs.leaving.values()).map(|slot| PairId(*slot)).collect();
