@@ -11,6 +11,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::checksum::Delta;
 use crate::{U16, U32};
 
+mod fragment;
+
+pub use fragment::{CannotFragment, Fragment, Fragments};
+
 /// Length of the header without options.
 pub const HEADER_LEN: usize = 20;
 /// Length of the longest header.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::build::Ipv4Base;
+use crate::build::{Ipv4Base, TcpFrame};
 
 /// Calls everything that can be called on a view over arbitrary bytes.
 fn touch_all(bytes: &[u8], offset: usize) {
@@ -121,6 +121,23 @@ fn setting_the_tcp_header_length_keeps_the_reserved_bits() {
     let mut header = tcp::Header::read_from_bytes(&[0xff; 20]).unwrap();
     header.set_header_len(28);
     assert_eq!((header.header_len(), header.data_offset), (28, 0x7f));
+}
+
+#[test]
+fn shifted_numbers_keep_the_checksum_right() {
+    let frame = TcpFrame { seq: U32::MAX_VALUE, ack: U32::new(7), ..TcpFrame::default() };
+    let mut segment = frame.to_vec()[34..].to_vec();
+    let header: &mut tcp::Header = view_mut(&mut segment, 0).unwrap();
+    let delta = header.shift_seq(3) + header.shift_ack(8u32.wrapping_neg());
+    header.checksum = delta.apply(header.checksum);
+    let shifted = TcpFrame { seq: U32::new(2), ack: U32::MAX_VALUE, ..frame };
+    assert_eq!(segment, shifted.to_vec()[34..]);
+    let mut syn = tcp::Header { flags: tcp::flags::SYN, ..*view(&segment, 0).unwrap() };
+    assert_eq!(
+        (syn.shift_ack(5), syn.ack),
+        (checksum::Delta::ZERO, U32::MAX_VALUE),
+        "without ACK it does not count"
+    );
 }
 
 #[test]

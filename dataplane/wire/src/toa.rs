@@ -32,7 +32,10 @@ use crate::tcp::options::{
 };
 use crate::{U16, U32};
 
+mod insert;
+
 pub use crate::tcp::options::Stripped;
+pub use insert::{Inserted, NotInserted, insert};
 
 /// What most gateways send and all receivers know.
 pub const KIND_DEFAULT: u8 = 254;
@@ -81,6 +84,39 @@ pub fn encode_v6(kind: u8, client_addr: &[u8; 16], client_port: U16) -> [u8; V6_
     option[2..4].copy_from_slice(&client_port.to_bytes());
     option[4..].copy_from_slice(client_addr);
     option
+}
+
+/// An option of either length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    bytes: [u8; V6_LEN],
+    len: u8,
+}
+
+impl Encoded {
+    /// Its bytes: 8 or 20.
+    #[inline]
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// The option with a client's address of either family.
+#[inline]
+#[must_use]
+pub fn encode(kind: u8, client_addr: IpAddr, client_port: U16) -> Encoded {
+    match client_addr {
+        IpAddr::V4(addr) => {
+            let mut bytes = [0; V6_LEN];
+            let option = encode_v4(kind, crate::ipv4::addr(addr), client_port);
+            bytes[..V4_LEN].copy_from_slice(&option);
+            Encoded { bytes, len: V4_LEN as u8 }
+        }
+        IpAddr::V6(addr) => {
+            Encoded { bytes: encode_v6(kind, &addr.octets(), client_port), len: V6_LEN as u8 }
+        }
+    }
 }
 
 /// What a TOA option says.

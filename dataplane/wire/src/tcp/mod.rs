@@ -8,6 +8,7 @@ use core::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::checksum::Delta;
 use crate::{U16, U32};
 
 pub mod options;
@@ -134,6 +135,26 @@ impl Header {
     #[must_use]
     pub const fn has(&self, bits: u8) -> bool {
         self.flags & bits == bits
+    }
+
+    /// Adds to the sequence number, modulo 2^32; the result is the change for the checksum.
+    #[inline(always)]
+    pub const fn shift_seq(&mut self, by: u32) -> Delta {
+        let old = self.seq;
+        self.seq = U32::new(old.get().wrapping_add(by));
+        Delta::ZERO.replace32(old, self.seq)
+    }
+
+    /// Adds to the acknowledgement number, modulo 2^32, where it counts; the result is the change for the checksum. The
+    /// SACK option beside it is [`options::map_sack`]'s.
+    #[inline(always)]
+    pub const fn shift_ack(&mut self, by: u32) -> Delta {
+        if self.flags & flags::ACK == 0 {
+            return Delta::ZERO;
+        }
+        let old = self.ack;
+        self.ack = U32::new(old.get().wrapping_add(by));
+        Delta::ZERO.replace32(old, self.ack)
     }
 
     /// The control bits in tcpdump's way.

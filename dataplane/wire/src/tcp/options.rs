@@ -11,8 +11,8 @@
 //! Offsets are from the first byte of the options, which is at an even offset of the segment (20), so an offset's
 //! parity here is its parity for the checksum.
 
-use crate::U16;
 use crate::checksum::Delta;
+use crate::{U16, U32};
 
 /// End of options.
 pub const KIND_END: u8 = 0;
@@ -47,6 +47,8 @@ pub const MSS_LEN: usize = 4;
 pub const WINDOW_SCALE_LEN: usize = 3;
 /// Length of the timestamps option.
 pub const TIMESTAMPS_LEN: usize = 10;
+/// Length of one block of a SACK option: its left and its right edge.
+pub const SACK_BLOCK_LEN: usize = 8;
 /// What a sender must assume when the other end sends no MSS option over IPv4 (RFC 9293 §3.7.1, MUST-15).
 pub const MSS_DEFAULT_V4: u16 = 536;
 /// Shifts above this are taken as this (RFC 7323 §2.3).
@@ -315,35 +317,123 @@ pub struct Stripped {
     pub delta: Delta,
 }
 
-/// Overwrites the options that `unwanted` names with NOPs; it is given the kind and the whole option.
+/// Edits the options that `wanted` names, in place. An edit leaves every option as long as it is, or makes NOPs of it.
 #[inline]
-pub fn strip_where(options: &mut [u8], unwanted: impl Fn(u8, &[u8]) -> bool) -> Stripped {
-    let mut stripped = Stripped::default();
+fn edit_where(
+    options: &mut [u8],
+    wanted: impl Fn(&Opt, &[u8]) -> bool,
+    edit: impl Fn(&Opt, &mut [u8]) -> Delta,
+) -> Stripped {
+    let mut edited = Stripped::default();
     let mut offset = 0;
     loop {
         let mut walk = Iter { options, offset };
         let opt = match walk.next() {
-            None => return stripped,
-            Some(Err(_)) => return Stripped { malformed: true, ..stripped },
+            None => return edited,
+            Some(Err(_)) => return Stripped { malformed: true, ..edited },
             Some(Ok(opt)) => opt,
         };
         offset = walk.offset;
-        if unwanted(opt.kind, opt.bytes(options)) {
-            let bytes = options.get_mut(opt.offset..offset).unwrap_or_default();
-            stripped.delta += fill_with_nop(bytes, opt.offset);
-            stripped.count += 1;
+        if wanted(&opt, options) {
+            edited.delta += edit(&opt, options);
+            edited.count += 1;
         }
     }
 }
 
-/// Overwrites `bytes`, which stand at `offset`, and tells what that changes.
-fn fill_with_nop(bytes: &mut [u8], offset: usize) -> Delta {
+/// Overwrites the options that `unwanted` names with NOPs; it is given the kind and the whole option.
+#[inline]
+pub fn strip_where(options: &mut [u8], unwanted: impl Fn(u8, &[u8]) -> bool) -> Stripped {
+    edit_where(options, |opt, options| unwanted(opt.kind, opt.bytes(options)), fill_with_nop)
+}
+
+/// Overwrites timestamps with NOPs, of whatever length. For SYNs: a connection whose SYN offers none has none (RFC 7323
+/// §3.2).
+#[inline]
+pub fn strip_timestamps(options: &mut [u8]) -> Stripped {
+    strip_where(options, |kind, _| kind == KIND_TIMESTAMPS)
+}
+
+/// Overwrites an option, and tells what that changes.
+fn fill_with_nop(opt: &Opt, options: &mut [u8]) -> Delta {
     let mut delta = Delta::ZERO;
+    let bytes = options.get_mut(opt.offset..opt.offset + opt.len).unwrap_or_default();
     for (at, byte) in bytes.iter_mut().enumerate() {
-        delta = delta.replace8_at(offset + at, *byte, KIND_NOP);
+        delta = delta.replace8_at(opt.offset + at, *byte, KIND_NOP);
         *byte = KIND_NOP;
     }
     delta
+}
+
+/// Adds `shift`, modulo 2^32, to every edge of every selective acknowledgement, as the acknowledgement number beside them
+/// is shifted. An option that does not hold whole blocks is left alone; receivers do not read it (RFC 2018 §3).
+///
+/// The result is the change for the TCP checksum.
+#[inline]
+pub fn map_sack(options: &mut [u8], shift: u32) -> Delta {
+    // Nearly every segment has timestamps at most.
+    if shift == 0 || crate::toa::is_harmless(options) {
+        return Delta::ZERO;
+    }
+    let holds_blocks =
+        |opt: &Opt, _: &[u8]| opt.kind == KIND_SACK && (opt.len - 2).is_multiple_of(SACK_BLOCK_LEN);
+    let edited = edit_where(options, holds_blocks, |opt, options| {
+        let edges = (opt.offset + 2..opt.offset + opt.len).step_by(size_of::<u32>());
+        edges.fold(Delta::ZERO, |delta, edge| delta + shift32(options, edge, shift))
+    });
+    edited.delta
+}
+
+/// Adds `value_shift` to the timestamp value and `echo_shift` to the echo reply, both modulo 2^32, in every timestamps
+/// option of the right length. An echo reply counts in segments with ACK only, and is zero in others (RFC 7323 §3.2):
+/// shift it by zero there.
+///
+/// The result is the change for the TCP checksum.
+#[inline]
+pub fn shift_timestamps(options: &mut [u8], value_shift: u32, echo_shift: u32) -> Delta {
+    let is_whole = |opt: &Opt, _: &[u8]| opt.kind == KIND_TIMESTAMPS && opt.len == TIMESTAMPS_LEN;
+    let edited = edit_where(options, is_whole, |opt, options| {
+        let value = shift32(options, opt.offset + 2, value_shift);
+        value + shift32(options, opt.offset + 6, echo_shift)
+    });
+    edited.delta
+}
+
+/// Adds to the number at this offset, and tells what that changes.
+fn shift32(options: &mut [u8], offset: usize, shift: u32) -> Delta {
+    let Some(number) = crate::view_mut::<U32>(options, offset) else { return Delta::ZERO };
+    let old = *number;
+    *number = U32::new(old.get().wrapping_add(shift));
+    let ([a, b, c, d], [e, f, g, h]) = (old.to_bytes(), number.to_bytes());
+    Delta::ZERO.replace16_at(offset, U16::from_bytes([a, b]), U16::from_bytes([e, f])).replace16_at(
+        offset,
+        U16::from_bytes([c, d]),
+        U16::from_bytes([g, h]),
+    )
+}
+
+/// Puts `first` in front of the options in the space of their padding, where the header cannot grow: NOPs, and what
+/// stands behind END or a malformed option, give way. `None`, and no change, when there is not enough of that.
+///
+/// The result is the change for the TCP checksum.
+#[must_use]
+pub fn put_first(options: &mut [u8], first: &[u8]) -> Option<Delta> {
+    let mut packed = [KIND_NOP; super::OPTIONS_LEN_MAX];
+    let packed = packed.get_mut(..options.len())?;
+    let mut end = 0;
+    let mut push = |bytes: &[u8]| {
+        let room = packed.get_mut(end..end + bytes.len())?;
+        room.copy_from_slice(bytes);
+        end += bytes.len();
+        Some(())
+    };
+    push(first)?;
+    for opt in well_formed(options) {
+        push(opt.bytes(options))?;
+    }
+    let delta = Delta::ZERO.replace_bytes(options, packed);
+    options.copy_from_slice(packed);
+    Some(delta)
 }
 
 #[cfg(test)]

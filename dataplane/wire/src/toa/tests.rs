@@ -1,9 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::build::documentation_v6;
-use crate::checksum::internet;
+use crate::build::{Extension, TcpFrame, TcpFrame6, documentation_v6, tagged, with_extensions};
+use crate::checksum::{Delta, internet};
 use crate::tcp::options::{Malformed, iter, tests::optionish};
+use crate::{HeapBuf, PacketBuf, ipv4, tcp};
 
 const CLIENT: U32 = U32::new(0xcb00_7107);
 const PORT: U16 = U16::new(4660);
@@ -119,6 +120,88 @@ fn fast_open_is_overwritten_in_both_its_forms() {
     assert_eq!(strip_fast_open(&mut [34, 2]).count, 1, "a request for a cookie");
 }
 
+#[test]
+fn an_option_of_either_family_is_encoded_alike() {
+    let (v4, v6) = (Ipv4Addr::new(203, 0, 113, 7), documentation_v6(7));
+    assert_eq!(encode(254, v4.into(), PORT).as_bytes(), encode_v4(254, CLIENT, PORT));
+    assert_eq!(encode(253, Ipv6Addr::from_octets(v6).into(), PORT).as_bytes(), encode_v6(253, &v6, PORT));
+}
+
+fn long_options(len: usize) -> Vec<u8> {
+    let mut options = vec![5, len as u8];
+    options.resize(len, 3);
+    options
+}
+
+/// The frame with the option in it and its checksums corrected, given where its headers are.
+fn inserted(frame: &[u8], l3: usize, l4: usize, option: &[u8]) -> Result<Vec<u8>, NotInserted> {
+    let mut packet = HeapBuf::with_room(frame, 20, 0);
+    let change = insert(&mut packet, l3, l4, option)?;
+    let mut frame = packet.to_vec();
+    let tcp: &mut tcp::Header = crate::view_mut(&mut frame, l4).unwrap();
+    tcp.checksum = change.tcp.apply(tcp.checksum);
+    if frame[l3] >> 4 == 4 {
+        let ip: &mut ipv4::Header = crate::view_mut(&mut frame, l3).unwrap();
+        ip.checksum = change.ip.apply(ip.checksum);
+    } else {
+        assert_eq!(change.ip, Delta::ZERO);
+    }
+    Ok(frame)
+}
+
+#[test]
+fn a_segment_with_the_option_is_the_one_that_is_built_with_it() {
+    let address = Ipv6Addr::from_octets(documentation_v6(7));
+    for option in [encode(254, Ipv4Addr::new(203, 0, 113, 7).into(), PORT), encode(253, address.into(), PORT)]
+    {
+        let option = option.as_bytes();
+        for old_options in
+            [vec![], vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2], long_options(40 - option.len())]
+        {
+            let old =
+                TcpFrame { options: old_options.clone(), payload: b"data!".to_vec(), ..TcpFrame::default() };
+            let new = TcpFrame { options: [option, &old_options].concat(), ..old.clone() };
+            assert_eq!(inserted(&old.to_vec(), 14, 34, option), Ok(new.to_vec()));
+            let tag = |frame: &TcpFrame| tagged(&frame.to_vec(), 3);
+            assert_eq!(inserted(&tag(&old), 18, 38, option), Ok(tag(&new)));
+            let six = |tcp: &TcpFrame| TcpFrame6 { tcp: tcp.clone(), ..TcpFrame6::default() }.to_vec();
+            assert_eq!(inserted(&six(&old), 14, 54, option), Ok(six(&new)));
+            let extended = |tcp: &TcpFrame| with_extensions(&six(tcp), &[Extension::empty(60)]);
+            assert_eq!(inserted(&extended(&old), 14, 62, option), Ok(extended(&new)));
+        }
+    }
+}
+
+#[test]
+fn padding_gives_way_where_the_header_cannot_grow() {
+    let option = encode_v6(253, &documentation_v6(7), PORT);
+    // 12 bytes of timestamps, then an END with 12 bytes behind it: the header has 16 bytes left, padding 14.
+    let options = [&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 0][..], &[77; 19]].concat();
+    let old = TcpFrame { options, payload: b"data!".to_vec(), ..TcpFrame::default() };
+    let new_options = [&option[..], &[8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1]].concat();
+    let new = TcpFrame { options: new_options, ..old.clone() };
+    assert_eq!(inserted(&old.to_vec(), 14, 34, &option), Ok(new.to_vec()));
+    let full = TcpFrame { options: long_options(24), ..old };
+    assert_eq!(inserted(&full.to_vec(), 14, 34, &option), Err(NotInserted::NoRoom));
+}
+
+#[test]
+fn what_cannot_take_the_option_stays_as_it_is() {
+    let option = encode_v4(254, CLIENT, PORT);
+    let frame = TcpFrame::default().to_vec();
+    let kept = |frame: &[u8], room: usize, l4: usize, why: NotInserted| {
+        let mut packet = HeapBuf::with_room(frame, room, 0);
+        assert_eq!(insert(&mut packet, 14, l4, &option), Err(why));
+        assert_eq!((packet.data(), packet.headroom()), (frame, room));
+    };
+    kept(&frame, 7, 34, NotInserted::NoHeadroom);
+    kept(&frame, 8, 400, NotInserted::NoRoom);
+    kept(&frame[..40], 8, 34, NotInserted::NoRoom);
+    let mut long = frame;
+    long[16..18].copy_from_slice(&[0xff, 0xf8]);
+    kept(&long, 8, 34, NotInserted::NoRoom);
+}
+
 proptest! {
     // Cheap cases with rare corners: more than the usual 256.
     #![proptest_config(ProptestConfig::with_cases(2_000))]
@@ -134,6 +217,12 @@ proptest! {
             let client = Client { kind, addr: IpAddr::V6(Ipv6Addr::from_octets(addr6)), port };
             prop_assert_eq!(decode(&encode_v6(kind, &addr6, port)), Some(client));
         }
+    }
+
+    #[test]
+    fn insertion_into_noise_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), l3 in 0usize..30, l4 in 0usize..60) {
+        let mut packet = HeapBuf::with_room(&bytes, 20, 0);
+        let _ = insert(&mut packet, l3, l4, &encode_v4(254, CLIENT, PORT));
     }
 
     #[test]

@@ -89,6 +89,67 @@ fn an_mss_behind_a_malformed_option_stays() {
     assert_eq!(options, [8, 1, 2, 4, 5, 0xb4, 0, 0]);
 }
 
+/// Two SACK blocks behind two NOPs, and behind one, so that the edges stand at odd offsets.
+const SACKS: [&[u8]; 2] = [
+    &[1, 1, 5, 18, 0, 0, 0, 10, 0, 0, 0, 20, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 5],
+    &[1, 5, 18, 0, 0, 0, 10, 0, 0, 0, 20, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 5, 1],
+];
+
+#[test]
+fn every_edge_of_every_block_is_shifted() {
+    for given in SACKS {
+        let mut options = given.to_vec();
+        let delta = map_sack(&mut options, 0x102);
+        let edges = [10u32, 20, u32::MAX, 5].map(|edge| edge.wrapping_add(0x102).to_be_bytes()).concat();
+        let at = 2 + given.iter().position(|byte| *byte == 5).unwrap();
+        assert_eq!(options[at..at + 16], edges);
+        assert_eq!((&options[..at], &options[at + 16..]), (&given[..at], &given[at + 16..]));
+        assert_eq!(delta.apply(internet(given)), internet(&options));
+        assert_eq!(map_sack(&mut options, 0x102u32.wrapping_neg()), delta.negated());
+        assert_eq!(options, given);
+        assert_eq!((map_sack(&mut options, 0), &options[..]), (Delta::ZERO, given));
+    }
+}
+
+#[test]
+fn half_a_block_and_what_stands_behind_nonsense_is_not_shifted() {
+    for given in [&[5, 9, 0, 0, 0, 10, 0, 0, 0, 1][..], &[5, 2, 1, 1], &[5, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2]]
+    {
+        let mut options = given.to_vec();
+        assert_eq!((map_sack(&mut options, 7), &options[..]), (Delta::ZERO, given));
+    }
+}
+
+#[test]
+fn timestamps_are_shifted_apart_and_stripped() {
+    let given = [8, 10, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 1, 8, 10, 0, 0, 0, 2, 0, 0, 0, 3, 1];
+    let mut options = given;
+    let delta = shift_timestamps(&mut options, 0x0001_0000, 2);
+    assert_eq!(options, [8, 10, 0, 1, 0, 1, 0, 0, 0, 1, 1, 8, 10, 0, 1, 0, 2, 0, 0, 0, 5, 1]);
+    assert_eq!(delta.apply(internet(&given)), internet(&options));
+    let mut short = [8, 6, 0, 0, 0, 1, 1, 1];
+    assert_eq!((shift_timestamps(&mut short, 1, 1), short), (Delta::ZERO, [8, 6, 0, 0, 0, 1, 1, 1]));
+    let mut syn = SYN;
+    let stripped = strip_timestamps(&mut syn);
+    assert_eq!((stripped.count, stripped.malformed), (1, false));
+    assert_eq!(syn, [2, 4, 5, 0xb4, 4, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 7]);
+    assert_eq!(stripped.delta.apply(internet(&SYN)), internet(&syn));
+    assert_eq!(strip_timestamps(&mut short).count, 1, "of whatever length");
+}
+
+#[test]
+fn an_option_is_put_first_where_there_is_padding_for_it() {
+    let mut options = [1, 1, 4, 2, 1, 3, 3, 7, 0, 9, 9, 9];
+    let before = internet(&options);
+    let delta = put_first(&mut options, &[254, 4, 1, 2]).unwrap();
+    assert_eq!(options, [254, 4, 1, 2, 4, 2, 3, 3, 7, 1, 1, 1]);
+    assert_eq!(delta.apply(before), internet(&options));
+    let full = options;
+    assert_eq!((put_first(&mut options, &[254, 4, 1, 2]), options), (None, full));
+    assert_eq!(put_first(&mut [1; 4], &[254, 8, 0, 0, 0, 0, 0, 0]), None);
+    assert_eq!(put_first(&mut [1; 41], &[254, 4, 0, 0]), None);
+}
+
 /// Bytes that look like options more often than noise does.
 pub(crate) fn optionish() -> impl Strategy<Value = Vec<u8>> {
     let kind = prop::sample::select(vec![0u8, 1, 1, 2, 3, 4, 5, 8, 34, 200, 249, 250, 252, 253, 254]);
@@ -155,5 +216,46 @@ proptest! {
         let message = |options: &[u8]| [&[0x12; 20], options].concat();
         prop_assert_eq!(lowered.delta.apply(internet(&message(&options))), internet(&message(&after)));
         prop_assert_eq!(kinds(&options), kinds(&after));
+    }
+
+    #[test]
+    fn shifts_change_no_option_but_theirs_and_tell_the_change(options in optionish(), by in any::<(u32, u32)>()) {
+        let message = |options: &[u8]| [&[0x12; 20], options].concat();
+        let check = |kind: u8, edit: &dyn Fn(&mut [u8]) -> Delta| {
+            let mut after = options.clone();
+            let delta = edit(&mut after);
+            prop_assert_eq!(delta.apply(internet(&message(&options))), internet(&message(&after)));
+            prop_assert_eq!(kinds(&options), kinds(&after));
+            for opt in iter(&options).flatten().filter(|opt| opt.kind != kind) {
+                prop_assert_eq!(opt.bytes(&options), opt.bytes(&after));
+            }
+            Ok(())
+        };
+        check(KIND_SACK, &|options| map_sack(options, by.0))?;
+        check(KIND_TIMESTAMPS, &|options| shift_timestamps(options, by.0, by.1))?;
+        let mut after = options.clone();
+        let stripped = strip_timestamps(&mut after);
+        prop_assert_eq!(find(&after, KIND_TIMESTAMPS), None);
+        prop_assert_eq!(stripped.delta.apply(internet(&message(&options))), internet(&message(&after)));
+    }
+
+    #[test]
+    fn what_is_put_first_leaves_all_others_behind_it(options in optionish(), len in 1usize..6) {
+        let mut first = vec![254; len * 4];
+        first[1] = (len * 4) as u8;
+        let mut after = options.clone();
+        let message = |options: &[u8]| [&[0x12; 20], options].concat();
+        let held: Vec<_> = iter(&options).map_while(Result::ok).map(|opt| opt.bytes(&options).to_vec()).collect();
+        match put_first(&mut after, &first) {
+            Some(delta) => {
+                prop_assert_eq!(delta.apply(internet(&message(&options))), internet(&message(&after)));
+                let now: Vec<_> = iter(&after).flatten().map(|opt| opt.bytes(&after).to_vec()).collect();
+                prop_assert_eq!(now, [vec![first], held].concat());
+            }
+            None => {
+                prop_assert_eq!(&after, &options);
+                prop_assert!(held.concat().len() + first.len() > options.len());
+            }
+        }
     }
 }
