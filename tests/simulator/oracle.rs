@@ -137,7 +137,9 @@ impl Oracle {
             return Ok(());
         }
         match verdict {
-            Verdict::Forward(_) | Verdict::ForwardCut { .. } | Verdict::Resolve(_) => self.forwarded(worker, before, after),
+            Verdict::Forward(_) | Verdict::ForwardCut { .. } | Verdict::Resolve(_) => {
+                self.forwarded(worker, before, after)
+            }
             Verdict::HandOver(to) => {
                 self.seen.handed_over += 1;
                 ensure!(to != worker, "worker {worker} hands a packet to itself");

@@ -67,6 +67,12 @@ named_counters! {
         TtlExpired = "ttl_expired",
         /// Does not fit the next link and the ICMP answer was rate-limited or impossible.
         TooBig = "too_big",
+        /// An ICMP error to a virtual or local address about no connection that there is.
+        IcmpUnknown = "icmp_unknown",
+        /// An ICMP error about a connection that cannot be put into the other family, or does not fit.
+        IcmpUntranslatable = "icmp_untranslatable",
+        /// The first packet of a connection, handed over just when the configuration changed; its sender repeats it.
+        NotOwner = "not_owner",
         /// The service has no real server that is up and has weight.
         NoRealServer = "no_real_server",
         /// The connection table is full and nothing in it may be given up.

@@ -120,8 +120,8 @@ fn what_it_cannot_do_is_refused_and_the_running_state_stays() {
     dataplane.wait_for(&Request::GetStats, |response| (drops(response, "no_twin")[0] > 0).then_some(()));
     assert_eq!(dataplane.ask(&apply(state(1))), Response::Applied { generation: 1 });
 
-    let mut udp = state(2);
-    udp.services[0].key.protocol = Protocol::Udp;
+    let mut no_local = state(2);
+    no_local.services[0].local_addresses.clear();
     let mut crowd = state(3);
     crowd.services = (0..17)
         .map(|n| {
@@ -130,7 +130,7 @@ fn what_it_cannot_do_is_refused_and_the_running_state_stays() {
             service
         })
         .collect();
-    for (wrong, word) in [(udp, "udp is not built yet"), (crowd, "services_max")] {
+    for (wrong, word) in [(no_local, "no local address"), (crowd, "services_max")] {
         let response = dataplane.ask(&apply(wrong));
         let Response::Refused(refusal) = response else { panic!("{response:?}") };
         assert!(refusal.to_string().contains(word), "{refusal}");

@@ -38,7 +38,7 @@ fn tuples_of(n: u32) -> Tuples {
         dst: endpoint(wide, dst.0, dst.1),
     };
     Tuples {
-        inbound: tuple(n % 3 != 0, (n, n as u16), (7, 80)),
+        inbound: tuple(!n.is_multiple_of(3), (n, n as u16), (7, 80)),
         outbound: tuple(n % 3 == 1, (n >> 16, 8080), (9, n as u16)),
     }
 }

@@ -91,7 +91,9 @@ pub(crate) fn address(data: &mut [u8], adjacency: &Adjacency) -> bool {
     true
 }
 
-fn word(addr: Addr) -> U32 {
+/// The word of an IPv4 address.
+#[inline(always)]
+pub(crate) fn word(addr: Addr) -> U32 {
     U32::from_bytes(addr.v4().unwrap_or(0).to_ne_bytes())
 }
 

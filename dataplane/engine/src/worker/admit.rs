@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use wire::icmp::Error;
 use wire::tcp::{self, flags};
 use wire::{PacketBuf, checksum, ethernet, ipv4, view};
 
@@ -11,11 +12,11 @@ use super::track::checksum_is_valid;
 use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Acked, Conn, Direction, NIL, Tuples, flag, trait_};
 use crate::counters::{Counter, Counters};
-use crate::icmp;
 use crate::ids::{PairId, ServiceId};
 use crate::parse::Segment;
 use crate::ports::PortSet;
 use crate::snapshot::{Mode, Real, Service, Snapshot};
+use crate::steer;
 use crate::table::{Found, Table};
 use crate::tcp::ConnState;
 use crate::time::Ticks;
@@ -49,7 +50,11 @@ impl Worker {
             return self.drop(DropReason::SourceInvalid);
         }
         if hops(packet.data(), segment.wide) <= 1 {
-            return self.answer(packet, segment, icmp::Error::TimeExceeded, DropReason::TtlExpired);
+            return self.answer(packet, segment, Error::TimeExceeded, DropReason::TtlExpired);
+        }
+        // Handed over by a worker that did not have this configuration yet: the answers would go elsewhere.
+        if self.workers > 1 && steer::owner(&self.snapshot, self.steering, self.workers, &tuple) != self.id {
+            return self.drop(DropReason::NotOwner);
         }
         match self.admit(now, packet.data(), segment, &tuple) {
             Ok(found) => {
@@ -58,7 +63,7 @@ impl Worker {
                 verdict
             }
             Err(DropReason::NoRealServer) => {
-                self.answer(packet, segment, icmp::Error::PortUnreachable, DropReason::NoRealServer)
+                self.answer(packet, segment, Error::PortUnreachable, DropReason::NoRealServer)
             }
             Err(reason) => self.drop(reason),
         }

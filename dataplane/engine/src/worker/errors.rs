@@ -1,19 +1,295 @@
-//! ICMP errors about connections.
+//! ICMP errors about connections: they go to whom the quoted packet came from, and quote what he sent.
+//!
+//! An error quotes a packet as the gateway sent it, so the quoted tuple turned round is one that comes in: it finds the
+//! connection, and the connection's other tuple is what the packet was before translation (IPVS: ip_vs_in_icmp,
+//! ip_vs_out_icmp; RFC 5508 §4).
 
-use wire::PacketBuf;
+use wire::checksum::Delta;
+use wire::icmpv6::QUOTE_LEN_MAX;
+use wire::nat64::NextHopMtus;
+use wire::quote::{self, Quote, Rewrite};
+use wire::{Addresses, Family, PacketBuf, U16, U32, ethernet, icmp, icmpv6, ipv4, ipv6, view, view_mut};
+use zerocopy::IntoBytes;
 
 use super::Worker;
-use crate::addr::Tuple;
-use crate::parse::Message;
-use crate::verdict::{PuntClass, Verdict};
+use super::forward::{Exit, Fit, hops};
+use crate::addr::{Addr, Endpoint, Tuple};
+use crate::conn::{Direction, flag};
+use crate::counters::Counter;
+use crate::hash::Key;
+use crate::parse::{Message, Segment};
+use crate::snapshot::Mode;
+use crate::table::Found;
+use crate::translate::client_address::toa_len;
+use crate::translate::word;
+use crate::verdict::{DropReason, PuntClass, Verdict};
+
+/// The longest message of either family, from the ICMP header on.
+const MESSAGE_LEN_MAX: usize = icmp::HEADER_LEN + QUOTE_LEN_MAX;
+
+/// The tuple of what would answer the packet that a message quotes; `None` when it quotes nothing that tells.
+pub(super) fn about(data: &[u8], message: Message) -> Option<Tuple> {
+    quoted(data, message).map(|(_, tuple)| tuple)
+}
+
+fn quoted(data: &[u8], message: Message) -> Option<(Quote, Tuple)> {
+    let family = if message.wide { Family::V6 } else { Family::V4 };
+    let quote = quote::find(data.get(message.l4.into()..message.end.into())?, family).ok()?;
+    let (src, dst) = match quote.addresses {
+        Addresses::V4 { src, dst } => (
+            Addr::from_v4(u32::from_ne_bytes(src.to_bytes())),
+            Addr::from_v4(u32::from_ne_bytes(dst.to_bytes())),
+        ),
+        Addresses::V6 { src, dst } => (Addr::from_v6(src), Addr::from_v6(dst)),
+    };
+    // A mapped address stands for IPv4 here; over IPv6 nobody may send one.
+    if message.wide && (src.is_v4() || dst.is_v4()) {
+        return None;
+    }
+    let endpoint = |addr, port: U16| Endpoint { addr, port: u16::from_ne_bytes(port.to_bytes()) };
+    let tuple = Tuple {
+        protocol: quote.protocol,
+        src: endpoint(dst, quote.dst_port),
+        dst: endpoint(src, quote.src_port),
+    };
+    Some((quote, tuple))
+}
 
 impl Worker {
+    /// An ICMP or ICMPv6 error.
     #[cold]
-    pub(super) fn icmp_error<P: PacketBuf>(&mut self, _packet: &mut P, message: Message) -> Verdict {
+    pub(super) fn icmp_error<P: PacketBuf>(&mut self, packet: &mut P, message: Message) -> Verdict {
+        let Some((quote, about)) = quoted(packet.data(), message) else {
+            return self.stray_error(packet, message);
+        };
+        let Some(found) = self.table.find_tuple(&about) else { return self.stray_error(packet, message) };
+        if hops(packet.data(), message.wide) <= 1 {
+            return self.drop(DropReason::TtlExpired);
+        }
+        let exit = match self.exit(found) {
+            Ok(exit) => exit,
+            Err(reason) => return self.drop(reason),
+        };
+        let segment = Segment {
+            key: Key { protocol: about.protocol, ..Key::default() },
+            l4: message.l4,
+            end: message.end,
+            flags: 0,
+            wide: message.wide,
+        };
+        let sent = match self.table.conns[found.conn as usize].mode {
+            Mode::FullNat | Mode::Nat => self.translate_error(packet, message, &quote, found, &exit),
+            Mode::Dr => self.send_direct(packet, &segment, exit.mtu).is_ok_and(|fit| fit == Fit::Whole),
+            Mode::Tun => {
+                self.send_tunnelled(packet, &segment, found, exit.mtu).is_ok_and(|fit| fit == Fit::Whole)
+            }
+        };
+        if !sent {
+            return self.drop(DropReason::IcmpUntranslatable);
+        }
+        self.counters.event(Counter::IcmpErrors).add(1);
+        self.leave(packet, found, &exit, Fit::Whole)
+    }
+
+    /// An error about no connection of ours: to one of the addresses that only connections use it means nothing, all
+    /// else is the kernel's.
+    fn stray_error<P: PacketBuf>(&mut self, packet: &P, message: Message) -> Verdict {
+        let packet = packet.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
+        let destination = if message.wide {
+            view::<ipv6::Header>(packet, 0).map(|ip| Addr::from_v6(ip.dst))
+        } else {
+            view::<ipv4::Header>(packet, 0).map(|ip| Addr::from_v4(u32::from_ne_bytes(ip.dst.to_bytes())))
+        };
+        if destination
+            .is_some_and(|to| self.snapshot.locals.contains(to) || self.snapshot.virtuals.contains(to))
+        {
+            return self.drop(DropReason::IcmpUnknown);
+        }
         self.punt(if message.wide { PuntClass::Ipv6 } else { PuntClass::Icmp })
+    }
+
+    /// Rewrites an error about a translated packet; `false` when that cannot be.
+    fn translate_error<P: PacketBuf>(
+        &self,
+        packet: &mut P,
+        message: Message,
+        quote: &Quote,
+        found: Found,
+        exit: &Exit,
+    ) -> bool {
+        let conn = &self.table.conns[found.conn as usize];
+        let was = self.table.tuple(conn, found.direction.other());
+        // Who reports is hidden as well as who was reported to, but for clients' networks in NAT, which know each other.
+        let keeps_reporter = conn.mode == Mode::Nat && found.direction == Direction::Inbound;
+        let toa_pending = conn.has(flag::TOA_PENDING) && found.direction == Direction::Outbound;
+        let room = if toa_pending { toa_len(conn.is_wide(Direction::Inbound)) as u16 } else { 0 };
+        packet.truncate(message.end.into());
+        if message.wide == conn.is_wide(found.direction.other()) {
+            rewrite_error(packet.data_mut(), message, quote, &was, keeps_reporter, room).is_some()
+        } else {
+            let mtus = self.mtus(found, exit.mtu);
+            cross_error(packet, message, quote, &was, mtus).is_some()
+        }
+    }
+
+    /// What the links on both sides of a connection take, for an error that arrives from one and leaves by the other.
+    fn mtus(&self, found: Found, leaves: u16) -> NextHopMtus {
+        let conn = &self.table.conns[found.conn as usize];
+        let back = self.fib.adjacency(conn.next_hops[found.direction.other() as usize]);
+        let arrives = back.map_or(leaves, |adjacency| adjacency.mtu);
+        if conn.is_wide(found.direction) {
+            NextHopMtus { v4: leaves, v6: arrives }
+        } else {
+            NextHopMtus { v4: arrives, v6: leaves }
+        }
     }
 }
 
-pub(super) fn about(_data: &[u8], _message: Message) -> Option<Tuple> {
-    None
+fn addresses(tuple: &Tuple) -> Addresses {
+    match (tuple.src.addr.v4(), tuple.dst.addr.v4()) {
+        (Some(_), Some(_)) => Addresses::V4 { src: word(tuple.src.addr), dst: word(tuple.dst.addr) },
+        _ => Addresses::V6 { src: tuple.src.addr.octets(), dst: tuple.dst.addr.octets() },
+    }
+}
+
+/// What the quoted packet was: one from `tuple.src` to `tuple.dst`.
+fn rewrite(tuple: &Tuple) -> Rewrite {
+    Rewrite {
+        addresses: addresses(tuple),
+        src_port: U16::from_bytes(tuple.src.port.to_ne_bytes()),
+        dst_port: U16::from_bytes(tuple.dst.port.to_ne_bytes()),
+        seq_shift: 0,
+    }
+}
+
+/// Within one family. `room` is what the gateway added to the quoted packet, so its sender must stay below the told MTU.
+fn rewrite_error(
+    data: &mut [u8],
+    message: Message,
+    quote: &Quote,
+    was: &Tuple,
+    keeps_reporter: bool,
+    room: u16,
+) -> Option<()> {
+    let (front, icmp_message) = data.split_at_mut_checked(message.l4.into())?;
+    let told = lower_mtu(icmp_message, message.wide, room);
+    let outer = if message.wide {
+        let ip = view_mut::<ipv6::Header>(front, ethernet::HEADER_LEN)?;
+        let (old_src, old_dst) = (ip.src, ip.dst);
+        if !keeps_reporter {
+            ip.src = was.dst.addr.octets();
+        }
+        ip.dst = was.src.addr.octets();
+        ip.hop_limit = ip.hop_limit.wrapping_sub(1);
+        Delta::ZERO.replace128(&old_src, &ip.src).replace128(&old_dst, &ip.dst)
+    } else {
+        let ip = view_mut::<ipv4::Header>(front, ethernet::HEADER_LEN)?;
+        let (old_src, old_dst) = (ip.src, ip.dst);
+        if !keeps_reporter {
+            ip.src = word(was.dst.addr);
+        }
+        ip.dst = word(was.src.addr);
+        ip.ttl = ip.ttl.wrapping_sub(1);
+        let hop = Delta::ZERO.replace16(U16::new(0x0100), U16::ZERO);
+        let change = hop.replace32(old_src, ip.src).replace32(old_dst, ip.dst);
+        ip.checksum = change.apply(ip.checksum);
+        Delta::ZERO
+    };
+    quote::rewrite(icmp_message, quote, &rewrite(was), outer + told).then_some(())
+}
+
+/// Takes `room` off the MTU that an error tells, if it tells one.
+fn lower_mtu(message: &mut [u8], wide: bool, room: u16) -> Delta {
+    let Some(header) = view_mut::<icmp::Header>(message, 0) else { return Delta::ZERO };
+    let tells = if wide {
+        header.kind == icmpv6::TYPE_PACKET_TOO_BIG
+    } else {
+        header.kind == icmp::TYPE_UNREACHABLE && header.code == icmp::CODE_FRAGMENTATION_NEEDED
+    };
+    let old = header.rest;
+    // A router that does not know says 0.
+    if !tells || room == 0 || old.get() <= u32::from(room) {
+        return Delta::ZERO;
+    }
+    header.rest = U32::new(old.get() - u32::from(room));
+    Delta::ZERO.replace32(old, header.rest)
+}
+
+/// From one family to the other.
+fn cross_error<P: PacketBuf>(
+    packet: &mut P,
+    message: Message,
+    quote: &Quote,
+    was: &Tuple,
+    mtus: NextHopMtus,
+) -> Option<()> {
+    let mut out = [0; MESSAGE_LEN_MAX];
+    let data = packet.data();
+    let old = data.get(message.l4.into()..message.end.into())?;
+    let rewrite = rewrite(was);
+    let (len, hops) = if message.wide {
+        let ip = view::<ipv6::Header>(data, ethernet::HEADER_LEN)?;
+        let between = (&ip.src, &ip.dst);
+        (quote::translate_v6_to_v4(old, quote, &rewrite, between, mtus, &mut out)?, ip.hop_limit)
+    } else {
+        let ip = view::<ipv4::Header>(data, ethernet::HEADER_LEN)?;
+        let between = (&was.dst.addr.octets(), &was.src.addr.octets());
+        (quote::translate_v4_to_v6(old, quote, &rewrite, between, mtus, &mut out)?, ip.ttl)
+    };
+    let new = out.get(..len)?;
+    let mut header = [0; ipv6::HEADER_LEN];
+    let header = outer_header(&mut header, was, len, hops.wrapping_sub(1))?;
+    let total = ethernet::HEADER_LEN + header.len() + len;
+    let missing = total.saturating_sub(packet.data().len());
+    if !packet.push_back(missing) {
+        return None;
+    }
+    packet.truncate(total);
+    let data = packet.data_mut();
+    let family = if message.wide { Family::V4 } else { Family::V6 };
+    view_mut::<ethernet::Header>(data, 0)?.ether_type = family.ether_type();
+    let (front, back) = data.get_mut(ethernet::HEADER_LEN..)?.split_at_mut_checked(header.len())?;
+    front.copy_from_slice(header);
+    back.copy_from_slice(new);
+    Some(())
+}
+
+/// The IP header of an error to the sender of what it quotes, from whom he sent it to.
+fn outer_header<'a>(
+    room: &'a mut [u8; ipv6::HEADER_LEN],
+    was: &Tuple,
+    message_len: usize,
+    hops: u8,
+) -> Option<&'a [u8]> {
+    match addresses(was) {
+        Addresses::V4 { src, dst } => {
+            let mut header = ipv4::Header {
+                version_ihl: 0x45,
+                dscp_ecn: 0,
+                total_len: U16::new((ipv4::HEADER_LEN + message_len) as u16),
+                id: U16::ZERO,
+                flags_fragment: U16::new(ipv4::FLAG_DONT_FRAGMENT),
+                ttl: hops,
+                protocol: ipv4::PROTO_ICMP,
+                checksum: U16::ZERO,
+                src: dst,
+                dst: src,
+            };
+            header.checksum = wire::checksum::internet(header.as_bytes());
+            room.get_mut(..ipv4::HEADER_LEN)?.copy_from_slice(header.as_bytes());
+            room.get(..ipv4::HEADER_LEN)
+        }
+        Addresses::V6 { src, dst } => {
+            let header = ipv6::Header {
+                version_class_flow: U32::new(6 << 28),
+                payload_len: U16::new(message_len as u16),
+                next_header: ipv6::NEXT_ICMPV6,
+                hop_limit: hops,
+                src: dst,
+                dst: src,
+            };
+            room.copy_from_slice(header.as_bytes());
+            Some(room)
+        }
+    }
 }

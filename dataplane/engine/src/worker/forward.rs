@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use wire::checksum::Delta;
+use wire::icmp::Error;
 use wire::tcp::{self, flags};
 use wire::{PacketBuf, ethernet, ipv4, ipv6, toa, view};
 
@@ -23,14 +24,14 @@ use crate::translate::{self, family, tunnel};
 use crate::verdict::{DropReason, Verdict};
 
 /// Where a packet leaves.
-struct Exit {
-    port: PortId,
-    mtu: u16,
+pub(super) struct Exit {
+    pub(super) port: PortId,
+    pub(super) mtu: u16,
     adjacency: AdjacencyId,
 }
 
 /// Why a packet does not leave. It was not changed.
-enum Refused {
+pub(super) enum Refused {
     /// Larger than what the next link takes; the greatest length that the sender may use.
     TooBig {
         mtu: u16,
@@ -40,7 +41,7 @@ enum Refused {
 
 /// Whether a packet goes out whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fit {
+pub(super) enum Fit {
     Whole,
     /// An IPv4 packet that may be cut must be.
     Cut,
@@ -75,7 +76,7 @@ impl Worker {
             Err(reason) => return self.drop(reason),
         };
         if hops(packet.data(), segment.wide) <= 1 {
-            return self.answer(packet, segment, icmp::Error::TimeExceeded, DropReason::TtlExpired);
+            return self.answer(packet, segment, Error::TimeExceeded, DropReason::TtlExpired);
         }
         let sent = match self.table.conns[found.conn as usize].mode {
             Mode::FullNat | Mode::Nat => self.send_translated(packet, segment, found, exit.mtu),
@@ -88,14 +89,19 @@ impl Worker {
                 self.leave(packet, found, &exit, fit)
             }
             Err(Refused::TooBig { mtu }) => {
-                self.answer(packet, segment, icmp::Error::TooBig { mtu }, DropReason::TooBig)
+                self.answer(packet, segment, Error::TooBig { mtu }, DropReason::TooBig)
             }
             Err(Refused::Drop(reason)) => self.drop(reason),
         }
     }
 
     /// DR: the packet as it is, one hop less.
-    fn send_direct<P: PacketBuf>(&self, packet: &mut P, segment: &Segment, mtu: u16) -> Result<Fit, Refused> {
+    pub(super) fn send_direct<P: PacketBuf>(
+        &self,
+        packet: &mut P,
+        segment: &Segment,
+        mtu: u16,
+    ) -> Result<Fit, Refused> {
         let fit = fit(packet.data(), segment, segment.total_len(), mtu)?;
         trim(packet, segment);
         let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) else {
@@ -106,7 +112,7 @@ impl Worker {
     }
 
     /// TUN: one hop less, and outer headers in front.
-    fn send_tunnelled<P: PacketBuf>(
+    pub(super) fn send_tunnelled<P: PacketBuf>(
         &self,
         packet: &mut P,
         segment: &Segment,
@@ -286,7 +292,13 @@ impl Worker {
 
     /// Fills in the Ethernet header, or has the next hop resolved.
     #[inline(always)]
-    fn leave<P: PacketBuf>(&mut self, packet: &mut P, found: Found, exit: &Exit, fit: Fit) -> Verdict {
+    pub(super) fn leave<P: PacketBuf>(
+        &mut self,
+        packet: &mut P,
+        found: Found,
+        exit: &Exit,
+        fit: Fit,
+    ) -> Verdict {
         let adjacency = self.fib.adjacency(exit.adjacency);
         if let Some(adjacency) = adjacency
             && translate::address(packet.data_mut(), adjacency)
@@ -344,7 +356,7 @@ impl Worker {
 
     /// Where the packet leaves, from the record if the record is of this epoch.
     #[inline(always)]
-    fn exit(&mut self, found: Found) -> Result<Exit, DropReason> {
+    pub(super) fn exit(&mut self, found: Found) -> Result<Exit, DropReason> {
         let conn = &self.table.conns[found.conn as usize];
         let id = conn.next_hops[found.direction as usize];
         if conn.fib_epoch == self.fib.epoch()
@@ -374,11 +386,11 @@ impl Worker {
         &mut self,
         packet: &mut P,
         segment: &Segment,
-        error: icmp::Error,
+        error: Error,
         reason: DropReason,
     ) -> Verdict {
-        let may = icmp::may_answer(packet.data(), segment.wide);
-        if may && self.limiter.allows_icmp() && icmp::answer(packet, segment, error) {
+        let may = icmp::may_answer(packet.data(), segment.wide, error);
+        if may && self.limiter.allows_icmp() && icmp::answer(packet, segment.wide, error) {
             self.counters.event(Counter::Replied).add(1);
             Verdict::Reply(PortId(packet.port()))
         } else {

@@ -143,7 +143,8 @@ fn what_is_not_ours_to_forward_goes_to_the_kernel_in_its_class() {
     multicast[0] = 1;
     let ip = wire::build::ipv6_header([1; 16], [2; 16], (wire::ipv6::NEXT_ICMPV6, 255), 8);
     let solicitation =
-        [wire::IntoBytes::as_bytes(&ip), &[wire::icmpv6::TYPE_NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]].concat();
+        [wire::IntoBytes::as_bytes(&ip), &[wire::icmpv6::TYPE_NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]]
+            .concat();
     let solicitation =
         wire::build::ethernet(GATEWAY_MAC, CLIENT_MAC, wire::ethernet::ETHERTYPE_IPV6, &solicitation);
     let cases = [
