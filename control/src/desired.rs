@@ -14,32 +14,52 @@ pub fn service_key(service: &config::Service) -> ServiceKey {
     ServiceKey { protocol: service.protocol, virtual_: service.listen }
 }
 
-/// The desired state, still without generation. `is_up` tells the health of a real server.
-pub fn state(
-    config: &Config,
-    is_up: impl Fn(TargetId, Option<&config::HealthCheck>) -> bool,
-) -> DesiredState {
+/// What health and time say of a real server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Whether it may get new connections.
+    pub up: bool,
+    /// How much of its weight counts, in percent.
+    pub ramp_percent: u8,
+    /// Whether its connections end.
+    pub end_connections: bool,
+}
+
+/// The desired state, still without generation. `now` tells how a real server is.
+pub fn state(config: &Config, now: impl Fn(TargetId, &config::RealServer) -> Now) -> DesiredState {
     let pools: HashMap<&str, &config::LocalPool> =
         config.local_pools.iter().map(|pool| (pool.name.as_str(), pool)).collect();
     let services = config.services.iter().map(|service| {
         let key = service_key(service);
         let pool = pools.get(service.local_pool.as_str());
+        let real_servers = service.real_servers.iter().map(|real| {
+            let now = now(TargetId { service: key, real: real.address }, real);
+            RealServer {
+                up: now.up,
+                ramp_percent: now.ramp_percent,
+                end_connections: now.end_connections,
+                ..real_server(real)
+            }
+        });
         Service {
+            key,
+            name: service.name.clone(),
+            also: service.also.clone(),
             scheduler: service.scheduler,
+            scheduler_flags: service.scheduler_flags,
             toa: service.toa,
+            one_packet: service.one_packet,
+            persistence: service.persistence,
             local_addresses: pool.map(|pool| pool.addresses.clone()).unwrap_or_default(),
             local_ports: pool.map_or(config::LOCAL_PORTS_DEFAULT, |pool| pool.ports),
-            real_servers: service
-                .real_servers
-                .iter()
-                .map(|real| RealServer {
-                    weight: real.weight,
-                    up: is_up(TargetId { service: key, real: real.address }, real.health_check.as_ref()),
-                    ..RealServer::new(real.address)
-                })
-                .collect(),
+            real_servers: real_servers.collect(),
+            sorry_server: service.sorry_server.as_ref().map(real_server),
             timeouts: service.timeouts,
-            ..Service::new(key, &service.name)
+            tcp_timestamps: service.tcp_timestamps,
+            rebase_sequence: service.rebase_sequence,
+            expire_nodest_conn: service.expire_nodest_conn,
+            expire_quiescent_template: service.expire_quiescent_template,
+            reset_on_expiry: service.reset_on_expiry,
         }
     });
     DesiredState {
@@ -48,6 +68,17 @@ pub fn state(
         static_neighbours: config.static_neighbours.clone(),
         static_routes: config.static_routes.clone(),
         timeouts: config.timeouts,
+    }
+}
+
+/// As configured; up, and of its whole weight.
+fn real_server(real: &config::RealServer) -> RealServer {
+    RealServer {
+        mode: real.mode,
+        weight: real.weight,
+        upper_threshold: real.upper_threshold,
+        lower_threshold: real.lower_threshold,
+        ..RealServer::new(real.address)
     }
 }
 
@@ -65,7 +96,9 @@ pub fn twins(config: &Config, vips: Option<&Config>) -> Wanted {
         on_port.entry(&pool.port).or_default().extend(pool.addresses.iter().copied().map(host));
     }
     for service in vips.iter().flat_map(|config| &config.services) {
-        on_port.entry(&service.port).or_default().push(host(service.listen.ip()));
+        for (vip, port) in &service.vips {
+            on_port.entry(port).or_default().push(host(*vip));
+        }
     }
     let twins = config.ports.iter().filter_map(|port| {
         let interface = port.kernel_interface.clone()?;

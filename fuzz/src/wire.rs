@@ -1,17 +1,25 @@
-//! Header views and TCP options: no panic on any bytes, and what is changed keeps its checksum.
+//! Header views, TCP options and what is made of whole packets: no panic on any bytes, and what is changed keeps its
+//! checksum.
 
 use wire::checksum::{self, Delta};
 use wire::tcp::options;
 use wire::{arp, ethernet, icmp, ipv4, ipv6, tcp, toa, udp, view, view_mut};
 
-/// First byte: what to do; the rest: a frame, a packet, a segment, or options.
+mod packets;
+
+/// First byte: what to do; the rest: a frame, a packet, a message, or options.
 pub fn run(data: &[u8]) {
     let Some((what, bytes)) = data.split_first() else { return };
-    match what % 4 {
+    match what {
         0 => headers(bytes),
         1 => extensions(bytes),
         2 => stripping(bytes),
-        _ => answering(bytes),
+        3 => answering(bytes),
+        4 => packets::quotes(bytes),
+        5 => packets::translation(bytes),
+        6 => packets::tunnels(bytes),
+        7 => packets::fragments(bytes),
+        _ => packets::in_place(bytes),
     }
 }
 
@@ -95,6 +103,16 @@ fn stripping(options_given: &[u8]) {
             assert_eq!(options::find(after, options::KIND_FAST_OPEN), None);
         },
     );
+    changed(
+        given,
+        |options| Some(options::strip_timestamps(options).delta),
+        |after| {
+            assert_eq!(options::find(after, options::KIND_TIMESTAMPS), None);
+        },
+    );
+    changed(given, |options| Some(options::map_sack(options, 0x1234_5678)), walk);
+    changed(given, |options| Some(options::shift_timestamps(options, 1, 2)), walk);
+    changed(given, |options| options::put_first(options, &[254, 4, 1, 2]), walk);
     changed(
         given,
         |options| options::lower_mss(options, 8, 500).map(|lowered| lowered.delta),

@@ -33,7 +33,7 @@ const MISTAKES: [(&str, &str, &str, &str); 5] = [
     ("workers = 2", "wrokers = 2", "wrokers", "unknown key"),
     ("\"10.2.0.200-10.2.0.203\"", "\"10.1.0.100\"", "listen = \"10.1", "local address of pool"),
     ("weight = 2", "weight = 65536", "weight = 65536", "65535"),
-    ("mode = \"fullnat\"", "mode = \"tun\"", "mode = ", "not built yet"),
+    ("mode = \"fullnat\"", "mode = \"dsr\"", "mode = ", "did you mean `dr`?"),
     ("scheduler = \"wrr\"", "scheduler = \"fastest\"", "scheduler = ", "wlc"),
 ];
 

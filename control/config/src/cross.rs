@@ -1,34 +1,35 @@
-//! What no value can show alone: names given twice, references to nothing, addresses that get in each other's way.
+//! What no value can show alone: names given twice, references to nothing, more than there is room for.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
 
 use crate::Draft;
 use crate::diagnostic::Sink;
 use crate::reader::{Span, printable, suggestion};
 use crate::service::ServiceDraft;
+use crate::{forwarding, overlap};
 
 pub(crate) fn check(sink: &Sink<'_>, draft: &Draft) {
     ports(sink, draft);
-    let pool_addresses = pools(sink, draft);
-    services(sink, draft, &pool_addresses);
+    names(sink, draft);
+    overlap::check(sink, draft);
+    forwarding::check(sink, draft);
     references(sink, draft);
     limits(sink, draft);
 }
 
 /// Remembers where a thing was first seen and complains of the second time.
-struct Seen<'s, 't, K> {
+pub(crate) struct Seen<'s, 't, K> {
     sink: &'s Sink<'t>,
     first: HashMap<K, Span>,
 }
 
 impl<'s, 't, K: Eq + Hash> Seen<'s, 't, K> {
-    fn new(sink: &'s Sink<'t>) -> Self {
+    pub(crate) fn new(sink: &'s Sink<'t>) -> Self {
         Seen { sink, first: HashMap::new() }
     }
 
-    fn add(&mut self, key: K, span: Option<&Span>, message: impl FnOnce() -> String, help: &str) {
+    pub(crate) fn add(&mut self, key: K, span: Option<&Span>, message: impl FnOnce() -> String, help: &str) {
         let Some(span) = span else { return };
         match self.first.get(&key) {
             Some(first) => {
@@ -76,108 +77,19 @@ fn ports(sink: &Sink<'_>, draft: &Draft) {
     }
 }
 
-/// Which pool has an address, and where that stands.
-type PoolAddresses<'d> = HashMap<IpAddr, (&'d str, &'d Span)>;
-
-fn pools<'d>(sink: &Sink<'_>, draft: &'d Draft) -> PoolAddresses<'d> {
-    let mut own = HashMap::new();
-    for port in &draft.ports {
-        for ((address, _), span) in port.model.addresses.iter().zip(&port.address_spans) {
-            own.entry(*address).or_insert((&port.model.name, span));
-        }
-    }
+/// Names of pools and services.
+fn names(sink: &Sink<'_>, draft: &Draft) {
     let mut names = Seen::new(sink);
-    let mut seen: PoolAddresses<'d> = HashMap::new();
     for pool in &draft.pools {
         let name = pool.model.name.as_str();
         let message = || format!("a local pool is named `{name}`");
         names.add(name, pool.name_span.as_ref(), message, "give each pool its own name");
-        let mixed = pool.model.addresses.iter().any(|address| address.is_ipv4())
-            && pool.model.addresses.iter().any(IpAddr::is_ipv6);
-        if mixed {
-            let help = "make one pool for each family";
-            sink.report(&pool.span, format!("local pool `{name}` mixes IPv4 and IPv6"), help);
-        }
-        for (address, span) in pool.model.addresses.iter().zip(&pool.address_spans) {
-            if let Some((port, place)) = own.get(address) {
-                let line = sink.line(place);
-                let message =
-                    format!("local address {address} is the gateway's own on port `{port}`, line {line}");
-                sink.report(span, message, "use an address that nothing else has");
-            }
-            if let Some((other, place)) = seen.insert(*address, (name, span)) {
-                let line = sink.line(place);
-                let message = format!("local address {address} is in pool `{other}` already, line {line}");
-                sink.report(span, message, "list it once");
-            }
-        }
     }
-    seen
-}
-
-fn services(sink: &Sink<'_>, draft: &Draft, pool_addresses: &PoolAddresses<'_>) {
     let mut names = Seen::new(sink);
-    let mut keys = Seen::new(sink);
-    let mut vips = HashMap::new();
     for service in &draft.services {
-        let model = &service.model;
-        let span = service.listen_span.as_ref();
-        let name_span = service.name_span.as_ref();
-        names.add(
-            &model.name,
-            name_span,
-            || format!("a service is named `{}`", printable(&model.name)),
-            "give each service its own name",
-        );
-        let key = || format!("{} {} is a service", model.protocol, model.listen);
-        keys.add((model.protocol, model.listen), span, key, "list its real servers there");
-        let Some(span) = span else { continue };
-        vips.entry(model.listen.ip()).or_insert(span);
-        if let Some((pool, place)) = pool_addresses.get(&model.listen.ip()) {
-            let (ip, line) = (model.listen.ip(), sink.line(place));
-            let message =
-                format!("virtual address {ip} is a local address of pool `{pool}` too, line {line}");
-            sink.report(span, message, "take another address for the service or out of the pool");
-        }
-    }
-    for service in &draft.services {
-        real_servers(sink, draft, service, &vips, pool_addresses);
-    }
-}
-
-fn real_servers(
-    sink: &Sink<'_>,
-    draft: &Draft,
-    service: &ServiceDraft,
-    vips: &HashMap<IpAddr, &Span>,
-    pool_addresses: &PoolAddresses<'_>,
-) {
-    let pool = draft.pools.iter().find(|pool| pool.model.name == service.model.local_pool);
-    let pool_family = pool.and_then(|pool| pool.model.addresses.first()).map(IpAddr::is_ipv4);
-    let mut seen = Seen::new(sink);
-    let mut mismatch_told = false;
-    for (real, span) in service.model.real_servers.iter().zip(&service.real_spans) {
-        let Some(span) = span else { continue };
-        let message = || format!("this service has the real server {}", real.address);
-        seen.add(real.address, Some(span), message, "list it once; `weight` gives it a larger share");
-        let ip = real.address.ip();
-        if let Some(place) = vips.get(&ip) {
-            let line = sink.line(place);
-            let message = format!("real server {ip} is a virtual address of this gateway, line {line}");
-            sink.report(span, message, "write the real server's own address");
-        } else if let Some((pool, _)) = pool_addresses.get(&ip) {
-            let message = format!("real server {ip} is a local address of pool `{pool}`");
-            sink.report(span, message, "write the real server's own address");
-        }
-        if let Some(pool_is_ipv4) = pool_family.filter(|family| *family != ip.is_ipv4() && !mismatch_told) {
-            mismatch_told = true;
-            let (has, needs) = if pool_is_ipv4 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-            let pool = &service.model.local_pool;
-            let message =
-                format!("local pool `{pool}` has {has} addresses, but real server {ip} needs {needs}");
-            let place = service.pool_span.as_ref().unwrap_or(&service.span);
-            sink.report(place, message, format!("name a pool with {needs} addresses"));
-        }
+        let name = service.model.name.as_str();
+        let message = || format!("a service is named `{}`", printable(name));
+        names.add(name, service.name_span.as_ref(), message, "give each service its own name");
     }
 }
 
@@ -216,8 +128,10 @@ fn references(sink: &Sink<'_>, draft: &Draft) {
     let pools: Vec<&str> = draft.pools.iter().map(|pool| pool.model.name.as_str()).collect();
     let pools_known = draft.pools.iter().all(|pool| pool.name_span.is_some());
     for service in &draft.services {
-        check_port(&service.model.port, service.port_span.as_ref());
-        if pools_known && !service.pool_broken {
+        if let Some(port) = &service.port {
+            check_port(&port.value, Some(&port.span));
+        }
+        if pools_known && !service.pool_broken && service.uses_fullnat {
             check_pool(sink, service, &pools);
         }
     }
@@ -249,7 +163,7 @@ fn check_pool(sink: &Sink<'_>, service: &ServiceDraft, pools: &[&str]) {
 }
 
 fn limits(sink: &Sink<'_>, draft: &Draft) {
-    let real_servers: usize = draft.services.iter().map(|service| service.model.real_servers.len()).sum();
+    let real_servers: usize = draft.services.iter().map(|service| service.reals().count()).sum();
     let rows = [
         ("services", draft.services.len(), draft.dataplane.services_max, "services_max"),
         ("real servers", real_servers, draft.dataplane.real_servers_max, "real_servers_max"),

@@ -131,6 +131,8 @@ impl<'t> Sink<'t> {
     pub(crate) fn into_diagnostics(self) -> Vec<Diagnostic> {
         let mut found = self.found.into_inner();
         found.sort_by_key(|(offset, _)| *offset);
+        // What a service says for all its real servers is complained of once.
+        found.dedup();
         found.into_iter().map(|(_, diagnostic)| diagnostic).collect()
     }
 }

@@ -2,17 +2,29 @@
 
 use std::time::Duration;
 
-use crate::model::{CheckKind, HealthCheck};
-use crate::reader::{Fault, Reader, Schema, printable};
+use crate::model::{CheckKind, DnsRecord, HealthCheck};
+use crate::reader::{Fault, Reader, Schema, choose, printable};
 use crate::value;
 
 pub(crate) const HEALTH_CHECK: Schema = Schema {
     name: "health_check = { … }",
-    keys: &["type", "path", "host", "status", "port", "interval", "timeout", "rise", "fall"],
+    keys: &[
+        "type", "path", "host", "status", "name", "record", "payload", "reply", "port", "interval",
+        "timeout", "rise", "fall",
+    ],
     not_built: &[],
 };
 
-const HTTP_ONLY: [&str; 3] = ["path", "host", "status"];
+/// Keys that belong to one type of check.
+const PARTS: [(&str, Type); 7] = [
+    ("path", Type::Http),
+    ("host", Type::Http),
+    ("status", Type::Http),
+    ("name", Type::Dns),
+    ("record", Type::Dns),
+    ("payload", Type::Udp),
+    ("reply", Type::Udp),
+];
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
 const RISE_DEFAULT: u32 = 2;
@@ -23,28 +35,46 @@ enum Type {
     None,
     Tcp,
     Http,
+    Dns,
+    Udp,
+}
+
+impl Type {
+    const ALL: [(&str, Type); 5] = [
+        ("tcp", Type::Tcp),
+        ("http", Type::Http),
+        ("dns", Type::Dns),
+        ("udp", Type::Udp),
+        ("none", Type::None),
+    ];
 }
 
 /// The check, `None` for `type = "none"`.
 pub(crate) fn health_check(table: &Reader<'_>) -> Option<HealthCheck> {
     table.require("type", "\"tcp\"");
     let kind = table.parsed("type", "\"tcp\"", |text| match text {
-        "https" | "ssl" | "smtp" | "dns" | "ping" | "misc" | "udp" | "bfd" => {
-            Err(value::not_built("health check", text, &["tcp", "http", "none"]))
+        "https" | "ssl" | "smtp" | "ping" | "misc" | "bfd" => {
+            Err(value::not_built("health check", text, &Type::ALL.map(|(word, _)| word)))
         }
-        _ => crate::reader::choose(text, &[("tcp", Type::Tcp), ("http", Type::Http), ("none", Type::None)]),
+        _ => choose(text, &Type::ALL),
     });
     let kind = kind.map(|at| at.value);
-    for key in HTTP_ONLY.into_iter().filter(|key| table.has(key)) {
-        if matches!(kind, Some(Type::Tcp | Type::None)) {
-            let fault =
-                Fault::new("this is a part of HTTP checks", "set `type = \"http\"` or take the key away");
+    for (key, of) in PARTS.into_iter().filter(|(key, _)| table.has(key)) {
+        if kind.is_some_and(|kind| kind != of) {
+            let word = Type::ALL.iter().find(|(_, kind)| *kind == of).map_or("", |(word, _)| word);
+            let message = format!("this is a part of `{word}` checks");
+            let fault = Fault::new(message, format!("set `type = \"{word}\"` or take the key away"));
             table.fault(&table.span, key, fault);
         }
     }
-    let http = http(table);
+    let (http, dns, udp) = (http(table), dns(table), udp(table));
     let check = HealthCheck {
-        kind: if kind == Some(Type::Http) { http } else { CheckKind::Tcp },
+        kind: match kind {
+            Some(Type::Http) => http,
+            Some(Type::Dns) => dns,
+            Some(Type::Udp) => udp,
+            None | Some(Type::None | Type::Tcp) => CheckKind::Tcp,
+        },
         port: table.integer_or_word("port", 1..=65_535, "real"),
         interval: duration(table, "interval", 100).unwrap_or(INTERVAL_DEFAULT),
         timeout: duration(table, "timeout", 10).unwrap_or(TIMEOUT_DEFAULT),
@@ -80,6 +110,32 @@ fn http(table: &Reader<'_>) -> CheckKind {
         path: path.map_or_else(|| "/".to_owned(), |at| at.value),
         host: host.map(|at| at.value),
         status: status(table),
+    }
+}
+
+fn dns(table: &Reader<'_>) -> CheckKind {
+    let records = [
+        ("a", DnsRecord::A),
+        ("aaaa", DnsRecord::Aaaa),
+        ("cname", DnsRecord::Cname),
+        ("mx", DnsRecord::Mx),
+        ("ns", DnsRecord::Ns),
+        ("soa", DnsRecord::Soa),
+        ("txt", DnsRecord::Txt),
+    ];
+    CheckKind::Dns {
+        name: table
+            .parsed("name", "\"www.example.org\"", value::dns_name)
+            .map_or_else(|| ".".to_owned(), |at| at.value),
+        record: table.choice("record", &records).map_or(DnsRecord::Soa, |at| at.value),
+    }
+}
+
+fn udp(table: &Reader<'_>) -> CheckKind {
+    let replies = [("optional", false), ("required", true)];
+    CheckKind::Udp {
+        payload: table.parsed("payload", "\"0a0b\"", value::hex).map_or_else(Vec::new, |at| at.value),
+        needs_reply: table.choice("reply", &replies).is_some_and(|at| at.value),
     }
 }
 

@@ -7,10 +7,16 @@
 
 mod cross;
 mod diagnostic;
+mod forwarding;
+mod fullnat;
 mod health;
+mod mode;
 mod model;
 mod network;
+mod overlap;
 mod reader;
+mod real_server;
+mod scheduling;
 mod sections;
 mod service;
 mod value;
@@ -18,6 +24,7 @@ mod value;
 pub use diagnostic::Diagnostic;
 pub use model::*;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use reader::{Reader, Schema};
@@ -40,7 +47,9 @@ const SCHEMAS: &[&Schema] = &[
     &network::NEIGHBOUR,
     &network::ROUTE,
     &service::SERVICE,
-    &service::REAL_SERVER,
+    &real_server::REAL_SERVER,
+    &real_server::SORRY_SERVER,
+    &scheduling::PERSISTENCE,
     &health::HEALTH_CHECK,
 ];
 
@@ -83,10 +92,11 @@ impl Config {
             sink.report_syntax(error.span().unwrap_or(0..0), error.message());
         }
         let top = Reader::new(&sink, tree.get_ref(), tree.span(), &TOP);
-        let config = read(&top);
+        let mut config = read(&top);
         // With a broken syntax, whole values are lost, and what refers to them would be called wrong without being so.
         if syntax_errors.is_empty() {
             cross::check(&sink, &config);
+            forwarding::begin_tunnels(&sink, &mut config);
         }
         let diagnostics = sink.into_diagnostics();
         if diagnostics.is_empty() { Ok(config.into_model()) } else { Err(diagnostics) }
@@ -145,12 +155,17 @@ impl Draft {
             }
         }
         for service in &mut self.services {
-            if service.port_span.is_none() {
-                let port = containing(service.model.listen.ip()).or(ports.first());
-                service.model.port = port.map_or_else(String::new, |port| port.name.clone());
+            let given = service.port.as_ref().map(|at| at.value.clone());
+            let mut seen = HashSet::new();
+            for vip in service.listen.iter().map(|at| at.value.address).filter(|vip| seen.insert(*vip)) {
+                let port = || containing(vip).or(ports.first()).map(|port| port.name.clone());
+                let port = given.clone().or_else(port).unwrap_or_default();
+                service.model.vips.push((vip, port));
             }
-            if let (None, [pool]) = (&service.pool_span, self.pools.as_slice()) {
-                service.model.local_pool = pool.model.name.clone();
+            if let (None, [pool], true) =
+                (&service.pool_span, self.pools.as_slice(), service.uses_fullnat && !service.pool_broken)
+            {
+                service.model.local_pool.clone_from(&pool.model.name);
             }
         }
     }
@@ -162,7 +177,7 @@ impl Draft {
             timeouts: self.timeouts,
             ports: self.ports.into_iter().map(|port| port.model).collect(),
             local_pools: self.pools.into_iter().map(|pool| pool.model).collect(),
-            services: self.services.into_iter().map(|service| service.model).collect(),
+            services: self.services.into_iter().map(service::ServiceDraft::into_model).collect(),
             static_neighbours: self.neighbours.into_iter().map(|neighbour| neighbour.model).collect(),
             static_routes: self.routes.into_iter().map(|route| route.model).collect(),
         }

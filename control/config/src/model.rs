@@ -4,7 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api::{Mode, Protocol, Scheduler, StaticNeighbour, StaticRoute, Timeouts, ToaMode};
+use api::{
+    Mode, Persistence, Protocol, Scheduler, SchedulerFlags, StaticNeighbour, StaticRoute, TcpTimestamps,
+    Timeouts, ToaMode, VirtualRange,
+};
 
 /// A whole configuration file.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,18 +162,38 @@ pub struct Service {
     pub name: String,
     /// Protocol.
     pub protocol: Protocol,
-    /// VIP:vport.
+    /// VIP:vport, the first of its addresses. Port 0: every port that no service names.
     pub listen: SocketAddr,
-    /// The port whose twin owns the VIP.
-    pub port: String,
-    /// Mode.
-    pub mode: Mode,
+    /// Its further addresses.
+    pub also: Vec<VirtualRange>,
+    /// Each of its VIPs once, with the name of the port whose twin owns it.
+    pub vips: Vec<(IpAddr, String)>,
     /// Scheduler.
     pub scheduler: Scheduler,
-    /// Name of the local pool.
+    /// Its variants.
+    pub scheduler_flags: SchedulerFlags,
+    /// One-packet scheduling.
+    pub one_packet: bool,
+    /// Persistence.
+    pub persistence: Option<Persistence>,
+    /// Name of the local pool; empty: no real server needs one.
     pub local_pool: String,
-    /// Client address to real servers.
+    /// Client address to FULLNAT real servers.
     pub toa: ToaMode,
+    /// TCP timestamps towards FULLNAT real servers.
+    pub tcp_timestamps: TcpTimestamps,
+    /// Re-basing of sequence numbers towards FULLNAT real servers.
+    pub rebase_sequence: bool,
+    /// End connections of real servers that are gone or down.
+    pub expire_nodest_conn: bool,
+    /// End templates of real servers of weight 0.
+    pub expire_quiescent_template: bool,
+    /// Reset TCP connections that end by timeout or by an administrator.
+    pub reset_on_expiry: bool,
+    /// Gets new connections while no real server can be picked.
+    pub sorry_server: Option<RealServer>,
+    /// How long a real server that has come back takes to its full weight; `None`: no time.
+    pub slow_start: Option<Duration>,
     /// Health check of its real servers; `None`: always up.
     pub health_check: Option<HealthCheck>,
     /// Timeouts; `None`: `[timeouts]`.
@@ -179,13 +202,28 @@ pub struct Service {
     pub real_servers: Vec<RealServer>,
 }
 
-/// `[[service.real_server]]`.
+impl Service {
+    /// Whether a real server of it is reached by FULLNAT, so that it needs local addresses.
+    pub fn uses_fullnat(&self) -> bool {
+        self.real_servers.iter().chain(&self.sorry_server).any(|real| real.mode == Mode::FullNat)
+    }
+}
+
+/// `[[service.real_server]]` or `sorry_server = {…}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RealServer {
-    /// RIP:rport.
+    /// RIP:rport. Port 0: the port that the client asked for.
     pub address: SocketAddr,
+    /// Forwarding mode.
+    pub mode: Mode,
     /// Weight, 0 to 65535.
     pub weight: u16,
+    /// No new connections from so many on; 0: no limit.
+    pub upper_threshold: u32,
+    /// New connections again below so many; 0: below three quarters of the upper threshold.
+    pub lower_threshold: u32,
+    /// How long it may drain before its connections are ended; `None`: as long as it takes.
+    pub drain_deadline: Option<Duration>,
     /// Its own check, or the service's if it has none of its own; `None`: always up.
     pub health_check: Option<HealthCheck>,
 }
@@ -195,7 +233,7 @@ pub struct RealServer {
 pub struct HealthCheck {
     /// What is asked.
     pub kind: CheckKind,
-    /// Port to ask; `None`: the real server's.
+    /// Port to ask; `None`: the real server's, which then is not 0.
     pub port: Option<u16>,
     /// Time between two checks.
     pub interval: Duration,
@@ -221,6 +259,39 @@ pub enum CheckKind {
         /// Status codes that pass, as inclusive ranges.
         status: Vec<(u16, u16)>,
     },
+    /// A DNS query over UDP that must be answered without an error.
+    Dns {
+        /// The name asked for; "." is the root.
+        name: String,
+        /// The record type asked for.
+        record: DnsRecord,
+    },
+    /// A UDP datagram. Passes with an answer, fails with ICMP unreachable.
+    Udp {
+        /// What is sent.
+        payload: Vec<u8>,
+        /// Whether silence fails.
+        needs_reply: bool,
+    },
+}
+
+/// A DNS record type that a check can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DnsRecord {
+    /// IPv4 address.
+    A,
+    /// IPv6 address.
+    Aaaa,
+    /// Alias.
+    Cname,
+    /// Mail exchange.
+    Mx,
+    /// Name server.
+    Ns,
+    /// Start of authority.
+    Soa,
+    /// Text.
+    Txt,
 }
 
 /// Descriptors per queue where a port sets none.

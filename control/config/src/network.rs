@@ -41,6 +41,8 @@ pub(crate) struct PortDraft {
     pub(crate) kernel_interface_span: Option<Span>,
     /// One per address of the model.
     pub(crate) address_spans: Vec<Span>,
+    /// Whether there are addresses that cannot be read.
+    pub(crate) addresses_broken: bool,
 }
 
 pub(crate) fn port(table: &Reader<'_>) -> PortDraft {
@@ -48,7 +50,14 @@ pub(crate) fn port(table: &Reader<'_>) -> PortDraft {
     table.require("device", "\"0000:01:00.0\"");
     let name = table.parsed("name", "\"wan\"", value::name);
     let device = table.parsed("device", "\"0000:01:00.0\"", value::device);
-    let addresses = table.parsed_list("addresses", "[\"10.1.0.1/24\"]", value::interface_address);
+    let example = "[\"10.1.0.1/24\"]";
+    let listed = table.list("addresses", example);
+    let addresses: Vec<_> = listed
+        .iter()
+        .flatten()
+        .filter_map(|item| item.parsed("\"10.1.0.1/24\"", value::interface_address))
+        .collect();
+    let addresses_broken = listed.map_or(table.has("addresses"), |listed| listed.len() != addresses.len());
     let descriptors =
         |key| table.integer::<u16>(key, 32..=32_768).map_or(crate::model::DESCRIPTORS_DEFAULT, |at| at.value);
     let (kernel_interface, kernel_interface_span) =
@@ -78,6 +87,7 @@ pub(crate) fn port(table: &Reader<'_>) -> PortDraft {
         device_span: device.map(|at| at.span),
         kernel_interface_span,
         address_spans,
+        addresses_broken,
     }
 }
 
@@ -99,7 +109,6 @@ fn kernel_interface(table: &Reader<'_>, name: Option<&str>) -> (Option<String>, 
 /// A local pool and where its parts stand.
 pub(crate) struct PoolDraft {
     pub(crate) model: LocalPool,
-    pub(crate) span: Span,
     pub(crate) name_span: Option<Span>,
     pub(crate) port_span: Option<Span>,
     /// One per address of the model.
@@ -134,7 +143,6 @@ pub(crate) fn local_pool(table: &Reader<'_>) -> PoolDraft {
                 .parsed("ports", "\"1024-65535\"", value::port_range)
                 .map_or(crate::model::LOCAL_PORTS_DEFAULT, |at| at.value),
         },
-        span: table.span.clone(),
         name_span: name.map(|at| at.span),
         port_span: port.map(|at| at.span),
         address_spans,

@@ -92,9 +92,24 @@ impl<'a> Reader<'a> {
         self.get(key).is_some()
     }
 
+    /// Where the key's value stands, right or wrong; the table if the key is not in the text.
+    pub(crate) fn span_of(&self, key: &'static str) -> Span {
+        self.get(key).map_or_else(|| self.span.clone(), Spanned::span)
+    }
+
+    /// Complains of a key's value that is right in itself.
+    pub(crate) fn unfit(&self, key: &'static str, message: impl Into<String>, help: impl Into<String>) {
+        self.fault(&self.span_of(key), key, Fault::new(message, help));
+    }
+
     /// Whether the key holds exactly this word.
     pub(crate) fn is_word(&self, key: &'static str, word: &str) -> bool {
         self.get(key).is_some_and(|value| value.get_ref().as_str() == Some(word))
+    }
+
+    /// Whether the key holds a list.
+    pub(crate) fn is_list(&self, key: &'static str) -> bool {
+        self.get(key).is_some_and(|value| value.get_ref().is_array())
     }
 
     /// Whether the key holds text.
@@ -217,6 +232,16 @@ impl<'a> Reader<'a> {
         }
         self.wrong_type(value, key, &format!("one table, {}", schema.name));
         None
+    }
+
+    /// A table under this key, or `None` for the given word and for a missing key.
+    pub(crate) fn table_or_word(
+        &self,
+        key: &'static str,
+        word: &str,
+        schema: &'static Schema,
+    ) -> Option<Reader<'a>> {
+        if self.is_word(key, word) { None } else { self.table(key, schema) }
     }
 
     pub(crate) fn table_or_empty(&self, key: &'static str, schema: &'static Schema) -> Reader<'a> {

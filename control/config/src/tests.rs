@@ -6,15 +6,19 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod forwarding;
+mod services;
+
+/// What the default file says in fewer words.
 const MINIMAL: &str = r#"
 [[port]]
 name = "wan"
 device = "0000:01:00.0"
-addresses = ["10.1.0.1/24"]
+addresses = ["10.1.0.1/24", "2001:db8:1::1/64"]
 [[port]]
 name = "lan"
 device = "0000:01:00.1"
-addresses = ["10.2.0.1/24"]
+addresses = ["10.2.0.1/24", "2001:db8:2::1/64"]
 [[local_pool]]
 name = "inside"
 addresses = ["10.2.0.200-10.2.0.203", "10.2.0.240/30", "10.2.0.9"]
@@ -27,10 +31,28 @@ address = "10.2.0.11:80"
 [[service]]
 listen = "10.1.0.100:8080"
 protocol = "tcp"
-mode = "fullnat"
 health_check = { type = "http" }
 [[service.real_server]]
 address = "10.2.0.12:8080"
+[[service]]
+listen = ["10.1.0.101:80", "10.1.0.101:443", "10.1.0.102:8000-8100"]
+protocol = "tcp"
+mode = "tun"
+tunnel = "gue"
+tunnel_port = 6080
+persistence = { netmask = "255.255.255.0" }
+sorry_server = { address = "10.2.0.13" }
+[[service.real_server]]
+address = "10.2.0.14"
+[[service]]
+listen = "[2001:db8:1::100]:53"
+protocol = "udp"
+mode = "nat"
+persistence = { prefix_len = 64 }
+health_check = { type = "dns" }
+[[service.real_server]]
+address = "[2001:db8:2::11]:53"
+health_check = { type = "udp" }
 [[neighbour]]
 port = "lan"
 address = "10.2.0.250"
@@ -90,7 +112,13 @@ fn every_known_key_occurs_in_the_default_file() {
     for (name, keys) in known_keys() {
         let tables = match name {
             "the file" => vec![root.clone()],
-            "health_check = { … }" => all(&["service", "health_check"]),
+            "health_check = { … }" => {
+                let mut checks = all(&["service", "health_check"]);
+                checks.extend(all(&["service", "real_server", "health_check"]));
+                checks
+            }
+            "persistence = { … }" => all(&["service", "persistence"]),
+            "sorry_server = { … }" => all(&["service", "sorry_server"]),
             _ => all(&name.trim_matches(['[', ']']).split('.').collect::<Vec<_>>()),
         };
         for key in keys {
@@ -137,7 +165,7 @@ fn the_configurations_in_the_readme_load() {
 #[test]
 fn references_left_out_are_filled_in() {
     let config = Config::from_str("t", MINIMAL).unwrap();
-    assert_eq!(config.services[0].port, "wan");
+    assert_eq!(config.services[0].vips, [([10, 1, 0, 100].into(), "wan".to_owned())]);
     assert_eq!(config.services[0].local_pool, "inside");
     assert_eq!(config.services[0].name, "10.1.0.100:80/tcp");
     assert_eq!(config.local_pools[0].port, "lan");
@@ -197,7 +225,7 @@ fn an_empty_file_lacks_a_port() {
 fn columns_count_characters() {
     let text = MINIMAL
         .replace("health_check = { type = \"http\" }", "health_check = { \"é\" = 1, type = \"http\" }");
-    complains(&text, "23:18", "unknown key `é`");
+    complains(&text, "22:18", "unknown key `é`");
 }
 
 #[test]
@@ -208,6 +236,11 @@ fn overlapping_addresses_are_refused() {
         said.lines().filter(|line| line.contains("is a local address of pool `inside`")).count(),
         2,
         "{said}"
+    );
+    complains(
+        &MINIMAL.replace("10.2.0.14", "10.2.0.1"),
+        "34:11",
+        "real server 10.2.0.1 is the gateway's own on port `lan`, line 9",
     );
     complains(
         &MINIMAL.replace("10.2.0.9\"", "10.2.0.1\""),
@@ -223,36 +256,17 @@ fn overlapping_addresses_are_refused() {
 }
 
 #[test]
-fn a_pool_of_the_other_family_is_refused() {
-    let text =
-        MINIMAL.replace("[\"10.2.0.200-10.2.0.203\", \"10.2.0.240/30\", \"10.2.0.9\"]", "[\"fd00::1\"]");
-    let said = shown(Config::from_str("t", &text));
-    assert!(said.contains("has IPv6 addresses, but real server 10.2.0.11 needs IPv4"), "{said}");
-}
-
-#[test]
 fn limits_of_the_dataplane_are_checked_against_the_services() {
     let text = format!("[dataplane]\nservices_max = 1\n{MINIMAL}");
-    complains(&text, "1:1", "raise `services_max` in [dataplane] to at least 2");
+    complains(&text, "1:1", "raise `services_max` in [dataplane] to at least 4");
 }
 
 #[test]
 fn what_is_not_built_says_so_and_names_what_exists() {
-    for (right, wrong, wanted) in [
-        ("\"fullnat\"", "\"dr\"", "mode `dr` is not built yet; what exists is `fullnat`"),
-        ("\"tcp\"", "\"udp\"", "protocol `udp` is not built yet; what exists is `tcp`"),
-    ] {
-        complains(
-            &MINIMAL.replacen(right, wrong, 1),
-            if wrong == "\"dr\"" { "16:8" } else { "15:12" },
-            wanted,
-        );
-    }
-    let scheduler = minimal_with("mode = \"fullnat\"", "scheduler = \"sh\"");
-    complains(&scheduler, "17:13", "scheduler `sh` is not built yet; what exists is `rr`, `wrr` and `wlc`");
-    let persistence = minimal_with("mode = \"fullnat\"", "persistence_timeout = 360");
-    complains(&persistence, "17:1", "persistence is not built yet");
-    complains(&MINIMAL.replacen("10.1.0.100:80", "[2001:db8::1]:80", 1), "14:10", "IPv6 is not built yet");
+    let sctp = MINIMAL.replacen("\"tcp\"", "\"sctp\"", 1);
+    complains(&sctp, "15:12", "protocol `sctp` is not built yet; what exists is `tcp` and `udp`");
+    let proxy = minimal_with("mode = \"fullnat\"", "syn_proxy = true");
+    complains(&proxy, "17:1", "the SYN proxy is not built yet");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Values that are written as text: addresses, networks, ranges, durations.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use crate::model::Device;
@@ -33,6 +34,120 @@ pub(crate) fn endpoint(text: &str) -> Parsed<SocketAddr> {
         return Err(Fault::new(message, "write a port from 1 to 65535"));
     }
     Err(Fault::new(format!("`{}` is not an address with a port", printable(text)), help))
+}
+
+/// An address and what is written after its last colon, if anything. IPv6 has brackets before a port.
+fn host_and_port(text: &str) -> Option<(IpAddr, Option<&str>)> {
+    if let Ok(address) = text.parse() {
+        return Some((address, None));
+    }
+    if let Some((host, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        let host = host.parse::<Ipv6Addr>().ok()?;
+        return if rest.is_empty() {
+            Some((host.into(), None))
+        } else {
+            Some((host.into(), Some(rest.strip_prefix(':')?)))
+        };
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    Some((host.parse::<Ipv4Addr>().ok()?.into(), Some(port)))
+}
+
+/// An address that a host on a network can have.
+pub(crate) fn host_address(found: IpAddr) -> Parsed<IpAddr> {
+    let fault = |what: &str, help: &str| Err(Fault::new(format!("{found} is {what}"), help));
+    if found.is_unspecified() || found.is_multicast() || found.is_loopback() {
+        return fault("not the address of a host on a network", "write a unicast address");
+    }
+    match found {
+        IpAddr::V4(v4) if v4.is_broadcast() => {
+            fault("not the address of a host on a network", "write a unicast address")
+        }
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => fault(
+            "a link-local address, which has no meaning without a link",
+            "write a global or unique local one",
+        ),
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => fault("an IPv4 address in the form of IPv6", &format!("write {v4}")),
+            None => Ok(found),
+        },
+        IpAddr::V4(_) => Ok(found),
+    }
+}
+
+/// `10.1.0.100:80` or `10.1.0.100:8000-8100`: a virtual address with first and last port. Port 0 stands alone.
+pub(crate) fn virtual_range(text: &str) -> Parsed<(IpAddr, (u16, u16))> {
+    let help = "write address and port, e.g. \"10.1.0.100:80\" or \"[2001:db8::100]:80\"";
+    let Some((host, port)) = host_and_port(text) else {
+        return Err(Fault::new(format!("`{}` is not an address with a port", printable(text)), help));
+    };
+    let host = host_address(host)?;
+    match port {
+        None => Err(Fault::new(format!("`{text}` has no port"), help)),
+        Some("0") => Ok((host, (0, 0))),
+        Some(ports) => Ok((host, port_range(ports)?)),
+    }
+}
+
+/// `10.2.0.11:80` or `10.2.0.11`: a real server's address. Port 0 and no port are the same.
+pub(crate) fn real_endpoint(text: &str) -> Parsed<(IpAddr, Option<NonZeroU16>)> {
+    let help = "write address and port, e.g. \"10.2.0.11:80\" or \"[fd00::11]:80\"";
+    let Some((host, port)) = host_and_port(text) else {
+        return Err(Fault::new(format!("`{}` is not an address with a port", printable(text)), help));
+    };
+    let port = port.map_or(Ok(0), |port| {
+        let fault =
+            |_| Fault::new(format!("`{}` is not a port", printable(port)), "write a port from 1 to 65535");
+        port.parse().map_err(fault)
+    });
+    Ok((host_address(host)?, NonZeroU16::new(port?)))
+}
+
+/// `255.255.255.0`: a mask of leading ones, as the number of them.
+pub(crate) fn netmask(text: &str) -> Parsed<(IpAddr, u8)> {
+    let mask = address(text)?;
+    let ones =
+        if mask.is_ipv4() { (number(mask) << 96).leading_ones() } else { number(mask).leading_ones() } as u8;
+    let help = "write leading ones only, e.g. \"255.255.255.0\"";
+    if ones == 0 || number(mask).count_ones() != u32::from(ones) {
+        return Err(Fault::new(format!("`{text}` is not a netmask"), help));
+    }
+    Ok((mask, ones))
+}
+
+/// A host name as DNS has it, or "." for the root (RFC 1035 §2.3.4).
+pub(crate) fn dns_name(text: &str) -> Parsed<String> {
+    const BYTES_MAX: usize = 253;
+    let good = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    let bare = text.strip_suffix('.').unwrap_or(text);
+    if text == "." || (bare.len() <= BYTES_MAX && bare.split('.').all(good)) {
+        return Ok(text.to_owned());
+    }
+    let message = format!("`{}` is not a name in DNS", printable(text));
+    Err(Fault::new(message, "write one like \"www.example.org\", or \".\" for the root"))
+}
+
+/// `0a0b0c`: bytes in hexadecimal.
+pub(crate) fn hex(text: &str) -> Parsed<Vec<u8>> {
+    // What fits one Ethernet frame beside the headers of IPv6 and UDP.
+    const BYTES_MAX: usize = 1452;
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+    match digits {
+        Some(digits) if digits.len() % 2 == 0 && digits.len() / 2 <= BYTES_MAX => {
+            Ok(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+        }
+        _ => {
+            let message = format!("`{}` is not bytes in hexadecimal", printable(text));
+            Err(Fault::new(
+                message,
+                format!("write two digits for each of at most {BYTES_MAX} bytes, e.g. \"0a0b\""),
+            ))
+        }
+    }
 }
 
 /// `10.1.0.0/24`: an address and a prefix length that fits it.
@@ -136,9 +251,17 @@ pub(crate) fn duration_within(text: &str, low: Duration, high: Duration) -> Pars
     Err(Fault::new(message, format!("write one from {} to {}", shown(low), shown(high))))
 }
 
-/// A duration of whole seconds, as connection timeouts are.
+/// A duration of whole seconds, as connection timeouts are: up to 31 days, as in ipvsadm.
 pub(crate) fn seconds(text: &str) -> Parsed<u32> {
-    let longest = Duration::from_secs(31 * 86_400);
+    seconds_up_to(text, Duration::from_secs(31 * 86_400))
+}
+
+/// A duration of whole seconds for what is finished soon.
+pub(crate) fn seconds_up_to_an_hour(text: &str) -> Parsed<u32> {
+    seconds_up_to(text, Duration::from_secs(3600))
+}
+
+fn seconds_up_to(text: &str, longest: Duration) -> Parsed<u32> {
     let found = duration_within(text, Duration::from_secs(1), longest)?;
     if found.subsec_millis() != 0 {
         return Err(Fault::new(format!("`{text}` is not whole seconds"), "write e.g. \"2s\""));

@@ -142,7 +142,11 @@ impl Core {
     }
 
     fn state_of(&self, config: &Config) -> DesiredState {
-        desired::state(config, |id, check| self.ends.health.is_up(id, check))
+        desired::state(config, |id, real| desired::Now {
+            up: self.ends.health.is_up(id, real.health_check.as_ref()),
+            ramp_percent: 100,
+            end_connections: false,
+        })
     }
 
     fn applied(&mut self, state: &DesiredState) {

@@ -1,11 +1,11 @@
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use config::CheckKind;
+use config::{CheckKind, DnsRecord};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
 
 use super::*;
@@ -135,6 +135,105 @@ async fn nonsense_silence_and_closed_ports_fail_with_their_reasons() {
     assert!(matches!(error, ProbeError::Connect(..)), "{error}");
 }
 
+/// A UDP server that makes answers of what it is asked; `None`: it stays silent.
+async fn datagram_server(answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut request = [0; 2048];
+        while let Ok((len, from)) = socket.recv_from(&mut request).await {
+            if let Some(answer) = answer(&request[..len]) {
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        }
+    });
+    address
+}
+
+/// The query with the bit that makes it a response, and a response code.
+fn response(query: &[u8], code: u8) -> Vec<u8> {
+    let mut response = query.to_vec();
+    response[2] |= 0x80;
+    response[3] = (response[3] & 0xf0) | code;
+    response
+}
+
+fn dns() -> HealthCheck {
+    check(CheckKind::Dns { name: "www.example.org".to_owned(), record: DnsRecord::Aaaa }, 100)
+}
+
+#[tokio::test]
+async fn a_dns_check_asks_for_its_name_and_passes_on_an_answer_without_error() {
+    let address = datagram_server(|query| {
+        // RFC 1035 §4.1: recursion desired, one question; the name label by label, type AAAA, class IN.
+        assert_eq!(query[2..12], [1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&query[12..], b"\x03www\x07example\x03org\0\0\x1c\0\x01");
+        Some(response(query, 0))
+    });
+    probe(&dns(), address.await).await.unwrap();
+    let root = CheckKind::Dns { name: ".".to_owned(), record: DnsRecord::Soa };
+    let address = datagram_server(|query| (query[12..] == [0, 0, 6, 0, 1]).then(|| response(query, 0)));
+    probe(&check(root, 100), address.await).await.unwrap();
+}
+
+/// Why the check fails at a server that answers like this.
+async fn dns_error(answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) -> ProbeError {
+    probe(&dns(), datagram_server(answer).await).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_dns_check_fails_on_errors_on_nonsense_and_on_silence() {
+    let refused = dns_error(|query| Some(response(query, 5))).await;
+    assert_eq!(refused.to_string(), "DNS: Refused");
+    let echo = dns_error(|query| Some(query.to_vec())).await;
+    assert!(matches!(echo, ProbeError::NoAnswer), "{echo}");
+    let other = dns_error(|query| Some(response(&[&[!query[0]], &query[1..]].concat(), 0))).await;
+    assert!(matches!(other, ProbeError::NoAnswer), "{other}");
+    for len in 0..4 {
+        let cut = dns_error(move |query| Some(response(query, 0)[..len].to_vec())).await;
+        assert!(matches!(cut, ProbeError::Dns(_)), "{len} bytes: {cut}");
+    }
+    assert!(matches!(dns_error(|_| None).await, ProbeError::Timeout(_)));
+}
+
+#[tokio::test]
+async fn a_udp_check_passes_with_an_answer_and_with_silence_only_if_that_will_do() {
+    let udp = |needs_reply| check(CheckKind::Udp { payload: vec![1, 2], needs_reply }, 100);
+    let echo = datagram_server(|request| (request == [1, 2]).then(|| vec![3])).await;
+    probe(&udp(true), echo).await.unwrap();
+    let silent = datagram_server(|_| None).await;
+    probe(&udp(false), silent).await.unwrap();
+    assert!(matches!(probe(&udp(true), silent).await, Err(ProbeError::Timeout(_))));
+}
+
+#[tokio::test]
+async fn a_udp_check_of_a_port_where_nobody_listens_fails() {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let closed = socket.local_addr().unwrap();
+    drop(socket);
+    for needs_reply in [false, true] {
+        let udp = check(CheckKind::Udp { payload: vec![], needs_reply }, 100);
+        let error = probe(&udp, closed).await.unwrap_err();
+        assert!(matches!(error, ProbeError::Datagram(..)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn checks_work_over_ipv6_too() {
+    let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    probe(&check(CheckKind::Tcp, 100), address).await.unwrap();
+    let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let udp = check(CheckKind::Udp { payload: vec![], needs_reply: true }, 100);
+    let answering = async {
+        let (_, from) = socket.recv_from(&mut [0; 8]).await.unwrap();
+        socket.send_to(&[1], from).await.unwrap();
+    };
+    let (result, ()) = tokio::join!(probe(&udp, address), answering);
+    result.unwrap();
+}
+
 /// A configuration with one service whose real servers are on this machine.
 fn config_of(reals: &[SocketAddr], check: Option<HealthCheck>) -> Config {
     let text = "[[port]]\nname = \"wan\"\ndevice = \"0000:01:00.0\"\n\
@@ -143,7 +242,11 @@ fn config_of(reals: &[SocketAddr], check: Option<HealthCheck>) -> Config {
     let mut config = Config::from_str("test", text).unwrap();
     let real = |address: &SocketAddr| config::RealServer {
         address: *address,
+        mode: api::Mode::FullNat,
         weight: 1,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        drain_deadline: None,
         health_check: check.clone(),
     };
     config.services[0].real_servers = reals.iter().map(real).collect();

@@ -1,0 +1,76 @@
+//! What only FULLNAT real servers have a use for: `local_pool`, `toa`, `tcp_timestamps` and `rebase_sequence`.
+
+use api::{Protocol, TcpTimestamps, ToaMode};
+
+use crate::reader::{At, Fault, Reader};
+use crate::value;
+
+pub(crate) const NOT_OF_UDP: &str = "this is a part of TCP, and the service is UDP";
+pub(crate) const TAKE_AWAY: &str = "take the key away";
+
+/// What only FULLNAT real servers have a use for.
+pub(crate) struct FullNatOnly {
+    pub(crate) pool: Option<At<String>>,
+    pub(crate) toa: ToaMode,
+    pub(crate) tcp_timestamps: TcpTimestamps,
+    pub(crate) rebase_sequence: bool,
+}
+
+pub(crate) fn fullnat_only(
+    table: &Reader<'_>,
+    protocol: Option<Protocol>,
+    uses_fullnat: bool,
+) -> FullNatOnly {
+    let pool = if table.is_word("local_pool", "auto") {
+        None
+    } else {
+        table.parsed("local_pool", "\"inside\"", value::name)
+    };
+    let choices =
+        [("keep", TcpTimestamps::Keep), ("strip", TcpTimestamps::Strip), ("rewrite", TcpTimestamps::Rewrite)];
+    let tcp_timestamps = table.choice("tcp_timestamps", &choices).map_or(TcpTimestamps::Keep, |at| at.value);
+    let rebase_sequence = table.boolean("rebase_sequence").unwrap_or(false);
+    let toa = toa(table);
+    let is_udp = protocol == Some(Protocol::Udp);
+    let given = [
+        ("local_pool", pool.is_some(), false),
+        ("toa", table.has("toa") && toa != ToaMode::Off, true),
+        ("tcp_timestamps", tcp_timestamps != TcpTimestamps::Keep, true),
+        ("rebase_sequence", rebase_sequence, true),
+    ];
+    for (key, is_asked, is_of_tcp) in given {
+        if is_asked && !uses_fullnat {
+            table.unfit(
+                key,
+                "only real servers of mode `fullnat` have a use for it, and there is none",
+                TAKE_AWAY,
+            );
+        } else if is_asked && is_udp && is_of_tcp {
+            table.unfit(key, NOT_OF_UDP, TAKE_AWAY);
+        }
+    }
+    let has_toa = uses_fullnat && !is_udp;
+    FullNatOnly { pool, toa: if has_toa { toa } else { ToaMode::Off }, tcp_timestamps, rebase_sequence }
+}
+
+/// The kinds are those that receivers in the field know: 254 and 253 (LVS and its kin) and 200 (jupiter).
+fn toa(table: &Reader<'_>) -> ToaMode {
+    const KIND_DEFAULT: u8 = 254;
+    if table.is_word("toa", "off") {
+        return ToaMode::Off;
+    }
+    let kind: Option<u8> = if table.is_string("toa") {
+        // No other word is right; this says so.
+        table.integer_or_word("toa", 200..=254, "off")
+    } else {
+        table.integer("toa", 0..=255).and_then(|at| {
+            if matches!(at.value, 200 | 253 | 254) {
+                return Some(at.value);
+            }
+            let message = format!("option kind {} is not one that receivers know", at.value);
+            table.fault(&at.span, "toa", Fault::new(message, "write 254, 253, 200 or \"off\""));
+            None
+        })
+    };
+    ToaMode::Option { kind: kind.unwrap_or(KIND_DEFAULT) }
+}
