@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo,
+};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::{Handle, LinkUnspec};
 use tokio::sync::{Notify, watch};
@@ -24,6 +26,9 @@ use crate::client::{self, Client};
 
 /// Our mark on addresses. The kernel uses 1 to 3; the value is registered nowhere.
 const OUR_MARK: AddressProtocol = AddressProtocol::Other(0x54);
+
+/// INFINITY_LIFE_TIME of the kernel's net/addrconf.h.
+const LIFETIME_INFINITE: u32 = u32::MAX;
 
 /// While something is missing, e.g. a twin that the dataplane has not made yet.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -42,8 +47,31 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Twin {
     /// Name of the interface.
     pub interface: String,
-    /// Addresses with prefix length, in the order of adding.
-    pub addresses: Vec<(IpAddr, u8)>,
+    /// The gateway's own addresses with prefix length, which it speaks from. Added first.
+    pub own: Vec<(IpAddr, u8)>,
+    /// LIPs and VIPs, which the dataplane speaks from and the kernel does not.
+    pub hosts: Vec<IpAddr>,
+}
+
+impl Twin {
+    fn addresses(&self) -> Vec<Address> {
+        let own = self.own.iter().map(|&(ip, prefix_len)| Address { ip, prefix_len, is_host: false });
+        let hosts = self.hosts.iter().map(|&ip| {
+            let prefix_len = if ip.is_ipv4() { 32 } else { 128 };
+            Address { ip, prefix_len, is_host: true }
+        });
+        let mut seen = HashSet::new();
+        own.chain(hosts).filter(|address| seen.insert(address.ip)).collect()
+    }
+}
+
+/// An address of a twin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Address {
+    ip: IpAddr,
+    prefix_len: u8,
+    /// A LIP or VIP.
+    is_host: bool,
 }
 
 /// What all twins shall own.
@@ -182,15 +210,15 @@ impl Keeper {
             };
             let on_link: Vec<_> =
                 present.iter().filter(|message| message.header.index == link.index).collect();
-            let addresses = twin.map(|twin| twin.addresses.as_slice()).unwrap_or_default();
+            let addresses = twin.map(Twin::addresses).unwrap_or_default();
             if twin.is_some() && !link.is_up {
                 first_error = first_error.or(self.bring_up(link).await.err());
             }
-            let result = self.add_missing(link, addresses, &on_link, &mut round).await;
+            let result = self.add_missing(link, &addresses, &on_link, &mut round).await;
             first_error = first_error.or(result.err());
             // Removed only after others are added: an address that stays must not lose its place in between.
             let busy = busy.filter(|_| wanted.remove);
-            let result = self.remove_ours(link, addresses, &on_link, busy, &mut round).await;
+            let result = self.remove_ours(link, &addresses, &on_link, busy, &mut round).await;
             first_error = first_error.or(result.err());
         }
         round.missing.sort();
@@ -217,21 +245,22 @@ impl Keeper {
     async fn add_missing(
         &self,
         link: &Link,
-        wanted: &[(IpAddr, u8)],
+        wanted: &[Address],
         on_link: &[&AddressMessage],
         round: &mut Round,
     ) -> Result<(), Error> {
         let have: HashSet<_> = on_link.iter().filter_map(|message| address_of(message)).collect();
         let mut first_error = None;
-        for &(address, prefix_len) in wanted.iter().filter(|address| !have.contains(*address)) {
-            match self.add(link.index, address, prefix_len).await {
+        for address in wanted.iter().filter(|address| !have.contains(&(address.ip, address.prefix_len))) {
+            let Address { ip, prefix_len, .. } = address;
+            match self.add(link.index, address).await {
                 Ok(()) => {
-                    info!("{address}/{prefix_len} added to {}", link.name);
+                    info!("{ip}/{prefix_len} added to {}", link.name);
                     round.added += 1;
                 }
                 Err(error) if is_exists(&error) => {}
                 Err(error) => {
-                    let what = || format!("add {address}/{prefix_len}");
+                    let what = || format!("add {ip}/{prefix_len}");
                     first_error = first_error.or(Some(link.error(what)(error)));
                 }
             }
@@ -242,12 +271,12 @@ impl Keeper {
     async fn remove_ours(
         &self,
         link: &Link,
-        wanted: &[(IpAddr, u8)],
+        wanted: &[Address],
         on_link: &[&AddressMessage],
         busy: Option<&HashSet<IpAddr>>,
         round: &mut Round,
     ) -> Result<(), Error> {
-        let wanted: HashSet<_> = wanted.iter().collect();
+        let wanted: HashSet<_> = wanted.iter().map(|address| (address.ip, address.prefix_len)).collect();
         let mut first_error = None;
         for message in on_link {
             let ours = message.attributes.contains(&AddressAttribute::Protocol(OUR_MARK));
@@ -273,9 +302,21 @@ impl Keeper {
         first_error.map_or(Ok(()), Err)
     }
 
-    async fn add(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<(), rtnetlink::Error> {
-        let mut request = self.handle.address().add(index, address, prefix_len);
-        request.message_mut().attributes.push(AddressAttribute::Protocol(OUR_MARK));
+    async fn add(&self, index: u32, address: &Address) -> Result<(), rtnetlink::Error> {
+        let mut request = self.handle.address().add(index, address.ip, address.prefix_len);
+        let attributes = &mut request.message_mut().attributes;
+        attributes.push(AddressAttribute::Protocol(OUR_MARK));
+        if address.ip.is_ipv6() {
+            // Usable at once: for a second or two the kernel would not answer for it otherwise (RFC 4862 §5.4).
+            attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        if address.ip.is_ipv6() && address.is_host {
+            // Deprecated (RFC 6724 §5 rule 3): the kernel would speak from the address that is most like the one it
+            // speaks to, and the answers would be for the dataplane.
+            let mut lifetimes = CacheInfo::default();
+            (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, LIFETIME_INFINITE);
+            attributes.push(AddressAttribute::CacheInfo(lifetimes));
+        }
         request.execute().await
     }
 }

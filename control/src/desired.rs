@@ -25,15 +25,18 @@ pub struct Now {
     pub end_connections: bool,
 }
 
-/// The desired state, still without generation. `now` tells how a real server is.
-pub fn state(config: &Config, now: impl Fn(TargetId, &config::RealServer) -> Now) -> DesiredState {
+/// The desired state, still without generation. `now` tells how a real server of a service is.
+pub fn state(
+    config: &Config,
+    now: impl Fn(TargetId, &config::Service, &config::RealServer) -> Now,
+) -> DesiredState {
     let pools: HashMap<&str, &config::LocalPool> =
         config.local_pools.iter().map(|pool| (pool.name.as_str(), pool)).collect();
     let services = config.services.iter().map(|service| {
         let key = service_key(service);
         let pool = pools.get(service.local_pool.as_str());
         let real_servers = service.real_servers.iter().map(|real| {
-            let now = now(TargetId { service: key, real: real.address }, real);
+            let now = now(TargetId { service: key, real: real.address }, service, real);
             RealServer {
                 up: now.up,
                 ramp_percent: now.ramp_percent,
@@ -82,6 +85,12 @@ fn real_server(real: &config::RealServer) -> RealServer {
     }
 }
 
+/// Whether a state has the addresses of a configuration's services, so that the VIPs may be announced.
+pub fn has_addresses_of(state: &DesiredState, config: &Config) -> bool {
+    let wanted = config.services.iter().map(|service| (service_key(service), &service.also));
+    state.services.iter().map(|service| (service.key, &service.also)).eq(wanted)
+}
+
 /// What the kernel twins shall own: the ports' addresses and LIPs of `config`, and the VIPs of `vips`.
 ///
 /// The two differ while a change is under way: a LIP must be there before the dataplane uses it, so that real servers'
@@ -91,28 +100,20 @@ pub fn twins(config: &Config, vips: Option<&Config>) -> Wanted {
     if !config.control.manage_addresses {
         return Wanted { twins: Vec::new(), remove: true };
     }
-    let mut on_port: HashMap<&str, Vec<(IpAddr, u8)>> = HashMap::new();
+    let mut on_port: HashMap<&str, Vec<IpAddr>> = HashMap::new();
     for pool in &config.local_pools {
-        on_port.entry(&pool.port).or_default().extend(pool.addresses.iter().copied().map(host));
+        on_port.entry(&pool.port).or_default().extend(&pool.addresses);
     }
-    for service in vips.iter().flat_map(|config| &config.services) {
-        for (vip, port) in &service.vips {
-            on_port.entry(port).or_default().push(host(*vip));
-        }
+    for (vip, port) in vips.iter().flat_map(|config| &config.services).flat_map(|service| &service.vips) {
+        on_port.entry(port).or_default().push(*vip);
     }
     let twins = config.ports.iter().filter_map(|port| {
-        let interface = port.kernel_interface.clone()?;
-        let hosts = on_port.remove(port.name.as_str()).unwrap_or_default();
         let mut seen = HashSet::new();
-        let all = port.addresses.iter().copied().chain(hosts);
-        let addresses = all.filter(|(address, _)| seen.insert(*address)).collect();
-        Some(Twin { interface, addresses })
+        let mut hosts = on_port.remove(port.name.as_str()).unwrap_or_default();
+        hosts.retain(|host| seen.insert(*host));
+        Some(Twin { interface: port.kernel_interface.clone()?, own: port.addresses.clone(), hosts })
     });
     Wanted { twins: twins.collect(), remove: vips.is_some() }
-}
-
-fn host(address: IpAddr) -> (IpAddr, u8) {
-    (address, if address.is_ipv4() { 32 } else { 128 })
 }
 
 /// What of a reloaded file has no effect before a restart, as sentences that name the keys. `control` is what control
@@ -190,3 +191,6 @@ fn changed_ports(running: &Config, new: &Config) -> Vec<String> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests;

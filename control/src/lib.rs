@@ -14,3 +14,4 @@ pub mod desired;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod pace;

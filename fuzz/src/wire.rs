@@ -1,5 +1,5 @@
-//! Header views, TCP options and what is made of whole packets: no panic on any bytes, and what is changed keeps its
-//! checksum.
+//! Header views, TCP options and what is made of whole packets: no panic on any bytes, and what is changed
+//! keeps its checksum.
 
 use wire::checksum::{self, Delta};
 use wire::tcp::options;

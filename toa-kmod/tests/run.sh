@@ -32,40 +32,6 @@ install_missing() {
 		fail "could not install$missing; install them by hand"
 }
 
-# Versions of the packages that apt can fetch, whose names begin with $1 and end with $2; without those that are only
-# installed.
-offered() {
-	apt-cache search --names-only "^$1-6\.1\.0-[0-9]+-amd64$2\$" | while read -r package _; do
-		[ -z "$(apt-cache madison "$package")" ] || echo "$package" | sed "s/^$1-//; s/$2\$//"
-	done
-}
-
-# The newest Debian 12 kernel: of the installed headers, if their image is here or can be had, or else the newest of
-# which apt offers both.
-choose_kernel() {
-	newest=$(ls -d /usr/src/linux-headers-6.1.0-*-amd64 2>/dev/null |
-		sed 's|.*/linux-headers-||' | grep -E '^6\.1\.0-[0-9]+-amd64$' | sort -V | tail -1)
-	if [ -z "$newest" ] || [ ! -e "$work/image-$newest/boot/vmlinuz-$newest" ]; then
-		# A fresh machine may have no package lists yet, an old one those of packages that are gone.
-		apt-get update -qq >&2 || true
-		images=$(offered linux-image -unsigned)
-		if [ -z "$newest" ] || ! echo "$images" | grep -qxF "$newest"; then
-			newest=$(offered linux-headers "" | grep -xF "$images" | sort -V | tail -1)
-		fi
-	fi
-	echo "$newest"
-}
-
-fetch_image() {
-	[ ! -e "$image/boot/vmlinuz-$kernel" ] || return 0
-	say "fetching the kernel image $kernel"
-	mkdir -p "$image" && cd "$image"
-	rm -f ./*.deb
-	apt-get download -qq "linux-image-$kernel-unsigned" || fail "apt has no linux-image-$kernel-unsigned"
-	dpkg-deb -x ./*.deb . && rm -f ./*.deb
-	cd "$root"
-}
-
 # In a folder of its own: the sources stay clean, and several kernels do not disturb one another.
 build_module() {
 	mkdir -p "$build"
@@ -100,9 +66,8 @@ run_guest() {
 		-append "console=ttyS0 quiet panic=-1" </dev/null >"$log" 2>&1 || say "the guest was ended (status $?)"
 }
 
-kernel=${KERNEL:-$(choose_kernel)}
-[ -n "$kernel" ] || fail "apt offers no Debian 12 kernel with headers (linux-headers-6.1.0-*-amd64 and linux-image-…-unsigned)"
-image=$work/image-$kernel
+image=$("$root/scripts/guest-kernel.sh" --with-headers) || fail "there is no kernel to test with"
+kernel=${image##*/image-}
 build=$work/build-$kernel
 guest=$work/guest-$kernel
 tools=$work/probe/x86_64-unknown-linux-gnu/debug
@@ -110,7 +75,6 @@ log=$work/guest-$kernel.log
 mkdir -p "$work"
 
 install_missing "$kernel"
-fetch_image
 build_module
 build_tools
 build_initramfs

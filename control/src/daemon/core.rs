@@ -8,13 +8,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use api::DesiredState;
 use config::{Config, Diagnostic};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use super::link::{self, Trial, TrialRequest};
 use super::{EVENTS_MAX, Event};
 use crate::addresses::Wanted;
 use crate::ctl::{DataplaneLink, Health, NotReloaded, Reloaded, Status};
+use crate::pace::Pace;
 use crate::{desired, health};
 
 /// Changes that come this close together are sent as one state. Short against any check's interval, long against
@@ -52,6 +53,9 @@ pub(super) struct Core {
     pending: Option<Pending>,
     /// The desired state may differ from the one published.
     stale: bool,
+    pace: Pace,
+    /// When the desired state changes by itself.
+    next_change: Option<Instant>,
     reloads: u64,
     reload_failures: u64,
 }
@@ -67,16 +71,16 @@ impl Core {
             ends,
             pending: None,
             stale: true,
+            pace: Pace::default(),
+            next_change: None,
             reloads: 0,
             reload_failures: 0,
         }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
-        self.ends.health.reconcile(&self.config);
-        self.publish();
-        self.publish_twins();
-        while let Some(event) = inbox.recv().await {
+        self.follow_config();
+        while let Some(event) = self.next_event(&mut inbox).await {
             self.handle(event);
             if self.stale {
                 sleep(COALESCE).await;
@@ -92,8 +96,26 @@ impl Core {
         }
     }
 
+    /// What happens next; `None`: nothing will any more.
+    async fn next_event(&self, inbox: &mut mpsc::Receiver<Event>) -> Option<Event> {
+        let Some(at) = self.next_change else { return inbox.recv().await };
+        tokio::select! {
+            event = inbox.recv() => event,
+            () = sleep_until(at) => Some(Event::Time),
+        }
+    }
+
+    /// Takes up a configuration that is in force from now on.
+    fn follow_config(&mut self) {
+        self.ends.health.reconcile(&self.config);
+        self.pace.follow(&self.config, Instant::now());
+        self.publish();
+        self.publish_twins();
+    }
+
     fn handle(&mut self, event: Event) {
         match event {
+            Event::Time => self.stale = true,
             Event::Health(change) => self.health_changed(&change),
             Event::Link(link::Event::Connected { up, proceed }) => {
                 self.ends.health.seed(up.into_iter());
@@ -122,13 +144,20 @@ impl Core {
             (None, false) => warn!("real server {real} of {service} is down"),
             (_, true) => info!("real server {real} of {service} is up"),
         }
+        if !change.up {
+            self.pace.went_down(change.id);
+        } else if change.was_down {
+            self.pace.came_back(change.id, Instant::now());
+        }
         self.stale = true;
     }
 
     /// Sends the desired state on its way. Whatever is equal to the last one stays unsent there.
     fn publish(&mut self) {
         self.stale = false;
-        let state = self.state_of(&self.config);
+        let now = Instant::now();
+        let state = self.state_of(&self.config, now);
+        self.next_change = self.pace.next_change(&self.config, now);
         self.ends.desired.send_replace(Arc::new(state));
     }
 
@@ -141,11 +170,11 @@ impl Core {
         });
     }
 
-    fn state_of(&self, config: &Config) -> DesiredState {
-        desired::state(config, |id, real| desired::Now {
+    fn state_of(&self, config: &Config, now: Instant) -> DesiredState {
+        desired::state(config, |id, service, real| desired::Now {
             up: self.ends.health.is_up(id, real.health_check.as_ref()),
-            ramp_percent: 100,
-            end_connections: false,
+            ramp_percent: self.pace.ramp_percent(id, service.slow_start, now),
+            end_connections: self.pace.ends_connections(id, real, now),
         })
     }
 
@@ -154,8 +183,7 @@ impl Core {
             return;
         }
         // A state of before the last reload says nothing of the VIPs of now.
-        let keys = self.config.services.iter().map(desired::service_key);
-        if state.services.iter().map(|service| service.key).eq(keys) {
+        if desired::has_addresses_of(state, &self.config) {
             self.vips = Some(Arc::clone(&self.config));
             self.publish_twins();
         }
@@ -174,7 +202,7 @@ impl Core {
             }
         };
         let warnings = self.warnings(&config);
-        let state = Arc::new(self.state_of(&config));
+        let state = Arc::new(self.state_of(&config, Instant::now()));
         let (trial, ended) = oneshot::channel();
         self.pending = Some(Pending { config, warnings, answer });
         let (trials, events) = (self.ends.trials.clone(), self.ends.events.clone());
@@ -222,9 +250,7 @@ impl Core {
         let services = self.config.services.len();
         let real_servers = self.config.services.iter().map(|service| service.real_servers.len()).sum();
         info!(services, real_servers, ?generation, "reloaded");
-        self.ends.health.reconcile(&self.config);
-        self.publish();
-        self.publish_twins();
+        self.follow_config();
         let warnings = pending.warnings;
         let _ = pending.answer.send(Ok(Reloaded { generation, warnings, services, real_servers }));
     }

@@ -36,6 +36,8 @@ pub enum Event {
     Reload(oneshot::Sender<Result<Reloaded, NotReloaded>>),
     /// A trial on the dataplane has ended.
     TrialEnded(link::Trial),
+    /// A ramp or a deadline has come to its next step.
+    Time,
     /// Tell how control is.
     GetStatus(oneshot::Sender<Status>),
 }

@@ -1,3 +1,4 @@
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -125,6 +126,11 @@ impl Rig {
 
     /// Writes a configuration with one service; `check` is its health check.
     fn write(&self, weight: u32, check: &str) {
+        self.write_with(weight, check, "");
+    }
+
+    /// The same with further keys of the service.
+    fn write_with(&self, weight: u32, check: &str, keys: &str) {
         let dir = self.dir.path().display();
         let text = format!(
             "[dataplane]\napi_socket = \"{dir}/dataplane.sock\"\n\
@@ -132,17 +138,22 @@ impl Rig {
              [[port]]\nname = \"wan\"\ndevice = \"0000:01:00.0\"\n\
              [[local_pool]]\nname = \"inside\"\naddresses = [\"10.2.0.200\"]\n\
              [[service]]\nname = \"web\"\nlisten = \"10.1.0.100:80\"\nprotocol = \"tcp\"\nmode = \"fullnat\"\n\
-             health_check = {check}\n\
+             health_check = {check}\n{keys}\n\
              [[service.real_server]]\naddress = \"10.2.0.11:9\"\nweight = {weight}\n"
         );
         std::fs::write(self.file(), text).unwrap();
     }
 
     async fn start(&mut self) {
+        // Nobody listens there; a reload brings back an unchecked server.
+        self.start_with(([127, 0, 0, 2], 9).into()).await;
+    }
+
+    /// Starts control with all real servers at an address of this machine, which checks must not leave.
+    async fn start_with(&mut self, real: SocketAddr) {
         let mut config = Config::load(self.file()).unwrap();
-        // Checks must not leave this machine. Nobody listens there; a reload brings back an unchecked server.
-        for real in config.services.iter_mut().flat_map(|service| &mut service.real_servers) {
-            real.address = ([127, 0, 0, 2], 9).into();
+        for server in config.services.iter_mut().flat_map(|service| &mut service.real_servers) {
+            server.address = real;
         }
         let socket = listen(&config.control.socket).await.unwrap();
         self._running = Some(Running::start(config, &self.file(), socket, None));
@@ -282,6 +293,52 @@ async fn a_checked_server_gets_no_connections_before_its_first_pass() {
     rig.start().await;
     let states = fake.wait_for("a state", |states| !states.is_empty()).await;
     assert!(!states[0].services[0].real_servers[0].up);
+}
+
+#[tokio::test]
+async fn a_real_server_that_comes_back_gets_its_weight_slowly_and_a_new_one_at_once() {
+    let mut rig = Rig::new();
+    let check = "{ type = \"tcp\", interval = \"100ms\", timeout = \"5s\", rise = 1, fall = 1 }";
+    rig.write_with(1, check, "slow_start = \"3s\"");
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = server.local_addr().unwrap();
+    rig.start_with(address).await;
+    let seen = |states: &[DesiredState]| -> Vec<(bool, u8)> {
+        let reals = states.iter().map(|state| &state.services[0].real_servers[0]);
+        let mut seen: Vec<_> = reals.map(|real| (real.up, real.ramp_percent)).collect();
+        seen.dedup();
+        seen
+    };
+    fake.wait_for("a server that is up", |states| seen(states).last() == Some(&(true, 100))).await;
+    drop(server);
+    fake.wait_for("a server that is down", |states| seen(states).last() == Some(&(false, 100))).await;
+    let _server = TcpListener::bind(address).await.unwrap();
+    let done = [(false, 100), (true, 1)];
+    let states = fake
+        .wait_for("the whole weight", |states| {
+            seen(states).windows(2).any(|two| two == done) && seen(states).last() == Some(&(true, 100))
+        })
+        .await;
+    let steps: Vec<u8> = seen(&states).iter().skip_while(|now| **now != (true, 1)).map(|now| now.1).collect();
+    // On a busy machine a step may be left out, but none goes back.
+    assert!(steps.is_sorted() && steps.len() >= 3 && steps.len() <= 4, "{steps:?}");
+}
+
+#[tokio::test]
+async fn connections_of_a_drained_server_are_ended_at_its_deadline_and_weight_stops_the_clock() {
+    let mut rig = Rig::new();
+    rig.write_with(0, UNCHECKED, "drain_deadline = \"1s\"");
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    rig.start().await;
+    let ends = |states: &[DesiredState]| {
+        states.last().map(|state| state.services[0].real_servers[0].end_connections)
+    };
+    fake.wait_for("the first state", |states| ends(states) == Some(false)).await;
+    fake.wait_for("the deadline", |states| ends(states) == Some(true)).await;
+    rig.write_with(3, UNCHECKED, "drain_deadline = \"1s\"");
+    rig.reload().await.unwrap();
+    assert_eq!(ends(&fake.applied.lock().unwrap()), Some(false));
 }
 
 #[tokio::test]

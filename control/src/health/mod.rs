@@ -45,6 +45,8 @@ pub struct Change {
     pub id: TargetId,
     /// What it is now.
     pub up: bool,
+    /// Whether it was down before.
+    pub was_down: bool,
     /// Why it is down.
     pub reason: Option<String>,
 }
@@ -184,9 +186,12 @@ async fn run(
         let result = probe(&check, id.real).await;
         drop(slot);
         let reason = result.as_ref().err().map(ToString::to_string);
-        let change = lock(&machine).record(result.map_err(|error| error.to_string()));
+        let (was_down, change) = {
+            let mut machine = lock(&machine);
+            (machine.state() == State::Down, machine.record(result.map_err(|error| error.to_string())))
+        };
         if let Some(up) = change
-            && changes.send(Change { id, up, reason }).await.is_err()
+            && changes.send(Change { id, up, was_down, reason }).await.is_err()
         {
             return;
         }

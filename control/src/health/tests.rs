@@ -284,13 +284,15 @@ async fn a_server_comes_up_goes_down_with_a_reason_and_comes_back() {
     let mut table = Table::new(sender);
     assert!(!table.is_up(id_of(&config, 0), Some(&check)));
     table.reconcile(&config);
-    assert!(next_change(&mut changes).await.up);
+    let change = next_change(&mut changes).await;
+    assert_eq!((change.up, change.was_down), (true, false), "it is new");
     assert!(table.is_up(id_of(&config, 0), Some(&check)));
     healthy.store(false, Ordering::Relaxed);
     let change = next_change(&mut changes).await;
     assert_eq!((change.up, change.reason.as_deref()), (false, Some("HTTP status 503")));
     healthy.store(true, Ordering::Relaxed);
-    assert!(next_change(&mut changes).await.up);
+    let change = next_change(&mut changes).await;
+    assert_eq!((change.up, change.was_down), (true, true));
 }
 
 #[tokio::test]

@@ -203,9 +203,9 @@ impl Error {
     }
 }
 
-/// Turns `packet`, whose IPv4 header begins at `l3_offset`, into the error about it (see [`Error::v4`]), from `src` back
-/// to its sender, quoting as much as fits 576 bytes. Ethernet addresses change places and VLAN tags stay, so it leaves
-/// where it came in. Whether it may be sent is [`may_answer_v4`]'s to say.
+/// Turns `packet`, whose IPv4 header begins at `l3_offset`, into the error about it (see [`Error::v4`]), from
+/// `src` back to its sender, quoting as much as fits 576 bytes. Ethernet addresses change places and VLAN
+/// tags stay, so it leaves where it came in. Whether it may be sent is [`may_answer_v4`]'s to say.
 ///
 /// `false`, and no change, when the packet is not whole, or when there are less than 28 bytes of headroom.
 #[must_use]
@@ -247,9 +247,9 @@ pub fn answer_in_place<P: PacketBuf>(
 /// TTL and hop limit of packets that a gateway sends itself (RFC 1700, IP parameters).
 pub(crate) const HOPS: u8 = 64;
 
-/// Makes room for `new_len` bytes of headers in front of the quote of `quote_len` bytes that begins at `l3_offset`, cuts
-/// the packet behind that, and turns the link header around. The result begins behind that header; `None`, and no change,
-/// when there is no room.
+/// Makes room for `new_len` bytes of headers in front of the quote of `quote_len` bytes that begins at
+/// `l3_offset`, cuts the packet behind that, and turns the link header around. The result begins behind that
+/// header; `None`, and no change, when there is no room.
 pub(crate) fn room_in_front<P: PacketBuf>(
     packet: &mut P,
     l3_offset: usize,

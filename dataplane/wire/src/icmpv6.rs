@@ -105,9 +105,10 @@ pub fn error_v6(
     Some(message.len())
 }
 
-/// Turns `packet`, whose IPv6 header begins at `l3_offset`, into the error about it (see [`icmp::Error::v6`]), from `src`
-/// back to its sender, quoting as much as fits 1280 bytes. Ethernet addresses change places and VLAN tags stay, so it
-/// leaves where it came in. Whether it may be sent is [`may_answer_v6`]'s to say.
+/// Turns `packet`, whose IPv6 header begins at `l3_offset`, into the error about it (see
+/// [`icmp::Error::v6`]), from `src` back to its sender, quoting as much as fits 1280 bytes. Ethernet
+/// addresses change places and VLAN tags stay, so it leaves where it came in. Whether it may be sent is
+/// [`may_answer_v6`]'s to say.
 ///
 /// `false`, and no change, when the packet is not whole, or when there are less than 48 bytes of headroom.
 #[must_use]

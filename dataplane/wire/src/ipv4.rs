@@ -209,9 +209,9 @@ impl Header {
     }
 }
 
-/// Whether `options`, which stand behind the fixed header, hold a source route that is not used up (RFC 791 §3.1): the
-/// packet's destination address is not its last. Gateways and translators refuse such packets with "source route failed"
-/// (RFC 7915 §4.1); the walk ends at the first option whose length makes no sense.
+/// Whether `options`, which stand behind the fixed header, hold a source route that is not used up (RFC 791
+/// §3.1): the packet's destination address is not its last. Gateways and translators refuse such packets with
+/// "source route failed" (RFC 7915 §4.1); the walk ends at the first option whose length makes no sense.
 #[must_use]
 pub fn has_pending_source_route(options: &[u8]) -> bool {
     const END: u8 = 0;

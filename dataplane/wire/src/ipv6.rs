@@ -256,9 +256,10 @@ pub fn walk_extensions(packet: &[u8]) -> Result<Upper, HeaderError> {
     Ok(upper)
 }
 
-/// Where `packet`, which begins with its IPv6 header, tells that its destination address is not its last: the offset of
-/// the "segments left" of a routing header that is not zero. Who has the address and does not route must not take such
-/// a packet for its own; he answers with "parameter problem", erroneous field, and this offset (RFC 8200 §4.4).
+/// Where `packet`, which begins with its IPv6 header, tells that its destination address is not its last: the
+/// offset of the "segments left" of a routing header that is not zero. Who has the address and does not route
+/// must not take such a packet for its own; he answers with "parameter problem", erroneous field, and this
+/// offset (RFC 8200 §4.4).
 ///
 /// Only packets with extension headers need to be asked; the walk over them must have succeeded.
 #[must_use]

@@ -1,4 +1,5 @@
-//! Whole packets: quotes in ICMP errors, translation between the families, tunnels, fragments, answers and insertion.
+//! Whole packets: quotes in ICMP errors, translation between the families, tunnels, fragments, answers and
+//! insertion.
 
 use wire::checksum::{self, Delta, Sum};
 use wire::ipv4::Fragments;
@@ -23,8 +24,8 @@ fn is_valid(message: &[u8], family: Family) -> bool {
     sum.bytes(message).is_valid()
 }
 
-/// A quote that is rewritten is what was asked for, in a message that is right when it was; translated into the other
-/// family it is right and short enough.
+/// A quote that is rewritten is what was asked for, in a message that is right when it was; translated into
+/// the other family it is right and short enough.
 pub(super) fn quotes(given: &[u8]) {
     let (v4, v6) = (Addresses::V4 { src: SRC_V4, dst: DST_V4 }, Addresses::V6 { src: SRC, dst: DST });
     for (family, own, other) in [(Family::V4, v4, v6), (Family::V6, v6, v4)] {
@@ -129,8 +130,8 @@ pub(super) fn fragments(given: &[u8]) {
     assert_eq!(end, usize::from(header.total_len.get()), "{given:02x?}");
 }
 
-/// First byte: where the IP header begins, second: where the TCP header begins. Answers are right packets, and a buffer
-/// that cannot take an answer or an option is as it was.
+/// First byte: where the IP header begins, second: where the TCP header begins. Answers are right packets,
+/// and a buffer that cannot take an answer or an option is as it was.
 pub(super) fn in_place(given: &[u8]) {
     let Some((&[l3, l4], frame)) = given.split_first_chunk::<2>() else { return };
     let (l3, l4) = (usize::from(l3), usize::from(l4));

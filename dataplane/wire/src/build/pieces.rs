@@ -31,8 +31,8 @@ fn cuts(len: usize, room: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..len.max(1)).step_by(step).map(move |start| (start, (start + step).min(len)))
 }
 
-/// The frames that an IPv4 frame becomes on a link with this MTU (RFC 791 §3.2), whether or not it forbids that; the
-/// fragments allow it. Options stay on every fragment. A frame that fits comes back as it is.
+/// The frames that an IPv4 frame becomes on a link with this MTU (RFC 791 §3.2), whether or not it forbids
+/// that; the fragments allow it. Options stay on every fragment. A frame that fits comes back as it is.
 ///
 /// # Panics
 /// When the frame has no whole IPv4 packet, or when not even 8 bytes of payload fit the MTU.
@@ -62,8 +62,9 @@ pub fn fragments_v4(frame: &[u8], mtu: usize) -> Vec<Vec<u8>> {
     cuts(payload.len(), mtu.saturating_sub(header_len)).map(piece).collect()
 }
 
-/// The fragments with this identification that an IPv6 sender makes of a frame for a path with this MTU (RFC 8200 §4.5);
-/// one atomic fragment (RFC 6946) where it fits. The frame's extension headers, if any, go into the fragments.
+/// The fragments with this identification that an IPv6 sender makes of a frame for a path with this MTU (RFC
+/// 8200 §4.5); one atomic fragment (RFC 6946) where it fits. The frame's extension headers, if any, go into
+/// the fragments.
 ///
 /// # Panics
 /// When the frame has no whole IPv6 packet, or when not even 8 bytes of payload fit the MTU.

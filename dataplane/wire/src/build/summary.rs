@@ -7,8 +7,9 @@ use crate::{U16, arp, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, toa, ud
 
 /// What a frame says, on one line, so that a failing test can be read. Never fails: what cannot be decoded is named.
 ///
-/// The packet in a tunnel (IP in IP, GRE, GUE at its assigned port) follows in parentheses, as does the one that an ICMP
-/// error quotes. Wrong checksums are told as `[bad ip checksum]`, `[bad tcp checksum]` and so on; right ones are not mentioned.
+/// The packet in a tunnel (IP in IP, GRE, GUE at its assigned port) follows in parentheses, as does the one
+/// that an ICMP error quotes. Wrong checksums are told as `[bad ip checksum]`, `[bad tcp checksum]` and so
+/// on; right ones are not mentioned.
 #[must_use]
 pub fn summary(frame: &[u8]) -> String {
     let mut line = String::new();
@@ -51,8 +52,9 @@ fn frame_line(out: &mut String, frame: &[u8]) -> core::fmt::Result {
     }
 }
 
-/// Where a packet stands: in the frame, in a tunnel, or quoted in an error message. What stands in a tunnel or a quote is
-/// followed into quotes only, so that nesting is bounded. A quote is cut short, and its checksums mean nothing.
+/// Where a packet stands: in the frame, in a tunnel, or quoted in an error message. What stands in a tunnel
+/// or a quote is followed into quotes only, so that nesting is bounded. A quote is cut short, and its
+/// checksums mean nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Depth {
     Outer,

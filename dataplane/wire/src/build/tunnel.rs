@@ -1,5 +1,5 @@
-//! Packets in tunnels. The bytes are put together here on their own, so that they can be compared with those that
-//! [`crate::tunnel`] writes.
+//! Packets in tunnels. The bytes are put together here on their own, so that they can be compared with those
+//! that [`crate::tunnel`] writes.
 
 use super::{Ipv4Base, Ipv6Base, datagram};
 use crate::{U16, checksum, ipv4};
@@ -33,7 +33,8 @@ pub enum Wrap {
 }
 
 impl Wrap {
-    /// The frame with `inner`, which begins with its IP header, in a tunnel over IPv4 between the addresses of `outer`.
+    /// The frame with `inner`, which begins with its IP header, in a tunnel over IPv4 between the addresses
+    /// of `outer`.
     #[must_use]
     pub fn over_v4(self, outer: Ipv4Base, inner: &[u8]) -> Vec<u8> {
         let (protocol, mut payload) = self.payload(inner);
@@ -44,7 +45,8 @@ impl Wrap {
         Ipv4Base { protocol, ..outer }.frame(&payload)
     }
 
-    /// The frame with `inner`, which begins with its IP header, in a tunnel over IPv6 between the addresses of `outer`.
+    /// The frame with `inner`, which begins with its IP header, in a tunnel over IPv6 between the addresses
+    /// of `outer`.
     #[must_use]
     pub fn over_v6(self, outer: Ipv6Base, inner: &[u8]) -> Vec<u8> {
         let (protocol, mut payload) = self.payload(inner);

@@ -191,8 +191,8 @@ impl EchoFrame6 {
     }
 }
 
-/// A frame with an ICMPv6 error message about `original`, which begins with its IPv6 header, sent as `ip` says. `None`
-/// when it cannot be quoted.
+/// A frame with an ICMPv6 error message about `original`, which begins with its IPv6 header, sent as `ip`
+/// says. `None` when it cannot be quoted.
 #[must_use]
 pub fn icmpv6_error_frame(ip: Ipv6Base, error: (u8, u8, U32), original: &[u8]) -> Option<Vec<u8>> {
     let mut message = vec![0; icmpv6::HEADER_LEN + icmpv6::QUOTE_LEN_MAX];
@@ -205,7 +205,8 @@ pub fn icmpv6_error_frame(ip: Ipv6Base, error: (u8, u8, U32), original: &[u8]) -
 pub struct Extension {
     /// Which, one of `ipv6::NEXT_*`.
     pub kind: u8,
-    /// What stands behind its first two bytes; filled up with zeroes to a length that an extension header may have.
+    /// What stands behind its first two bytes; filled up with zeroes to a length that an extension header may
+    /// have.
     pub data: Vec<u8>,
 }
 
@@ -235,7 +236,8 @@ impl Extension {
     }
 }
 
-/// The same IPv6 frame with these extension headers, in this order, between its fixed header and what followed that.
+/// The same IPv6 frame with these extension headers, in this order, between its fixed header and what
+/// followed that.
 #[must_use]
 pub fn with_extensions(frame: &[u8], extensions: &[Extension]) -> Vec<u8> {
     let (front, payload) = frame.split_at(l3_offset(frame) + ipv6::HEADER_LEN);

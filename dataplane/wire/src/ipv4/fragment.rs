@@ -5,7 +5,8 @@
 //! | header, options | ....... |  | header, some options | ....... |  | header, some options | ... |
 //! ```
 //!
-//! Nothing is copied here: [`Fragments`] tells, piece by piece, the header and which bytes of the packet follow it.
+//! Nothing is copied here: [`Fragments`] tells, piece by piece, the header and which bytes of the packet
+//! follow it.
 
 use core::ops::Range;
 
@@ -62,8 +63,8 @@ impl Fragment {
         self.header_len + self.payload.len()
     }
 
-    /// Writes the whole fragment of `packet` to the front of `out`; the result is its length, or `None`, and no change,
-    /// when `out` is shorter.
+    /// Writes the whole fragment of `packet` to the front of `out`; the result is its length, or `None`, and
+    /// no change, when `out` is shorter.
     #[must_use]
     pub fn write(&self, packet: &[u8], out: &mut [u8]) -> Option<usize> {
         let payload = packet.get(self.payload.clone())?;
@@ -77,13 +78,14 @@ impl Fragment {
 /// Walks over the fragments of a packet, first to last; see [`Fragments::new`].
 #[derive(Clone, Debug)]
 pub struct Fragments {
-    /// Header of the next fragment: at first the packet's own, then one without the options that are not copied.
+    /// Header of the next fragment: at first the packet's own, then one without the options that are not
+    /// copied.
     header: [u8; HEADER_LEN_MAX],
     header_len: usize,
     /// What the packet said of itself.
     old: Header,
-    /// What a checksum loses with the packet's header. Those of the fragments are that of the packet with a change, so
-    /// that a damaged header stays damaged.
+    /// What a checksum loses with the packet's header. Those of the fragments are that of the packet with a
+    /// change, so that a damaged header stays damaged.
     lost: Delta,
     /// Where the packet's payload begins, and ends.
     payload: Range<usize>,
@@ -93,11 +95,13 @@ pub struct Fragments {
 }
 
 impl Fragments {
-    /// The fragments of `packet`, which begins with its IPv4 header, for a link with this MTU: all as long as fits. A
-    /// packet that fits has one fragment, itself. Identification, TTL and all else stay; a fragment may be cut again.
+    /// The fragments of `packet`, which begins with its IPv4 header, for a link with this MTU: all as long as
+    /// fits. A packet that fits has one fragment, itself. Identification, TTL and all else stay; a fragment
+    /// may be cut again.
     ///
     /// # Errors
-    /// The packet does not fit and may not be cut, is not whole, or the MTU is below what IPv4 asks of a link (68).
+    /// The packet does not fit and may not be cut, is not whole, or the MTU is below what IPv4 asks of a link
+    /// (68).
     pub fn new(packet: &[u8], mtu: usize) -> Result<Self, CannotFragment> {
         let available = packet.len();
         let truncated = HeaderError::Truncated { total: HEADER_LEN, available };
@@ -142,7 +146,8 @@ impl Fragments {
     }
 }
 
-/// The first option, NOPs as options of one byte; `None` at END and at the first one whose length makes no sense.
+/// The first option, NOPs as options of one byte; `None` at END and at the first one whose length makes no
+/// sense.
 fn next_option(options: &[u8]) -> Option<&[u8]> {
     match *options {
         [] | [0, ..] => None,

@@ -1,7 +1,7 @@
 //! The tables of ICMP errors (RFC 7915 §4.2, §5.2).
 //!
-//! A message is type, code and the 4 bytes behind the checksum. What those said of extensions (RFC 4884) is not taken
-//! along: a translated message quotes the packet and nothing else.
+//! A message is type, code and the 4 bytes behind the checksum. What those said of extensions (RFC 4884) is
+//! not taken along: a translated message quotes the packet and nothing else.
 
 use crate::{U32, icmp, icmpv6, ipv4, ipv6};
 
@@ -12,11 +12,12 @@ const MTU_MIN_V4: u32 = 68;
 /// Where IPv6's least MTU, 1280, is counted.
 const MTU_MIN_V6: u32 = ipv6::MTU_MIN as u32;
 
-/// MTUs that are common, for routers that tell of a packet that is too long but not what would fit (RFC 1191 §7.1).
+/// MTUs that are common, for routers that tell of a packet that is too long but not what would fit (RFC 1191
+/// §7.1).
 const PLATEAUS: [u16; 11] = [65_535, 32_000, 17_914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68];
 
-/// MTUs of the links to the next hops of the packets that errors are about, on either side; [`u16::MAX`] where that is not
-/// known.
+/// MTUs of the links to the next hops of the packets that errors are about, on either side; [`u16::MAX`]
+/// where that is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextHopMtus {
     /// Of the link on the IPv4 side.
@@ -57,7 +58,8 @@ pub fn error_v4_to_v6(
 const fn unreachable_v6(code: u8) -> Option<u8> {
     match code {
         icmp::CODE_PORT_UNREACHABLE => Some(icmpv6::CODE_PORT_UNREACHABLE),
-        // Net, host, source route, net unknown, host unknown, source isolated, net and host for this type of service.
+        // Net, host, source route, net unknown, host unknown, source isolated, net and host for this type of
+        // service.
         0 | 1 | 5..=8 | 11 | 12 => Some(icmpv6::CODE_NO_ROUTE),
         // Net and host by the administrator, communication by the administrator, precedence cut off.
         9 | 10 | icmp::CODE_PROHIBITED | 15 => Some(icmpv6::CODE_PROHIBITED),
@@ -90,7 +92,8 @@ const fn pointer_v6(pointer: u8) -> Option<u32> {
 }
 
 /// The ICMP error that an ICMPv6 error becomes (RFC 7915 §5.2); `None` when it is to be dropped in silence.
-/// `quoted_fragment_header` tells whether the quoted packet has a fragment header, which takes part of the MTU.
+/// `quoted_fragment_header` tells whether the quoted packet has a fragment header, which takes part of the
+/// MTU.
 #[must_use]
 pub fn error_v6_to_v4(
     (kind, code, rest): (u8, u8, U32),

@@ -1,18 +1,19 @@
-//! Translation between IPv4 and IPv6 (RFC 7915) of packets whose new addresses are known: those of a connection, no
-//! mapping of addresses into prefixes (RFC 6052).
+//! Translation between IPv4 and IPv6 (RFC 7915) of packets whose new addresses are known: those of a
+//! connection, no mapping of addresses into prefixes (RFC 6052).
 //!
 //! ```text
 //! | IPv4 header, options             | TCP, UDP, ICMP echo … |
 //! | IPv6 header  [fragment header]   | TCP, UDP, ICMPv6 echo … |
 //! ```
 //!
-//! Here are the IP headers, what that changes in the checksums above them, ICMP echo, and the tables of ICMP errors; the
-//! packets that errors quote are [`crate::quote`]'s. IPv4 options and IPv6 extension headers are not translated (§4.1,
-//! §5.1), fragments are, one by one. To fragment a packet on its way from IPv4 to IPv6 (§4.1), cut it into IPv4
-//! fragments that are 28 bytes shorter than the MTU and translate those.
+//! Here are the IP headers, what that changes in the checksums above them, ICMP echo, and the tables of ICMP
+//! errors; the packets that errors quote are [`crate::quote`]'s. IPv4 options and IPv6 extension headers are
+//! not translated (§4.1, §5.1), fragments are, one by one. To fragment a packet on its way from IPv4 to IPv6
+//! (§4.1), cut it into IPv4 fragments that are 28 bytes shorter than the MTU and translate those.
 //!
 //! A UDP datagram without a checksum has none to correct; over IPv6 it needs one (§4.5), which
-//! [`crate::checksum::udp_v6`] computes from the whole datagram. A fragment of such a datagram cannot be translated.
+//! [`crate::checksum::udp_v6`] computes from the whole datagram. A fragment of such a datagram cannot be
+//! translated.
 
 use crate::checksum::Delta;
 use crate::{IntoBytes, U16, U32, icmp, icmpv6, ipv4, ipv6};
@@ -21,8 +22,8 @@ mod errors;
 
 pub use errors::{NextHopMtus, error_v4_to_v6, error_v6_to_v4};
 
-/// The longest IPv4 packet that may be fragmented on its way when it was an IPv6 packet without a fragment header
-/// (RFC 7915 §5.1): its IPv6 form fitted the least IPv6 MTU.
+/// The longest IPv4 packet that may be fragmented on its way when it was an IPv6 packet without a fragment
+/// header (RFC 7915 §5.1): its IPv6 form fitted the least IPv6 MTU.
 const FRAGMENTABLE_LEN_MAX: usize = ipv6::MTU_MIN - ipv6::HEADER_LEN + ipv4::HEADER_LEN;
 
 /// The headers that an IPv4 header becomes.
@@ -45,7 +46,8 @@ impl HeadersV6 {
         }
     }
 
-    /// Writes both to the front of `out`; the result is their length, or `None`, and no change, when `out` is shorter.
+    /// Writes both to the front of `out`; the result is their length, or `None`, and no change, when `out` is
+    /// shorter.
     #[inline]
     #[must_use]
     pub fn write(&self, out: &mut [u8]) -> Option<usize> {
@@ -58,8 +60,8 @@ impl HeadersV6 {
     }
 }
 
-/// The IPv6 headers of what was an IPv4 packet (RFC 7915 §4.1), from `src` to `dst`. `header` has passed its check;
-/// `hop_limit` is the caller's, who takes a hop off as a router does.
+/// The IPv6 headers of what was an IPv4 packet (RFC 7915 §4.1), from `src` to `dst`. `header` has passed its
+/// check; `hop_limit` is the caller's, who takes a hop off as a router does.
 #[inline]
 #[must_use]
 pub fn v4_to_v6(header: &ipv4::Header, (src, dst): (&[u8; 16], &[u8; 16]), hop_limit: u8) -> HeadersV6 {
@@ -87,12 +89,14 @@ pub fn v4_to_v6(header: &ipv4::Header, (src, dst): (&[u8; 16], &[u8; 16]), hop_l
     HeadersV6 { ip, fragment }
 }
 
-/// The IPv4 header of what was an IPv6 packet (RFC 7915 §5.1), from `src` to `dst`, in front of what stands behind the
-/// extension headers. `header` has passed its check, and `upper` is what [`ipv6::walk_extensions`] found.
+/// The IPv4 header of what was an IPv6 packet (RFC 7915 §5.1), from `src` to `dst`, in front of what stands
+/// behind the extension headers. `header` has passed its check, and `upper` is what [`ipv6::walk_extensions`]
+/// found.
 ///
-/// `id` is the identification of a packet that is no fragment; a fragment keeps the lower half of its own. `ttl` is the
-/// caller's, who takes a hop off as a router does. `None` when the packet is too long for IPv4, or when it is a fragment
-/// whose extension headers were cut up with the payload (§5.1.1), so that offsets would be wrong without them.
+/// `id` is the identification of a packet that is no fragment; a fragment keeps the lower half of its own.
+/// `ttl` is the caller's, who takes a hop off as a router does. `None` when the packet is too long for IPv4,
+/// or when it is a fragment whose extension headers were cut up with the payload (§5.1.1), so that offsets
+/// would be wrong without them.
 #[inline]
 #[must_use]
 pub fn v6_to_v4(
@@ -135,16 +139,16 @@ pub fn v6_to_v4(
     Some(new)
 }
 
-/// What changes in a TCP or UDP checksum when the pseudo header becomes that of IPv6: the addresses only, since length
-/// and protocol are the same sums in either form. The way back is [`Delta::negated`].
+/// What changes in a TCP or UDP checksum when the pseudo header becomes that of IPv6: the addresses only,
+/// since length and protocol are the same sums in either form. The way back is [`Delta::negated`].
 #[inline]
 #[must_use]
 pub fn pseudo_v4_to_v6((old_src, old_dst): (U32, U32), (src, dst): (&[u8; 16], &[u8; 16])) -> Delta {
     Delta::ZERO.sub32(old_src).sub32(old_dst).add_bytes(src).add_bytes(dst)
 }
 
-/// What an ICMPv6 checksum covers and an ICMP checksum does not: the pseudo header of a message of this length
-/// (RFC 4443 §2.3).
+/// What an ICMPv6 checksum covers and an ICMP checksum does not: the pseudo header of a message of this
+/// length (RFC 4443 §2.3).
 #[inline]
 #[must_use]
 pub fn icmp_pseudo((src, dst): (&[u8; 16], &[u8; 16]), len: u32) -> Delta {
@@ -152,8 +156,8 @@ pub fn icmp_pseudo((src, dst): (&[u8; 16], &[u8; 16]), len: u32) -> Delta {
     Delta::ZERO.add_bytes(src).add_bytes(dst).add32(U32::new(len)).add16(protocol)
 }
 
-/// Makes an ICMPv6 echo of an ICMP echo, which is to go from `src` to `dst`; `false`, and no change, when the message is
-/// no echo. Identifier and sequence number stay.
+/// Makes an ICMPv6 echo of an ICMP echo, which is to go from `src` to `dst`; `false`, and no change, when the
+/// message is no echo. Identifier and sequence number stay.
 #[must_use]
 pub fn echo_v4_to_v6(message: &mut [u8], addresses: (&[u8; 16], &[u8; 16])) -> bool {
     let delta = icmp_pseudo(addresses, message.len() as u32);
@@ -168,8 +172,8 @@ pub fn echo_v4_to_v6(message: &mut [u8], addresses: (&[u8; 16], &[u8; 16])) -> b
     true
 }
 
-/// Makes an ICMP echo of an ICMPv6 echo, which came from `src` and went to `dst`; `false`, and no change, when the message
-/// is no echo. Identifier and sequence number stay.
+/// Makes an ICMP echo of an ICMPv6 echo, which came from `src` and went to `dst`; `false`, and no change,
+/// when the message is no echo. Identifier and sequence number stay.
 #[must_use]
 pub fn echo_v6_to_v4(message: &mut [u8], addresses: (&[u8; 16], &[u8; 16])) -> bool {
     let delta = icmp_pseudo(addresses, message.len() as u32).negated();
@@ -180,7 +184,8 @@ pub fn echo_v6_to_v4(message: &mut [u8], addresses: (&[u8; 16], &[u8; 16])) -> b
         _ => return false,
     };
     header.checksum = delta.replace8_at(0, header.kind, kind).apply(header.checksum);
-    // An echo reply may be all zeroes, the one message whose checksum is 0xffff; for any other that is as good as 0.
+    // An echo reply may be all zeroes, the one message whose checksum is 0xffff; for any other that is as
+    // good as 0.
     if header.checksum == U16::ZERO {
         header.checksum = U16::MAX_VALUE;
     }

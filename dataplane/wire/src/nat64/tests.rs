@@ -14,7 +14,8 @@ const SRC4: U32 = U32::new(0xc000_0263);
 const DST4: U32 = U32::new(0xc633_6463);
 const ANY_MTU: NextHopMtus = NextHopMtus { v4: u16::MAX, v6: u16::MAX };
 
-/// The IPv6 packet that an IPv4 packet with a TCP segment or UDP datagram becomes, or with a later fragment of one.
+/// The IPv6 packet that an IPv4 packet with a TCP segment or UDP datagram becomes, or with a later fragment
+/// of one.
 fn to_v6(packet: &[u8]) -> Vec<u8> {
     let header: ipv4::Header = *crate::view(packet, 0).unwrap();
     let header_len = header.check(packet.len()).unwrap();
@@ -315,9 +316,11 @@ proptest! {
         dscp_ecn in any::<u8>(),
         ttl in 3u8..,
     ) {
-        let ip = Ipv4Base { src: U32::new(ends.0), dst: U32::new(ends.1), ttl, dscp_ecn, ..Ipv4Base::default() };
+        let (src, dst) = (U32::new(ends.0), U32::new(ends.1));
+        let ip = Ipv4Base { src, dst, ttl, dscp_ecn, ..Ipv4Base::default() };
         let (src_port, dst_port) = (U16::new(ends.2), U16::new(ends.3));
-        let tcp = TcpFrame { src: ip.src, dst: ip.dst, src_port, dst_port, payload: payload.clone(), ttl, dscp_ecn, ..TcpFrame::default() };
+        let tcp = TcpFrame { payload: payload.clone(), ttl, dscp_ecn, ..TcpFrame::default() };
+        let tcp = TcpFrame { src, dst, src_port, dst_port, ..tcp };
         let udp = UdpFrame { ip, src_port, dst_port, payload, ..UdpFrame::default() };
         for packet in [&tcp.to_vec()[14..], &udp.to_vec()[14..]] {
             let six = to_v6(packet);
@@ -349,7 +352,8 @@ proptest! {
         let kind = if reply { icmp::TYPE_ECHO_REPLY } else { icmp::TYPE_ECHO_REQUEST };
         let kind6 = if reply { icmpv6::TYPE_ECHO_REPLY } else { icmpv6::TYPE_ECHO_REQUEST };
         let (src, dst) = addresses;
-        let mut message = EchoFrame { kind, id, seq, payload: payload.clone(), ..EchoFrame::default() }.to_vec()[34..].to_vec();
+        let echo = EchoFrame { kind, id, seq, payload: payload.clone(), ..EchoFrame::default() };
+        let mut message = echo.to_vec()[34..].to_vec();
         let old = message.clone();
         prop_assert!(echo_v4_to_v6(&mut message, (&src, &dst)));
         let ip = Ipv6Base { src, dst, ..Ipv6Base::default() };
@@ -361,7 +365,13 @@ proptest! {
     }
 
     #[test]
-    fn any_headers_become_headers(four in any::<[u8; 20]>(), six in any::<[u8; 40]>(), fragment in any::<[u8; 8]>(), offset in 0usize..200, some in any::<bool>()) {
+    fn any_headers_become_headers(
+        four in any::<[u8; 20]>(),
+        six in any::<[u8; 40]>(),
+        fragment in any::<[u8; 8]>(),
+        offset in 0usize..200,
+        some in any::<bool>(),
+    ) {
         let header = ipv4::Header::read_from_bytes(&four).unwrap();
         let new = v4_to_v6(&header, (&SRC, &DST), 1);
         prop_assert_eq!(new.ip.version(), 6);
@@ -375,10 +385,17 @@ proptest! {
     }
 
     #[test]
-    fn any_error_has_an_answer(kind in any::<u8>(), code in any::<u8>(), rest in any::<u32>(), len in any::<u16>(), mtus in any::<(u16, u16)>()) {
+    fn any_error_becomes_an_error(
+        kind in any::<u8>(),
+        code in any::<u8>(),
+        rest in any::<u32>(),
+        len in any::<u16>(),
+        mtus in any::<(u16, u16)>(),
+    ) {
         let mtus = NextHopMtus { v4: mtus.0, v6: mtus.1 };
         if let Some((kind, _, rest)) = error_v4_to_v6((kind, code, U32::new(rest)), len, mtus) {
-            prop_assert!(icmpv6::is_error_type(kind) && (kind != icmpv6::TYPE_PACKET_TOO_BIG || rest.get() >= 1280));
+            prop_assert!(icmpv6::is_error_type(kind));
+            prop_assert!(kind != icmpv6::TYPE_PACKET_TOO_BIG || rest.get() >= 1280);
         }
         if let Some((kind, ..)) = error_v6_to_v4((kind, code, U32::new(rest)), len % 2 == 0, mtus) {
             prop_assert!(icmp::is_error_type(kind));

@@ -1,14 +1,16 @@
-//! The packet that an ICMP or ICMPv6 error quotes: finding whose it is, and rewriting it as its connection is translated.
+//! The packet that an ICMP or ICMPv6 error quotes: finding whose it is, and rewriting it as its connection is
+//! translated.
 //!
 //! ```text
 //! | ICMP header (8) | quoted IP header, options or extension headers | quoted TCP, UDP, SCTP … |
 //! 0                 l3_offset                                         l4_offset              end
 //! ```
 //!
-//! A quote is cut short anywhere behind the 8 bytes that RFC 792 asks for; behind its end there may be extensions
-//! (RFC 4884). Lengths that it claims are those of the packet before it was cut. Whoever receives the error believes it
-//! only if addresses, ports and the TCP sequence number (RFC 5927 §4.1) are those that he sent, so all of them are put
-//! back, and every checksum with them: the quoted ones, where they are in the quote, and the message's own.
+//! A quote is cut short anywhere behind the 8 bytes that RFC 792 asks for; behind its end there may be
+//! extensions (RFC 4884). Lengths that it claims are those of the packet before it was cut. Whoever receives
+//! the error believes it only if addresses, ports and the TCP sequence number (RFC 5927 §4.1) are those that
+//! he sent, so all of them are put back, and every checksum with them: the quoted ones, where they are in the
+//! quote, and the message's own.
 //!
 //! A message here begins with its ICMP header and ends where the IP payload does, without Ethernet padding.
 
@@ -72,7 +74,8 @@ impl Quote {
     }
 }
 
-/// Finds the packet that `message` quotes, an ICMP message ([`Family::V4`]) or an ICMPv6 message ([`Family::V6`]).
+/// Finds the packet that `message` quotes, an ICMP message ([`Family::V4`]) or an ICMPv6 message
+/// ([`Family::V6`]).
 ///
 /// # Errors
 /// The message is no error, or what it quotes does not tell a connection.
@@ -111,8 +114,9 @@ pub fn find(message: &[u8], family: Family) -> Result<Quote, Unusable> {
     })
 }
 
-/// Where the quote ends and extensions may begin (RFC 4884 §4): some types tell its length in one of the bytes that used
-/// to be zero, in words of 4 bytes in ICMP and of 8 in ICMPv6. A length beyond the message is none.
+/// Where the quote ends and extensions may begin (RFC 4884 §4): some types tell its length in one of the
+/// bytes that used to be zero, in words of 4 bytes in ICMP and of 8 in ICMPv6. A length beyond the message is
+/// none.
 fn quote_end(message: &[u8], header: &icmp::Header, family: Family) -> usize {
     let [byte_4, byte_5, ..] = header.rest.to_bytes();
     let len = match (family, header.kind) {
@@ -179,11 +183,11 @@ pub struct Rewrite {
     pub seq_shift: u32,
 }
 
-/// Rewrites the quoted packet in place, with its own checksums and that of the message. `quote` is what [`find`] found in
-/// this very message.
+/// Rewrites the quoted packet in place, with its own checksums and that of the message. `quote` is what
+/// [`find`] found in this very message.
 ///
-/// `outer` is what else changes in what the message's checksum covers: over IPv6 the addresses of the message itself
-/// ([`Delta::replace128`]), over IPv4 nothing.
+/// `outer` is what else changes in what the message's checksum covers: over IPv6 the addresses of the message
+/// itself ([`Delta::replace128`]), over IPv4 nothing.
 ///
 /// `false`, and no change, when `new` is of the other family, or when `quote` is not of this message.
 #[must_use]
@@ -201,8 +205,8 @@ pub fn rewrite(message: &mut [u8], quote: &Quote, new: &Rewrite, outer: Delta) -
     true
 }
 
-/// Writes addresses into the IP header that `packet` begins with. The result is how that changes what a pseudo header
-/// holds, and how it changes the packet's own sum, the IPv4 header's checksum included.
+/// Writes addresses into the IP header that `packet` begins with. The result is how that changes what a
+/// pseudo header holds, and how it changes the packet's own sum, the IPv4 header's checksum included.
 fn write_addresses(packet: &mut [u8], new: &Addresses) -> Option<(Delta, Delta)> {
     match new {
         Addresses::V4 { src, dst } => {
@@ -222,8 +226,8 @@ fn write_addresses(packet: &mut [u8], new: &Addresses) -> Option<(Delta, Delta)>
     }
 }
 
-/// Rewrites what is there of a TCP, UDP or SCTP header, given how its pseudo header changes; the result is how that
-/// changes the sum of `segment`.
+/// Rewrites what is there of a TCP, UDP or SCTP header, given how its pseudo header changes; the result is
+/// how that changes the sum of `segment`.
 fn rewrite_segment(segment: &mut [u8], protocol: u8, new: &Rewrite, pseudo: Delta) -> Delta {
     let mut delta = Delta::ZERO;
     if let Some([src_port, dst_port]) = crate::view_mut::<[U16; 2]>(segment, 0) {
@@ -250,13 +254,13 @@ fn rewrite_segment(segment: &mut [u8], protocol: u8, new: &Rewrite, pseudo: Delt
     delta.replace16(old, *check)
 }
 
-/// Writes the ICMPv6 error that an ICMP error becomes (RFC 7915 §4.2, §4.3) into `out`, which is to go between the
-/// addresses `outer`. `quote` is what [`find`] found in `message`, and `new`, of IPv6, what the quoted packet was before
-/// it was translated.
+/// Writes the ICMPv6 error that an ICMP error becomes (RFC 7915 §4.2, §4.3) into `out`, which is to go
+/// between the addresses `outer`. `quote` is what [`find`] found in `message`, and `new`, of IPv6, what the
+/// quoted packet was before it was translated.
 ///
-/// The result is the new message's length: the quote is cut so that it fits 1280 bytes with an IPv6 header. `None` when
-/// the error is not one to be translated, when the message's checksum is wrong (a new one would hide it), or when `out`
-/// has no room for the ports.
+/// The result is the new message's length: the quote is cut so that it fits 1280 bytes with an IPv6 header.
+/// `None` when the error is not one to be translated, when the message's checksum is wrong (a new one would
+/// hide it), or when `out` has no room for the ports.
 #[must_use]
 pub fn translate_v4_to_v6(
     message: &[u8],
@@ -286,13 +290,14 @@ pub fn translate_v4_to_v6(
     Some(out.len())
 }
 
-/// Writes the ICMP error that an ICMPv6 error becomes (RFC 7915 §5.2, §5.3) into `out`. `outer` are the addresses that the
-/// ICMPv6 message came between, `quote` is what [`find`] found in it, and `new`, of IPv4, what the quoted packet was
-/// before it was translated; the identification of that is not known and quoted as zero.
+/// Writes the ICMP error that an ICMPv6 error becomes (RFC 7915 §5.2, §5.3) into `out`. `outer` are the
+/// addresses that the ICMPv6 message came between, `quote` is what [`find`] found in it, and `new`, of IPv4,
+/// what the quoted packet was before it was translated; the identification of that is not known and quoted as
+/// zero.
 ///
-/// The result is the new message's length: the quote is cut so that it fits 576 bytes with an IPv4 header. `None` when the
-/// error is not one to be translated, when the message's checksum is wrong (a new one would hide it), or when `out` has
-/// no room for the ports.
+/// The result is the new message's length: the quote is cut so that it fits 576 bytes with an IPv4 header.
+/// `None` when the error is not one to be translated, when the message's checksum is wrong (a new one would
+/// hide it), or when `out` has no room for the ports.
 #[must_use]
 pub fn translate_v6_to_v4(
     message: &[u8],
@@ -323,8 +328,8 @@ pub fn translate_v6_to_v4(
     Some(out.len())
 }
 
-/// Puts a quote together behind room for the ICMP header: the IP header, and as much of the segment as fits, which must be
-/// the ports at least. The result is room and quote.
+/// Puts a quote together behind room for the ICMP header: the IP header, and as much of the segment as fits,
+/// which must be the ports at least. The result is room and quote.
 fn assemble<'a>(quoted: &[u8], segment: &[u8], out: &'a mut [u8]) -> Option<&'a mut [u8]> {
     let room = out.len().checked_sub(icmp::HEADER_LEN + quoted.len())?;
     let segment = &segment[..segment.len().min(room)];

@@ -364,7 +364,9 @@ proptest! {
         attribute in 0u8..40,
     ) {
         let mut message = bytes;
-        for (at, value) in [(0, kind), (4, attribute), (5, attribute), (8, first), (17, protocol), (14, protocol)] {
+        let lengths = [(4, attribute), (5, attribute)];
+        let quoted = [(8, first), (17, protocol), (14, protocol)];
+        for (at, value) in [&[(0, kind)], &lengths[..], &quoted].concat() {
             if let Some(byte) = message.get_mut(at) {
                 *byte = value;
             }
@@ -382,7 +384,8 @@ proptest! {
             };
             prop_assert!(valid);
             let again = find(&rewritten, family).unwrap();
-            prop_assert_eq!((again.addresses, again.src_port, again.dst_port), (new.addresses, new.src_port, new.dst_port));
+            prop_assert_eq!(again.addresses, new.addresses);
+            prop_assert_eq!((again.src_port, again.dst_port), (new.src_port, new.dst_port));
             // And back again: nothing else has changed.
             let back = Rewrite {
                 addresses: quote.addresses,
@@ -405,7 +408,10 @@ proptest! {
     }
 
     #[test]
-    fn quoted_segments_keep_right_checksums(payload in prop::collection::vec(any::<u8>(), 0..200), options in tcp::options::tests::optionish()) {
+    fn quoted_segments_keep_right_checksums(
+        payload in prop::collection::vec(any::<u8>(), 0..200),
+        options in tcp::options::tests::optionish(),
+    ) {
         let frame = TcpFrame { payload, options, ..tcp4() }.to_vec();
         let mut message = message_v4(UNREACHABLE_V4, &frame[14..]);
         let quote = find(&message, Family::V4).unwrap();

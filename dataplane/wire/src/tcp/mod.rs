@@ -145,8 +145,8 @@ impl Header {
         Delta::ZERO.replace32(old, self.seq)
     }
 
-    /// Adds to the acknowledgement number, modulo 2^32, where it counts; the result is the change for the checksum. The
-    /// SACK option beside it is [`options::map_sack`]'s.
+    /// Adds to the acknowledgement number, modulo 2^32, where it counts; the result is the change for the
+    /// checksum. The SACK option beside it is [`options::map_sack`]'s.
     #[inline(always)]
     pub const fn shift_ack(&mut self, by: u32) -> Delta {
         if self.flags & flags::ACK == 0 {

@@ -317,7 +317,8 @@ pub struct Stripped {
     pub delta: Delta,
 }
 
-/// Edits the options that `wanted` names, in place. An edit leaves every option as long as it is, or makes NOPs of it.
+/// Edits the options that `wanted` names, in place. An edit leaves every option as long as it is, or makes
+/// NOPs of it.
 #[inline]
 fn edit_where(
     options: &mut [u8],
@@ -347,8 +348,8 @@ pub fn strip_where(options: &mut [u8], unwanted: impl Fn(u8, &[u8]) -> bool) -> 
     edit_where(options, |opt, options| unwanted(opt.kind, opt.bytes(options)), fill_with_nop)
 }
 
-/// Overwrites timestamps with NOPs, of whatever length. For SYNs: a connection whose SYN offers none has none (RFC 7323
-/// §3.2).
+/// Overwrites timestamps with NOPs, of whatever length. For SYNs: a connection whose SYN offers none has none
+/// (RFC 7323 §3.2).
 #[inline]
 pub fn strip_timestamps(options: &mut [u8]) -> Stripped {
     strip_where(options, |kind, _| kind == KIND_TIMESTAMPS)
@@ -365,8 +366,9 @@ fn fill_with_nop(opt: &Opt, options: &mut [u8]) -> Delta {
     delta
 }
 
-/// Adds `shift`, modulo 2^32, to every edge of every selective acknowledgement, as the acknowledgement number beside them
-/// is shifted. An option that does not hold whole blocks is left alone; receivers do not read it (RFC 2018 §3).
+/// Adds `shift`, modulo 2^32, to every edge of every selective acknowledgement, as the acknowledgement number
+/// beside them is shifted. An option that does not hold whole blocks is left alone; receivers do not read it
+/// (RFC 2018 §3).
 ///
 /// The result is the change for the TCP checksum.
 #[inline]
@@ -384,9 +386,9 @@ pub fn map_sack(options: &mut [u8], shift: u32) -> Delta {
     edited.delta
 }
 
-/// Adds `value_shift` to the timestamp value and `echo_shift` to the echo reply, both modulo 2^32, in every timestamps
-/// option of the right length. An echo reply counts in segments with ACK only, and is zero in others (RFC 7323 §3.2):
-/// shift it by zero there.
+/// Adds `value_shift` to the timestamp value and `echo_shift` to the echo reply, both modulo 2^32, in every
+/// timestamps option of the right length. An echo reply counts in segments with ACK only, and is zero in
+/// others (RFC 7323 §3.2): shift it by zero there.
 ///
 /// The result is the change for the TCP checksum.
 #[inline]
@@ -412,8 +414,9 @@ fn shift32(options: &mut [u8], offset: usize, shift: u32) -> Delta {
     )
 }
 
-/// Puts `first` in front of the options in the space of their padding, where the header cannot grow: NOPs, and what
-/// stands behind END or a malformed option, give way. `None`, and no change, when there is not enough of that.
+/// Puts `first` in front of the options in the space of their padding, where the header cannot grow: NOPs,
+/// and what stands behind END or a malformed option, give way. `None`, and no change, when there is not
+/// enough of that.
 ///
 /// The result is the change for the TCP checksum.
 #[must_use]

@@ -24,12 +24,13 @@ pub enum NotInserted {
     NoHeadroom,
 }
 
-/// Puts `option` in front of the options of the TCP header at `l4_offset`, whose IP header begins at `l3_offset`. Its
-/// length is a multiple of 4, and options that could be taken for it were stripped before.
+/// Puts `option` in front of the options of the TCP header at `l4_offset`, whose IP header begins at
+/// `l3_offset`. Its length is a multiple of 4, and options that could be taken for it were stripped before.
 ///
-/// The headers move forward into the headroom by the option's length, the payload stays where it is; where the TCP header
-/// cannot grow, padding gives way ([`options::put_first`]) and nothing moves. Lengths are corrected, checksums are the
-/// caller's, with what else he changes. Whether the packet still fits the MTU is to be asked before.
+/// The headers move forward into the headroom by the option's length, the payload stays where it is; where
+/// the TCP header cannot grow, padding gives way ([`options::put_first`]) and nothing moves. Lengths are
+/// corrected, checksums are the caller's, with what else he changes. Whether the packet still fits the MTU is
+/// to be asked before.
 ///
 /// # Errors
 /// There is no room in the header, in the IP packet, or in the buffer.

@@ -220,7 +220,11 @@ proptest! {
     }
 
     #[test]
-    fn insertion_into_noise_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), l3 in 0usize..30, l4 in 0usize..60) {
+    fn insertion_into_noise_does_not_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..120),
+        l3 in 0usize..30,
+        l4 in 0usize..60,
+    ) {
         let mut packet = HeapBuf::with_room(&bytes, 20, 0);
         let _ = insert(&mut packet, l3, l4, &encode_v4(254, CLIENT, PORT));
     }

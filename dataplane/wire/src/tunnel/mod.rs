@@ -1,5 +1,5 @@
-//! The outer headers of the TUN forwarding mode: IP in IP (RFC 2003, RFC 2473, RFC 4213), GRE (RFC 2784) and GUE
-//! (draft-ietf-intarea-gue), each over IPv4 and IPv6, around IPv4 and IPv6.
+//! The outer headers of the TUN forwarding mode: IP in IP (RFC 2003, RFC 2473, RFC 4213), GRE (RFC 2784) and
+//! GUE (draft-ietf-intarea-gue), each over IPv4 and IPv6, around IPv4 and IPv6.
 //!
 //! ```text
 //! | outer IP | inner packet …                         IP in IP
@@ -7,11 +7,12 @@
 //! | outer IP | UDP | GUE | inner packet …             GUE
 //! ```
 //!
-//! What the outer header takes from the inner one is what Linux IPVS takes, so that either can stand in for the other:
-//! TTL and DSCP as they are, "do not fragment" when path MTU discovery is on, and ECN as [`outer_dscp_ecn`] says. The
-//! inner packet is not changed; its hop is taken off by the caller, before.
+//! What the outer header takes from the inner one is what Linux IPVS takes, so that either can stand in for
+//! the other: TTL and DSCP as they are, "do not fragment" when path MTU discovery is on, and ECN as
+//! [`outer_dscp_ecn`] says. The inner packet is not changed; its hop is taken off by the caller, before.
 //!
-//! Contract: the writers change nothing but the bytes of the outer headers, and nothing at all when they answer `None`.
+//! Contract: the writers change nothing but the bytes of the outer headers, and nothing at all when they
+//! answer `None`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -130,7 +131,8 @@ impl Kind {
         }
     }
 
-    /// Bytes that a packet grows by in such a tunnel over IPv4 or IPv6: what the MTU of the way inside is smaller by.
+    /// Bytes that a packet grows by in such a tunnel over IPv4 or IPv6: what the MTU of the way inside is
+    /// smaller by.
     #[inline]
     #[must_use]
     pub const fn overhead(self, outer: Family) -> usize {
@@ -163,8 +165,8 @@ pub struct Inner {
 }
 
 impl Inner {
-    /// What `packet` says, which begins with its IP header; routers do not fragment IPv6, so those in a tunnel need
-    /// not either. `None` when it has no whole IP header.
+    /// What `packet` says, which begins with its IP header; routers do not fragment IPv6, so those in a
+    /// tunnel need not either. `None` when it has no whole IP header.
     #[inline]
     #[must_use]
     pub fn read(packet: &[u8]) -> Option<Self> {
@@ -193,10 +195,12 @@ impl Inner {
     }
 }
 
-/// DSCP and ECN of the outer header: those of the inner one, but "congestion met" becomes "can do ECN", ECT(0).
+/// DSCP and ECN of the outer header: those of the inner one, but "congestion met" becomes "can do ECN",
+/// ECT(0).
 ///
-/// This is the full-functionality option of RFC 3168 §9.1.1, and what Linux does. RFC 6040 §4.1 copies "congestion met"
-/// too; the inner header keeps the mark, so what leaves the tunnel's other end is the same (RFC 6040 §4.2).
+/// This is the full-functionality option of RFC 3168 §9.1.1, and what Linux does. RFC 6040 §4.1 copies
+/// "congestion met" too; the inner header keeps the mark, so what leaves the tunnel's other end is the same
+/// (RFC 6040 §4.2).
 #[inline]
 #[must_use]
 pub const fn outer_dscp_ecn(inner: u8) -> u8 {
@@ -206,8 +210,8 @@ pub const fn outer_dscp_ecn(inner: u8) -> u8 {
     if inner & ECN_MASK == CONGESTION_MET { inner & !ECN_MASK | ECT_0 } else { inner }
 }
 
-/// The UDP source port of a flow in a tunnel, 49152 to 65535 (RFC 8085 §5.1.1, RFC 6335 §6): routers between spread
-/// flows by it, and all packets of one flow must have the same.
+/// The UDP source port of a flow in a tunnel, 49152 to 65535 (RFC 8085 §5.1.1, RFC 6335 §6): routers between
+/// spread flows by it, and all packets of one flow must have the same.
 #[inline]
 #[must_use]
 pub const fn source_port(flow_hash: u32) -> U16 {
@@ -231,10 +235,12 @@ pub struct OuterV4 {
 }
 
 impl OuterV4 {
-    /// Writes the outer headers in front of the inner packet: `packet` begins with [`Kind::overhead`] bytes of any
-    /// content, behind which the inner packet, of which `inner` speaks, stands whole. The result is the overhead.
+    /// Writes the outer headers in front of the inner packet: `packet` begins with [`Kind::overhead`] bytes
+    /// of any content, behind which the inner packet, of which `inner` speaks, stands whole. The result is
+    /// the overhead.
     ///
-    /// `None` when `packet` is shorter than both, or when both are longer than the 65,535 bytes of an IPv4 packet.
+    /// `None` when `packet` is shorter than both, or when both are longer than the 65,535 bytes of an IPv4
+    /// packet.
     #[must_use]
     pub fn write(&self, packet: &mut [u8], inner: &Inner) -> Option<usize> {
         let overhead = self.kind.overhead(Family::V4);
@@ -274,10 +280,11 @@ pub struct OuterV6 {
 }
 
 impl OuterV6 {
-    /// Like [`OuterV4::write`], over IPv6. There is no "do not fragment" in an IPv6 header: no router fragments.
+    /// Like [`OuterV4::write`], over IPv6. There is no "do not fragment" in an IPv6 header: no router
+    /// fragments.
     ///
-    /// `None` when `packet` is shorter than outer headers and inner packet, or when the outer payload is longer than
-    /// 65,535 bytes.
+    /// `None` when `packet` is shorter than outer headers and inner packet, or when the outer payload is
+    /// longer than 65,535 bytes.
     #[must_use]
     pub fn write(&self, packet: &mut [u8], inner: &Inner) -> Option<usize> {
         let overhead = self.kind.overhead(Family::V6);
@@ -345,11 +352,11 @@ pub struct Tunnelled {
     pub inner_offset: usize,
 }
 
-/// Finds the inner packet of one that begins with its outer IP header, whatever of it is there: an ICMP error quotes a
-/// tunnel's packet cut short. Checksums are not looked at.
+/// Finds the inner packet of one that begins with its outer IP header, whatever of it is there: an ICMP error
+/// quotes a tunnel's packet cut short. Checksums are not looked at.
 ///
-/// UDP is GUE when it goes to `gue_port`. `None` when this is no tunnel's packet, or when it ends before the inner
-/// packet's first byte, or in fragments behind the first.
+/// UDP is GUE when it goes to `gue_port`. `None` when this is no tunnel's packet, or when it ends before the
+/// inner packet's first byte, or in fragments behind the first.
 #[must_use]
 pub fn open(packet: &[u8], gue_port: Option<U16>) -> Option<Tunnelled> {
     let (outer, protocol, offset) = match Family::of(packet)? {

@@ -112,7 +112,8 @@ proptest! {
             let header: &Header = crate::view(piece, 0).unwrap();
             let header_len = header.check(piece.len()).unwrap();
             prop_assert!(crate::checksum::verify_ipv4(&piece[..header_len]));
-            prop_assert_eq!(usize::from(header.fragment_offset()), usize::from(first_offset) * 8 + payload.len());
+            let offset = usize::from(first_offset) * 8 + payload.len();
+            prop_assert_eq!(usize::from(header.fragment_offset()), offset);
             prop_assert_eq!(header.more_fragments(), index + 1 < pieces.len() || !last);
             prop_assert_eq!((header.id.get(), header.ttl, header.protocol), (0x77, 64, 6));
             payload.extend_from_slice(&piece[header_len..]);

@@ -219,7 +219,10 @@ proptest! {
     }
 
     #[test]
-    fn shifts_change_no_option_but_theirs_and_tell_the_change(options in optionish(), by in any::<(u32, u32)>()) {
+    fn shifts_change_no_option_but_theirs_and_tell_the_change(
+        options in optionish(),
+        by in any::<(u32, u32)>(),
+    ) {
         let message = |options: &[u8]| [&[0x12; 20], options].concat();
         let check = |kind: u8, edit: &dyn Fn(&mut [u8]) -> Delta| {
             let mut after = options.clone();
@@ -245,7 +248,8 @@ proptest! {
         first[1] = (len * 4) as u8;
         let mut after = options.clone();
         let message = |options: &[u8]| [&[0x12; 20], options].concat();
-        let held: Vec<_> = iter(&options).map_while(Result::ok).map(|opt| opt.bytes(&options).to_vec()).collect();
+        let held = well_formed(&options).map(|opt| opt.bytes(&options).to_vec());
+        let held: Vec<_> = held.collect();
         match put_first(&mut after, &first) {
             Some(delta) => {
                 prop_assert_eq!(delta.apply(internet(&message(&options))), internet(&message(&after)));
