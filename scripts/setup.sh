@@ -22,6 +22,9 @@ needs=(
     "tcpdump tcpdump"
     "tshark tshark"
     "prometheus prometheus"
+    "qemu-system-x86_64 qemu-system-x86"
+    "/usr/share/doc/busybox-static busybox-static"
+    "ipvsadm ipvsadm"
 )
 rust_min=1.91
 
@@ -66,6 +69,7 @@ keep_stopped() {
         case $package in
             nginx*) systemctl disable --now nginx ;;
             prometheus) systemctl disable --now prometheus ;;
+            ipvsadm) systemctl disable --now ipvsadm ;;
         esac >/dev/null 2>&1 || true # A machine without systemd starts nothing either.
     done
 }

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use api::ServiceKey;
+use api::{Mode, ServiceKey};
 use serde::{Deserialize, Serialize};
 
 /// What a client asks of control.
@@ -94,6 +94,8 @@ pub struct Health {
     pub name: String,
     /// RIP:rport.
     pub real: SocketAddr,
+    /// Forwarding mode.
+    pub mode: Mode,
     /// "up", "down" or "checking".
     pub state: String,
     /// Why the last check failed.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use api::{
-    LocalPortUse, PortStatus, RealServerStats, ServiceKey, ServiceStats, Stats, Status, Traffic,
+    LocalPortUse, Mode, PortStatus, RealServerStats, ServiceKey, ServiceStats, Stats, Status, Traffic,
     WorkerCounter, WorkerStatus,
 };
 use prometheus::TextEncoder;
@@ -167,7 +167,13 @@ const REAL_SERVER: &[Row<RealServerStats>] = &[
         r.active as f64
     }),
     ("inactive_connections", GAUGE, "Other connections.", |r| r.inactive as f64),
-    ("weight", GAUGE, "Weight in force; 0: drain.", |r| f64::from(r.weight)),
+    ("persistent_connections", GAUGE, "Persistence templates, which are in neither of the two.", |r| {
+        r.persistent as f64
+    }),
+    ("weight", GAUGE, "Weight, as configured; 0: drain.", |r| f64::from(r.weight)),
+    ("ramp_ratio", GAUGE, "How much of the weight counts, 0 to 1: less than 1 during slow start.", |r| {
+        f64::from(r.ramp_percent) / 100.0
+    }),
     ("up", GAUGE, "1: the dataplane gives it new connections.", |r| f64::from(u8::from(r.up))),
     ("reachable", GAUGE, "1: the MAC address of its next hop is known.", |r| {
         f64::from(u8::from(r.reachable))
@@ -260,21 +266,27 @@ fn services(page: &mut Page, scrape: &Scrape<'_>) {
     let help = "Packets for the service that found no real server.";
     page.add("tollgate_service_no_real_server_total", COUNTER, help, rows);
     let rows = services.iter().flat_map(|service| {
-        let up = service.real_servers.iter().filter(|real| real.up).count();
+        let checked = || service.real_servers.iter().filter(|real| !real.is_sorry);
+        let up = checked().filter(|real| real.up).count();
         let row = move |state: &str, count: usize| {
             let mut labels = service_labels(service.key, &service.name);
             labels.push(("state", state.to_owned()));
             (labels, count as f64)
         };
-        [row("up", up), row("down", service.real_servers.len() - up)]
+        [row("up", up), row("down", checked().count() - up)]
     });
-    page.add("tollgate_service_real_servers", GAUGE, "Real servers of the service.", rows);
+    page.add(
+        "tollgate_service_real_servers",
+        GAUGE,
+        "Real servers of the service, without its sorry server.",
+        rows,
+    );
     let reals: Vec<(Labels, &RealServerStats)> = services
         .iter()
         .flat_map(|service| {
             service.real_servers.iter().map(move |real| {
                 let mut labels = service_labels(service.key, &service.name);
-                labels.push(("real", real.real.to_string()));
+                labels.extend(real_labels(real.real, real.mode));
                 (labels, real)
             })
         })
@@ -291,12 +303,9 @@ fn services(page: &mut Page, scrape: &Scrape<'_>) {
 
 fn health(page: &mut Page, health: &[ctl::Health]) {
     page.table("tollgate_real_server", HEALTH, health, |health| {
-        vec![
-            ("service", health.name.clone()),
-            ("vip", health.service.virtual_.to_string()),
-            ("protocol", health.service.protocol.to_string()),
-            ("real", health.real.to_string()),
-        ]
+        let mut labels = service_labels(health.service, &health.name);
+        labels.extend(real_labels(health.real, health.mode));
+        labels
     });
 }
 
@@ -320,8 +329,12 @@ fn engine(page: &mut Page, stats: &Stats) {
     let help = "Everything else that the engine counts.";
     page.add("tollgate_events_total", COUNTER, help, rows(&other, "event", "").into_iter());
     let states: Vec<_> = stats.states.iter().collect();
-    let help = "Connections by TCP state, in IPVS's names.";
+    let help = "Connections by state, in IPVS's names.";
     page.add("tollgate_connections", GAUGE, help, rows(&states, "state", "").into_iter());
+}
+
+fn real_labels(real: SocketAddr, mode: Mode) -> Labels {
+    vec![("real", real.to_string()), ("mode", mode.to_string())]
 }
 
 fn service_labels(key: ServiceKey, name: &str) -> Labels {

@@ -13,6 +13,7 @@
 pub mod capture;
 pub mod config;
 pub mod gateway;
+pub mod ipvs_guest;
 pub mod load;
 pub mod netns;
 pub mod nginx;

@@ -268,6 +268,15 @@ pub struct VirtualRange {
     pub ports: (u16, u16),
 }
 
+impl fmt::Display for VirtualRange {
+    /// As in the configuration: `10.1.0.100:80`, `[2001:db8::1]:8000-8100`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = self.ports;
+        SocketAddr::new(self.address, first).fmt(f)?;
+        if last > first { write!(f, "-{last}") } else { Ok(()) }
+    }
+}
+
 /// What becomes of the client's TCP timestamps (RFC 7323) on the way to a FULLNAT real server, which may see one local
 /// endpoint go back in time when it is used for another client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -485,6 +494,17 @@ mod tests {
             "sh-port"
         );
         assert_eq!(names(SchedulerFlags::default(), Scheduler::Sh), "");
+    }
+
+    #[test]
+    fn addresses_are_shown_as_they_are_written() {
+        let shown = |address: &str, ports| {
+            let address = address.parse().unwrap();
+            VirtualRange { protocol: Protocol::Tcp, address, ports }.to_string()
+        };
+        assert_eq!(shown("10.1.0.100", (80, 80)), "10.1.0.100:80");
+        assert_eq!(shown("2001:db8::1", (8000, 8100)), "[2001:db8::1]:8000-8100");
+        assert_eq!(shown("10.1.0.100", (0, 0)), "10.1.0.100:0");
     }
 
     #[test]

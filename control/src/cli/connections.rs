@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use api::{Connection, ConnectionPage, ConnectionQuery, Request, Response, ServiceKey};
+use api::{Connection, ConnectionPage, ConnectionQuery, Request, Response, ServiceKey, ServiceStats};
 use serde::Serialize;
 
 use super::peer::Peer;
@@ -21,6 +21,8 @@ struct View<'a> {
     local: Option<SocketAddr>,
     real: SocketAddr,
     mode: String,
+    /// ipvsadm's word for the mode.
+    forward: &'static str,
     state: &'a str,
     expires_s: u32,
     worker: u16,
@@ -35,6 +37,7 @@ impl<'a> View<'a> {
             local: connection.local,
             real: connection.real,
             mode: connection.mode.to_string(),
+            forward: connection.mode.forward_word(),
             state: &connection.state,
             expires_s: connection.expires_s,
             worker: connection.worker,
@@ -76,11 +79,11 @@ fn page(dataplane: &mut Peer, query: &ConnectionQuery) -> Result<ConnectionPage,
 
 fn find_service(dataplane: &mut Peer, wanted: &str) -> Result<ServiceKey, CliError> {
     let stats = dataplane.stats()?;
-    let found = stats
-        .services
-        .iter()
-        .find(|service| service.name == wanted || service.key.virtual_.to_string() == wanted)
-        .map(|service| service.key);
+    let is_meant = |service: &&ServiceStats| {
+        let also = || service.also.iter().any(|range| range.to_string() == wanted);
+        service.name == wanted || service.key.virtual_.to_string() == wanted || also()
+    };
+    let found = stats.services.iter().find(is_meant).map(|service| service.key);
     found.ok_or_else(|| {
         let mut there: Vec<String> =
             stats.services.iter().take(20).map(|service| service.key.virtual_.to_string()).collect();
@@ -93,7 +96,8 @@ fn find_service(dataplane: &mut Peer, wanted: &str) -> Result<ServiceKey, CliErr
 
 fn render(connections: &[View<'_>], complete: bool) -> String {
     let left = |name| (name, Align::Left);
-    let columns = ["pro", "expire", "state", "client", "virtual", "local", "real", "worker"].map(left);
+    let columns =
+        ["pro", "expire", "state", "client", "virtual", "local", "real", "forward", "worker"].map(left);
     let mut table = Table::new(&columns);
     for connection in connections {
         table.row(vec![
@@ -104,6 +108,7 @@ fn render(connections: &[View<'_>], complete: bool) -> String {
             connection.virtual_.to_string(),
             connection.local.map_or_else(|| "-".to_owned(), |local| local.to_string()),
             connection.real.to_string(),
+            connection.forward.to_owned(),
             connection.worker.to_string(),
         ]);
     }
@@ -119,21 +124,38 @@ fn render(connections: &[View<'_>], complete: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::{Mode, Protocol};
 
     #[test]
-    fn connections_are_shown_with_their_four_endpoints() {
+    fn connections_are_shown_with_their_endpoints_mode_and_state() {
         let endpoint = |last: u8, port: u16| SocketAddr::from(([10, 1, 0, last], port));
-        let connection = View {
-            protocol: "tcp".to_owned(),
+        let tcp = Connection {
+            key: ServiceKey { protocol: Protocol::Tcp, virtual_: endpoint(100, 80) },
+            protocol: Protocol::Tcp,
             client: endpoint(2, 40_000),
             virtual_: endpoint(100, 80),
             local: Some(endpoint(200, 1024)),
             real: endpoint(11, 80),
-            mode: "fullnat".to_owned(),
-            state: "ESTABLISHED",
+            mode: Mode::FullNat,
+            state: "ESTABLISHED".to_owned(),
             expires_s: 899,
             worker: 1,
         };
-        insta::assert_snapshot!(render(&[connection], false));
+        let v6 = |host: u16, port| SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, host], port));
+        let udp = Connection {
+            key: ServiceKey { protocol: Protocol::Udp, virtual_: v6(0x100, 53) },
+            protocol: Protocol::Udp,
+            client: v6(2, 5353),
+            virtual_: v6(0x100, 53),
+            local: None,
+            real: v6(0x11, 53),
+            mode: Mode::Dr,
+            state: "UDP".to_owned(),
+            expires_s: 10,
+            worker: 0,
+        };
+        let template =
+            Connection { client: endpoint(2, 0), state: "NONE".to_owned(), local: None, ..tcp.clone() };
+        insta::assert_snapshot!(render(&[&tcp, &udp, &template].map(View::new), false));
     }
 }

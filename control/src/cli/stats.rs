@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use api::{ServiceStats, Stats, Traffic, WorkerCounter};
+use api::{RealServerStats, ServiceStats, Stats, Traffic, WorkerCounter};
 use serde::Serialize;
 
 use super::table::{Align, Table, short};
@@ -37,6 +37,9 @@ struct ServiceView<'a> {
 #[derive(Serialize)]
 struct RealView {
     real: SocketAddr,
+    mode: String,
+    /// ipvsadm's word for the mode.
+    forward: &'static str,
     #[serde(flatten)]
     traffic: Traffic,
 }
@@ -70,8 +73,13 @@ pub(super) fn run(sockets: &Sockets, rate: bool, json: bool) -> Result<(), CliEr
 }
 
 fn service(service: &ServiceStats) -> ServiceView<'_> {
-    let real_servers: Vec<_> =
-        service.real_servers.iter().map(|real| RealView { real: real.real, traffic: real.traffic }).collect();
+    let real_server = |real: &RealServerStats| RealView {
+        real: real.real,
+        mode: real.mode.to_string(),
+        forward: real.mode.forward_word(),
+        traffic: real.traffic,
+    };
+    let real_servers: Vec<_> = service.real_servers.iter().map(real_server).collect();
     let total = real_servers.iter().fold(Traffic::default(), |sum, real| Traffic {
         connections: sum.connections + real.traffic.connections,
         in_packets: sum.in_packets + real.traffic.in_packets,
@@ -131,21 +139,22 @@ fn render(view: &View<'_>) -> String {
     } else {
         ["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"]
     };
-    let mut columns = vec![("Prot VirtualAddress:Port", Align::Left)];
+    let mut columns = vec![("Prot VirtualAddress:Port", Align::Left), ("Forward", Align::Left)];
     columns.extend(names.map(|name| (name, Align::Right)));
     let mut table = Table::new(&columns);
-    let cells = |title: String, traffic: &Traffic| {
+    let cells = |title: String, forward: &str, traffic: &Traffic| {
         let Traffic { connections, in_packets, out_packets, in_bytes, out_bytes } = *traffic;
         let numbers = [connections, in_packets, out_packets, in_bytes, out_bytes].map(short);
-        std::iter::once(title).chain(numbers).collect()
+        [title, forward.to_owned()].into_iter().chain(numbers).collect()
     };
     for service in &view.services {
         table.row(cells(
             format!("{:<4} {}", service.protocol.to_uppercase(), service.virtual_),
+            "",
             &service.total,
         ));
         for real in &service.real_servers {
-            table.row(cells(format!("  -> {}", real.real), &real.traffic));
+            table.row(cells(format!("  -> {}", real.real), real.forward, &real.traffic));
         }
     }
     let mut text = table.render();
@@ -201,7 +210,7 @@ mod tests {
                 one_packet: false,
                 persistence: None,
                 no_real_server: 0,
-                real_servers: vec![api::RealServerStats {
+                real_servers: vec![RealServerStats {
                     real: SocketAddr::from(([10, 2, 0, 11], 80)),
                     mode: api::Mode::FullNat,
                     is_sorry: false,

@@ -1,8 +1,9 @@
 //! `tollgate status`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use api::{LocalPortUse, Status};
+use api::{LocalPortUse, Stats, Status};
 use serde::Serialize;
 
 use super::table::{Align, Table, bytes, duration, short};
@@ -16,6 +17,9 @@ const LOCAL_PORTS_WARN_PERCENT: u64 = 80;
 struct View<'a> {
     dataplane: &'a Status,
     control: Option<ControlView<'a>>,
+    services: usize,
+    /// How many real servers are reached in which mode, in ipvsadm's words.
+    real_servers_by_forward: BTreeMap<&'static str, usize>,
     /// Pairs of LIP and real server that are short of local ports.
     local_ports_scarce: Vec<&'a LocalPortUse>,
 }
@@ -39,9 +43,19 @@ pub(super) fn run(sockets: &Sockets, json: bool) -> Result<(), CliError> {
     let view = View {
         dataplane: &status,
         control: control.as_ref().map(control_view),
+        services: stats.services.len(),
+        real_servers_by_forward: by_forward(&stats),
         local_ports_scarce: stats.local_ports.iter().filter(|port| is_scarce(port)).collect(),
     };
     if json { print_json(&view) } else { print(&render(&view)) }
+}
+
+fn by_forward(stats: &Stats) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for real in stats.services.iter().flat_map(|service| &service.real_servers) {
+        *counts.entry(real.mode.forward_word()).or_default() += 1;
+    }
+    counts
 }
 
 fn is_scarce(port: &LocalPortUse) -> bool {
@@ -80,6 +94,10 @@ fn render(view: &View<'_>) -> String {
         "           generation {generation}, steering {}, idle {}",
         status.steering, status.idle
     );
+    let modes: Vec<String> =
+        view.real_servers_by_forward.iter().map(|(word, count)| format!("{count} {word}")).collect();
+    let modes = if modes.is_empty() { "none".to_owned() } else { modes.join(", ") };
+    let _ = writeln!(text, "           {} services, real servers: {modes}", view.services);
     match &view.control {
         Some(control) => {
             let _ = writeln!(text, "control    {}, pid {}, {}", control.version, control.pid, control.config);
@@ -235,6 +253,8 @@ mod tests {
         insta::assert_snapshot!(render(&View {
             dataplane: &status,
             control: None,
+            services: 3,
+            real_servers_by_forward: BTreeMap::from([("FullNat", 4), ("Route", 2)]),
             local_ports_scarce: vec![&scarce],
         }));
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use api::DesiredState;
+use api::{DesiredState, Mode};
 use config::{Config, Diagnostic};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -256,16 +256,17 @@ impl Core {
     }
 
     fn status(&self) -> Status {
-        let names: HashMap<_, _> = self
-            .config
-            .services
-            .iter()
-            .map(|service| (desired::service_key(service), &service.name))
-            .collect();
+        let services: HashMap<_, _> =
+            self.config.services.iter().map(|service| (desired::service_key(service), service)).collect();
+        let mode = |id: health::TargetId| {
+            let mut reals = services.get(&id.service).into_iter().flat_map(|service| &service.real_servers);
+            reals.find(|real| real.address == id.real).map_or(Mode::FullNat, |real| real.mode)
+        };
         let health = self.ends.health.snapshot().into_iter().map(|(id, machine)| Health {
             service: id.service,
-            name: names.get(&id.service).map_or_else(String::new, |name| (*name).clone()),
+            name: services.get(&id.service).map_or_else(String::new, |service| service.name.clone()),
             real: id.real,
+            mode: mode(id),
             state: machine.state().word().to_owned(),
             since_s: machine.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             error: machine.last_error,

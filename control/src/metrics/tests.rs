@@ -79,6 +79,7 @@ fn page() -> String {
         service: key(),
         name: "web \"main\"".to_owned(),
         real: ([10, 2, 0, 11], 80).into(),
+        mode: Mode::FullNat,
         state: "up".to_owned(),
         error: None,
         since_s: 1,
@@ -87,7 +88,8 @@ fn page() -> String {
         changes: 1,
     };
     let control = ctl::Status { health: vec![health], ..ctl::Status::default() };
-    let stats = stats(vec![real(11, traffic(100)), real(12, traffic(50))]);
+    let sorry = RealServerStats { mode: Mode::Dr, is_sorry: true, ..real(99, traffic(0)) };
+    let stats = stats(vec![real(11, traffic(100)), real(12, traffic(50)), sorry]);
     let mut totals = Totals::default();
     totals.update(1, &stats);
     let scrape =
