@@ -133,6 +133,7 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
             virtual_: SocketAddrV4::new(vip(n / 2), 80 + n as u16),
             mode: Mode::FullNat,
             scheduler,
+            flags: Default::default(),
             toa: (!toa_off).then_some(kind),
             timeouts,
             locals: locals.clone(),
@@ -150,7 +151,7 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
 }
 
 fn real(rng: &mut Rng, real: SocketAddrV4) -> RealSpec {
-    RealSpec { real, weight: rng.range(1, 4) as u16, up: true }
+    RealSpec::new(real, rng.range(1, 4) as u16)
 }
 
 /// IPVS's, or shorter ones that still outlast what links and stacks here may keep quiet.

@@ -13,7 +13,8 @@ use crate::fib::Fib;
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId, WorkerId};
 use crate::ports::PortSet;
-use crate::snapshot::{Endpoint4, Mode, Real, Scheduler, Service, Snapshot};
+use crate::sched::{self, Locality};
+use crate::snapshot::{Endpoint4, Mode, Real, Scheduler, SchedulerFlags, Service, Snapshot};
 use crate::tcp::Timeouts;
 
 /// What one worker is given between two bursts; it gives the same box back with what it no longer needs, to be
@@ -26,6 +27,8 @@ pub struct Update {
     pub fib: Option<Arc<Fib>>,
     /// Port sets of new pairs; the worker takes them.
     pub(crate) port_sets: Vec<(PairId, Option<Box<PortSet>>)>,
+    /// What schedulers of services remember of destinations, new (to be taken) or none (to be given back).
+    pub(crate) localities: Vec<(ServiceId, Option<Box<Locality>>)>,
 }
 
 impl Update {
@@ -66,6 +69,8 @@ pub struct ServiceSpec {
     pub mode: Mode,
     /// Scheduler.
     pub scheduler: Scheduler,
+    /// Its options.
+    pub flags: SchedulerFlags,
     /// TOA option kind; `None`: off.
     pub toa: Option<u8>,
     /// Timeouts.
@@ -87,6 +92,19 @@ pub struct RealSpec {
     pub weight: u16,
     /// Whether it may get new connections.
     pub up: bool,
+    /// Hundredths of the weight that count; 100 but while it is slowly loaded.
+    pub ramp_percent: u8,
+    /// Connections from which on it gets no new ones; 0: any number.
+    pub upper: u32,
+    /// Connections below which it gets new ones again; 0: 3/4 of `upper`.
+    pub lower: u32,
+}
+
+impl RealSpec {
+    /// A real server that is up, at its full weight, without thresholds.
+    pub fn new(real: SocketAddrV4, weight: u16) -> RealSpec {
+        RealSpec { real, weight, up: true, ramp_percent: 100, upper: 0, lower: 0 }
+    }
 }
 
 /// Why a [`Spec`] cannot be planned. The planner is then as before.
@@ -223,6 +241,10 @@ pub struct Planner {
     pairs: Slots<PairSlotKey>,
     /// Pairs whose port sets the workers have.
     installed: HashSet<PairId>,
+    /// Services whose localities the workers have.
+    localities: HashSet<ServiceId>,
+    /// What was planned last; the next one shares what stays.
+    last: Arc<Snapshot>,
     counters: Vec<Arc<Counters>>,
 }
 
@@ -235,6 +257,8 @@ impl Planner {
             reals: Slots::new("real servers", limits.reals_max),
             pairs: Slots::new("local pairs", limits.pairs_max),
             installed: HashSet::new(),
+            localities: HashSet::new(),
+            last: Arc::default(),
             counters,
         }
     }
@@ -273,6 +297,8 @@ impl Planner {
             .filter(|(id, _)| !self.installed.contains(id))
             .collect();
         self.installed.extend(new_pairs.iter().map(|(id, _)| *id));
+        let localities = self.changed_localities(&snapshot);
+        self.last = snapshot.clone();
         Ok((0..self.workers)
             .map(|worker| Update {
                 snapshot: Some(snapshot.clone()),
@@ -283,8 +309,22 @@ impl Planner {
                         (*id, Some(Box::new(PortSet::new(*range, WorkerId(worker), self.workers))))
                     })
                     .collect(),
+                localities: localities
+                    .iter()
+                    .map(|(id, is_new)| (*id, is_new.then(|| Box::new(Locality::new()))))
+                    .collect(),
             })
             .collect())
+    }
+
+    /// Services whose scheduler begins (true) or ceases to remember destinations.
+    fn changed_localities(&mut self, snapshot: &Snapshot) -> Vec<(ServiceId, bool)> {
+        let with = snapshot.services().filter(|service| service.scheduler.has_locality());
+        let wanted: HashSet<ServiceId> = with.map(|service| service.id).collect();
+        let new = wanted.difference(&self.localities).map(|id| (*id, true));
+        let changed = new.chain(self.localities.difference(&wanted).map(|id| (*id, false))).collect();
+        self.localities = wanted;
+        changed
     }
 
     /// Every pair that is in use or wanted.
@@ -330,13 +370,16 @@ impl Planner {
 
     fn service(&self, spec: &ServiceSpec) -> Service {
         let reals: Vec<Real> = spec.reals.iter().map(|real| self.real(spec, real)).collect();
+        let id = ServiceId(self.services.by_key[&(spec.protocol, spec.virtual_)]);
         let weights = || reals.iter().map(Real::usable_weight).filter(|w| *w > 0);
         Service {
-            id: ServiceId(self.services.by_key[&(spec.protocol, spec.virtual_)]),
+            id,
             protocol: spec.protocol,
             virtual_: Endpoint4::new(*spec.virtual_.ip(), spec.virtual_.port()),
             mode: spec.mode,
             scheduler: spec.scheduler,
+            flags: spec.flags,
+            lookup: sched::prepare_or_share(self.last.service(id), spec.scheduler, spec.flags, &reals),
             toa: spec.toa,
             timeouts: spec.timeouts,
             locals: spec.locals.iter().map(|local| u32::from_ne_bytes(local.octets())).collect(),
@@ -352,6 +395,9 @@ impl Planner {
             endpoint: Endpoint4::new(*spec.real.ip(), spec.real.port()),
             weight: spec.weight,
             up: spec.up,
+            ramp_percent: spec.ramp_percent,
+            upper: spec.upper,
+            lower: spec.lower,
             pairs: pair_keys(service, spec).map(|key| PairId(self.pairs.by_key[&key])).collect(),
         }
     }

@@ -41,11 +41,12 @@ fn gateway() -> (Worker, Arc<Counters>, Planner, Spec) {
             virtual_: SocketAddrV4::new(VIP, 80),
             mode: Mode::FullNat,
             scheduler: Scheduler::Wlc,
+            flags: Default::default(),
             toa: Some(254),
             timeouts: Timeouts::default(),
             locals: vec![Ipv4Addr::new(10, 2, 0, 200)],
             local_ports: (1024, 65535),
-            reals: vec![RealSpec { real: SocketAddrV4::new(REAL, 80), weight: 1, up: true }],
+            reals: vec![RealSpec::new(SocketAddrV4::new(REAL, 80), 1)],
         }],
     };
     let mut fib = FibBuilder::default();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use api::{DesiredState, Protocol, Refusal, Service, ToaMode};
 use engine::fib::Route;
 use engine::plan::{PlanError, RealSpec, ServiceSpec, Spec};
-use engine::snapshot::{Mode, Scheduler};
+use engine::snapshot::{Mode, Scheduler, SchedulerFlags};
 use engine::tcp::Timeouts;
 use engine::{PortId, TcpState, Ticks};
 use wire::MacAddr;
@@ -33,7 +33,8 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
         IpAddr::V6(v6) => Err(invalid(format!("service {name}: local address {v6}: IPv6 is not built yet"))),
     });
     let reals = service.real_servers.iter().map(|real| {
-        Ok(RealSpec { real: endpoint(name, "real server", real.real)?, weight: real.weight, up: real.up })
+        let endpoint = endpoint(name, "real server", real.real)?;
+        Ok(RealSpec { up: real.up, ..RealSpec::new(endpoint, real.weight) })
     });
     Ok(ServiceSpec {
         protocol: service.key.protocol.number(),
@@ -46,6 +47,7 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
             api::Scheduler::Wrr => Scheduler::Wrr,
             api::Scheduler::Wlc => Scheduler::Wlc,
         },
+        flags: SchedulerFlags::default(),
         toa: match service.toa {
             ToaMode::Off => None,
             ToaMode::Option { kind } => Some(toa_kind(name, kind)?),

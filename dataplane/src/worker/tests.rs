@@ -85,11 +85,12 @@ fn service(port: u16, real: &str) -> ServiceSpec {
         virtual_: format!("10.1.0.100:{port}").parse().unwrap(),
         mode: Mode::FullNat,
         scheduler: Scheduler::Wlc,
+        flags: Default::default(),
         toa: Some(254),
         timeouts: Default::default(),
         locals: vec!["10.2.0.200".parse().unwrap()],
         local_ports: (1024, 65_535),
-        reals: vec![RealSpec { real: real.parse().unwrap(), weight: 1, up: true }],
+        reals: vec![RealSpec::new(real.parse().unwrap(), 1)],
     }
 }
 

@@ -79,7 +79,7 @@ impl Rig {
     pub(super) fn configure(&mut self, how: u8) {
         self.generation += 1;
         let scheduler = [Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc][usize::from(how >> 1 & 3) % 3];
-        let real = |ip: Ipv4Addr, weight, up| RealSpec { real: SocketAddrV4::new(ip, RPORT), weight, up };
+        let real = |ip: Ipv4Addr, weight, up| RealSpec { up, ..RealSpec::new(SocketAddrV4::new(ip, RPORT), weight) };
         let reals = match how >> 3 & 7 {
             0 => vec![real(REALS[0], 1, true)],
             1 => vec![real(REALS[0], 1, true), real(REALS[1], 3, true)],
@@ -94,6 +94,7 @@ impl Rig {
             virtual_: SocketAddrV4::new(VIP, VPORT),
             mode: Mode::FullNat,
             scheduler,
+            flags: Default::default(),
             toa: self.toa.then_some(TOA_KIND),
             timeouts: Timeouts::default(),
             locals: vec![LIP],

@@ -216,17 +216,14 @@ fn client(n: u32) -> Endpoints {
 
 fn spec() -> Spec {
     let reals = (0..REALS)
-        .map(|n| RealSpec {
-            real: SocketAddrV4::new(Ipv4Addr::from(0x0a02_000b + n), 80),
-            weight: 1,
-            up: true,
-        })
+        .map(|n| RealSpec::new(SocketAddrV4::new(Ipv4Addr::from(0x0a02_000b + n), 80), 1))
         .collect();
     let service = ServiceSpec {
         protocol: 6,
         virtual_: SocketAddrV4::new(VIP, VPORT),
         mode: Mode::FullNat,
         scheduler: Scheduler::Rr,
+        flags: Default::default(),
         toa: Some(254),
         timeouts: Timeouts::default(),
         locals: (0..LOCALS).map(|n| Ipv4Addr::new(10, 2, 0, 200 + n)).collect(),

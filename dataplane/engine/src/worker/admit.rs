@@ -15,6 +15,7 @@ use crate::icmp;
 use crate::ids::{PairId, ServiceId};
 use crate::parse::Segment;
 use crate::ports::PortSet;
+use crate::sched::Flow;
 use crate::snapshot::{Endpoint4, Service, Snapshot};
 use crate::table::{Found, Table};
 use crate::tcp::TcpState;
@@ -57,7 +58,7 @@ impl Worker {
 
     /// Makes the connection that a SYN asks for.
     fn admit(&mut self, now: Ticks, data: &[u8], segment: &Segment) -> Result<Found, DropReason> {
-        let (service, picked) = self.schedule(segment)?;
+        let (service, picked) = self.schedule(now, segment)?;
         let index = self.take_record().ok_or(DropReason::TableFull)?;
         // Both were there a moment ago.
         let service = self.snapshot.service(service).ok_or(DropReason::NoRealServer)?;
@@ -83,11 +84,19 @@ impl Worker {
     }
 
     /// The service that a SYN is for, and the index of the real server that is to have it.
-    fn schedule(&mut self, segment: &Segment) -> Result<(ServiceId, usize), DropReason> {
+    fn schedule(&mut self, now: Ticks, segment: &Segment) -> Result<(ServiceId, usize), DropReason> {
         let service =
             self.snapshot.find(segment.key.protocol, segment.key.dst()).ok_or(DropReason::NoRealServer)?;
         let sched = &mut self.sched[service.id.index()];
-        match sched.pick(service, self.id.0, &self.all_counters) {
+        let (client, virtual_) = (segment.key.src(), segment.key.dst());
+        let flow = Flow {
+            now,
+            client: &client.addr.to_ne_bytes(),
+            client_port: u16::from_be(client.port),
+            virtual_: &virtual_.addr.to_ne_bytes(),
+            payload: &[],
+        };
+        match sched.pick(service, &flow, self.id.0, &self.all_counters) {
             Some(picked) => Ok((service.id, picked)),
             None => {
                 self.counters.no_real_server(service.id).add(1);

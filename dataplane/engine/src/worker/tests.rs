@@ -40,13 +40,14 @@ fn service(reals: &[(Ipv4Addr, u16)]) -> ServiceSpec {
         virtual_: SocketAddrV4::new(VIP, 80),
         mode: Mode::FullNat,
         scheduler: Scheduler::Rr,
+        flags: Default::default(),
         toa: Some(254),
         timeouts: Timeouts::default(),
         locals: vec![LIP],
         local_ports: (1024, 65535),
         reals: reals
             .iter()
-            .map(|(ip, weight)| RealSpec { real: SocketAddrV4::new(*ip, 8080), weight: *weight, up: true })
+            .map(|(ip, weight)| RealSpec::new(SocketAddrV4::new(*ip, 8080), *weight))
             .collect(),
     }
 }
