@@ -79,7 +79,8 @@ impl Rig {
     pub(super) fn configure(&mut self, how: u8) {
         self.generation += 1;
         let scheduler = [Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc][usize::from(how >> 1 & 3) % 3];
-        let real = |ip: Ipv4Addr, weight, up| RealSpec { up, ..RealSpec::new(SocketAddrV4::new(ip, RPORT), weight) };
+        let real =
+            |ip: Ipv4Addr, weight, up| RealSpec { up, ..RealSpec::new(SocketAddrV4::new(ip, RPORT), weight) };
         let reals = match how >> 3 & 7 {
             0 => vec![real(REALS[0], 1, true)],
             1 => vec![real(REALS[0], 1, true), real(REALS[1], 3, true)],
