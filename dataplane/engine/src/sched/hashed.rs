@@ -5,10 +5,10 @@
 //! nearly all clients; here they move no more than under mh. What tells the three apart is what they hash,
 //! and that dh knows no weights.
 //!
-//! Servers that are down or drained have no place, so nobody is refused for their sake. With `fallback`, one
-//! that is down keeps its place: its clients go to their next hash, nobody else moves, also where gateways do
-//! not agree on who is down. A server that is over its threshold keeps its place always; without `fallback`
-//! its new clients are refused.
+//! A server that is down has no place, so its clients go elsewhere. One that is drained or over its threshold
+//! keeps its place, a drained one as with weight 1; its new clients are refused, as by IPVS, unless there is
+//! `fallback`: then they go to their next hash. With `fallback` one that is down keeps its place too: nobody
+//! but its own clients moves, also where gateways do not agree on who is down.
 
 use std::sync::Arc;
 
@@ -25,14 +25,21 @@ const FALLBACK_HASHES_MAX: u64 = 16;
 /// UDP's protocol number.
 const UDP: u8 = 17;
 
+/// What a drained server's places are reckoned by: weight 1.
+const DRAINED_WEIGHT: u32 = 100;
+
 /// The table of sh and mh.
 pub(super) fn table(reals: &[Real], flags: SchedulerFlags) -> Vec<u32> {
-    build(reals, |real| if flags.fallback { real.weight_if_up() } else { real.usable_weight() })
+    build(reals, |real| match real.weight {
+        _ if !real.up && !flags.fallback => 0,
+        0 => DRAINED_WEIGHT,
+        _ => real.weight_if_up(),
+    })
 }
 
 /// The table of dh.
 pub(super) fn table_without_weights(reals: &[Real]) -> Vec<u32> {
-    build(reals, |real| real.usable_weight().min(1))
+    build(reals, |real| u32::from(real.up))
 }
 
 fn build(reals: &[Real], weight: impl Fn(&Real) -> u32) -> Vec<u32> {

@@ -78,6 +78,15 @@ impl Entry {
         service.reals.iter().enumerate().filter(|(_, real)| self.reals().contains(&real.id))
     }
 
+    /// Servers that were taken from the service make room.
+    fn forget_removed(&mut self, service: &Service, now: Ticks) {
+        for id in self.reals {
+            if self.reals().contains(&id) && !service.reals.iter().any(|real| real.id == id) {
+                self.remove(id, now);
+            }
+        }
+    }
+
     fn set(&mut self, real: RealId, now: Ticks) {
         (self.reals[0], self.len, self.changed) = (real, 1, now);
     }
@@ -144,9 +153,11 @@ pub(super) fn pick_replicated(
         return least::by_weighted_connections(&service.reals, last, counters);
     };
     let entry = locality.entry(address(flow.virtual_), flow.now);
+    entry.forget_removed(service, flow.now);
     let (least, most) = {
-        let open = entry.members(service).filter(|(_, real)| overload::is_open(real, counters));
-        (least::of(open.clone(), counters), least::most_loaded(open, counters))
+        let usable = entry.members(service).filter(|(_, real)| real.usable_weight() > 0);
+        let open = usable.clone().filter(|(_, real)| overload::is_open(real, counters));
+        (least::of(open, counters), least::most_loaded(usable, counters))
     };
     if entry.len > 1
         && flow.now.since(entry.changed).0 > SHRINK_AFTER.0

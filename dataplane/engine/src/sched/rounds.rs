@@ -87,7 +87,11 @@ pub(super) fn start(service: &Service, worker: u16, workers: usize) -> (u32, u32
         let weights = service.reals.iter().map(Real::usable_weight).filter(|weight| *weight >= round);
         weights.map(|weight| u64::from((weight - round) / step + 1)).sum()
     };
-    let place = picks_until(step) * u64::from(worker) / workers.max(usize::from(worker) + 1) as u64;
+    let cycle = picks_until(step);
+    let share = cycle * u64::from(worker) / workers.max(usize::from(worker) + 1) as u64;
+    // As a new service of IPVS, the first worker begins with the last round, which serves each server once.
+    let last_round = if max == step { 0 } else { picks_until(2 * step) };
+    let place = (last_round + share) % cycle;
     // The round in which that pick is, as the number of rounds behind it.
     let (mut low, mut high) = (0, max / step - 1);
     while low < high {

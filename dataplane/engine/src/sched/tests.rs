@@ -109,8 +109,11 @@ fn rr_takes_turns_and_workers_start_at_different_servers() {
 
 #[test]
 fn wrr_serves_in_the_order_of_ipvs() {
-    assert_eq!(picks(&service(Scheduler::Wrr, &[4, 3, 2]), 0, 9), [0, 0, 1, 0, 1, 2, 0, 1, 2]);
-    assert_eq!(picks(&service(Scheduler::Wrr, &[1, 0, 3]), 0, 8), [2, 2, 0, 2, 2, 2, 0, 2]);
+    assert_eq!(picks(&service(Scheduler::Wrr, &[4, 3, 2]), 0, 9), [0, 1, 2, 0, 0, 1, 0, 1, 2]);
+    assert_eq!(picks(&service(Scheduler::Wrr, &[1, 0, 3]), 0, 8), [0, 2, 2, 2, 0, 2, 2, 2]);
+    // Seen in a guest: weights 3, 1, 2 and 4, 2, 6.
+    assert_eq!(picks(&service(Scheduler::Wrr, &[3, 1, 2]), 0, 6), [0, 1, 2, 0, 0, 2]);
+    assert_eq!(picks(&service(Scheduler::Wrr, &[4, 2, 6]), 0, 6), [0, 1, 2, 2, 0, 2]);
 }
 
 proptest! {
@@ -137,7 +140,7 @@ proptest! {
     fn wrr_finds_the_same_as_a_walk_over_all_servers(weights in prop::collection::vec(0u16..300, 1..40)) {
         let service = service(Scheduler::Wrr, &weights);
         let (step, max) = (service.weight_gcd, service.weight_max);
-        let rounds = (0..max / step).map(|n| max - n * step);
+        let rounds = std::iter::once(step).chain((1..max / step).rev().map(|n| (n + 1) * step));
         let walk = rounds.flat_map(|round| {
             (0..weights.len()).filter(|i| u32::from(weights[*i]) * 100 >= round).collect::<Vec<_>>()
         });
@@ -186,7 +189,7 @@ fn wrr_stays_exact_and_quick_with_a_thousand_odd_weights() {
     let service = service(Scheduler::Wrr, &weights);
     let cycle: usize = weights.iter().map(|weight| usize::from(*weight)).sum();
     assert_eq!(service.weight_gcd, 100);
-    // A tenth of the cycle of 32 million: whole rounds from the greatest weight down.
+    // A tenth of the cycle of 32 million: the round that serves all, then from the greatest weight down.
     let mut counts = vec![0u32; weights.len()];
     let mut state = state(&service);
     let counters = pages(1, weights.len());
@@ -195,7 +198,7 @@ fn wrr_stays_exact_and_quick_with_a_thousand_odd_weights() {
     }
     let round = state.weight / service.weight_gcd;
     for (count, weight) in counts.iter().zip(weights) {
-        let whole_rounds = (u32::from(weight) + 1).saturating_sub(round);
+        let whole_rounds = 1 + (u32::from(weight) + 1).saturating_sub(round);
         assert!(whole_rounds.abs_diff(*count) <= 1, "weight {weight}: {count}, not {whole_rounds}");
     }
 }

@@ -89,19 +89,19 @@ proptest! {
     #[test]
     fn shares_are_as_the_weights(weights in prop::collection::vec(0u16..1000, 1..16)) {
         let reals = reals(&weights);
+        // A drained one keeps its place as with weight 1.
+        let weights: Vec<u16> = weights.into_iter().map(|weight| weight.max(1)).collect();
         let total: u32 = weights.iter().map(|weight| u32::from(*weight)).sum();
         let table = prepare(Scheduler::Mh, PLAIN, &reals);
         for (i, weight) in weights.iter().enumerate() {
             let places = table.iter().filter(|place| **place == i as u32).count() as f64;
-            let exact = f64::from(*weight) / f64::from(total.max(1)) * table.len() as f64;
+            let exact = f64::from(*weight) / f64::from(total) * table.len() as f64;
             prop_assert!((places - exact).abs() <= 2.0, "{weight} of {total}: {places}, not {exact}");
         }
         let equal = prepare(Scheduler::Dh, PLAIN, &reals);
-        let users = weights.iter().filter(|weight| **weight > 0).count();
-        for (i, weight) in weights.iter().enumerate() {
+        for i in 0..weights.len() {
             let places = equal.iter().filter(|place| **place == i as u32).count();
-            let exact = if *weight > 0 { equal.len() / users } else { 0 };
-            prop_assert!(places.abs_diff(exact) <= 1, "dh knows no weights");
+            prop_assert!(places.abs_diff(equal.len() / weights.len()) <= 1, "dh knows no weights");
         }
     }
 }
@@ -125,6 +125,24 @@ fn with_fallback_a_server_that_is_down_moves_nobody_but_its_own_clients() {
         let per_weight = [0, 1, 2, 4].map(|i| came(i) / f64::from(reals[i].weight));
         let mean = per_weight.iter().sum::<f64>() / 4.0;
         assert!(per_weight.iter().all(|n| (n / mean - 1.0).abs() < 0.2), "{scheduler:?} {per_weight:?}");
+    }
+}
+
+#[test]
+fn a_drained_server_refuses_its_clients_without_fallback_and_one_that_is_down_gives_them_away() {
+    for scheduler in [Scheduler::Mh, Scheduler::Sh, Scheduler::Dh] {
+        let mut reals = reals(&[1, 1, 1, 1]);
+        let before = map(scheduler, PLAIN, &reals);
+        let own = Some(reals[1].endpoint.to_socket_addr());
+        reals[1].weight = 0;
+        let drained = map(scheduler, PLAIN, &reals);
+        for (before, drained) in before.iter().zip(&drained) {
+            assert_eq!(*drained, before.filter(|_| *before != own), "{scheduler:?}");
+        }
+        reals[1].up = false;
+        let down = map(scheduler, PLAIN, &reals);
+        assert!(down.iter().all(|to| to.is_some() && *to != own), "{scheduler:?}");
+        assert!(moved(&before, &down, &reals[1]) < 1.0, "{scheduler:?}");
     }
 }
 

@@ -25,7 +25,7 @@ impl Rig {
         let flow =
             Flow { now: self.now, client: &[10, 0, 0, 1], client_port: 1, virtual_: &virtual_, payload: &[] };
         let picked = self.states[worker].pick(&self.service, &flow, worker as u16, &self.counters).unwrap();
-        self.counters[worker].real(RealId(picked as u32)).active.add(1);
+        self.counters[worker].real(self.service.reals[picked].id).active.add(1);
         picked
     }
 
@@ -150,6 +150,21 @@ fn lblcr_adds_servers_under_load_and_takes_the_most_loaded_away_after_a_day() {
     rig.open_on(0, [10, 1, 0, 1]);
     rig.load(first as u32, 0, 0);
     assert_eq!(rig.open_on(0, [10, 1, 0, 1]), second, "the set has shrunk");
+}
+
+#[test]
+fn lblcr_forgets_servers_that_are_taken_from_the_service() {
+    let mut rig = Rig::new(Scheduler::Lblcr, &[1; 20]);
+    // Eight servers, as many as are remembered, all of them overloaded in turn, and then removed.
+    let mut had = Vec::new();
+    for _ in 0..8 {
+        let picked = rig.open_on(0, [10, 1, 0, 1]);
+        rig.load(picked as u32, 100, 0);
+        had.push(picked);
+    }
+    rig.service.reals.retain(|real| !had.contains(&real.id.index()));
+    let next = rig.open_on(0, [10, 1, 0, 1]);
+    assert_eq!(rig.open_on(0, [10, 1, 0, 1]), next, "there was room to remember it");
 }
 
 #[test]
