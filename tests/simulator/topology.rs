@@ -133,6 +133,7 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
             virtual_: (vip(n / 2), 80 + n as u16).into(),
             also: Vec::new(),
             scheduler,
+            flags: Default::default(),
             toa: (!toa_off).then_some(kind),
             timeouts,
             locals: locals.iter().map(|local| (*local).into()).collect(),

@@ -49,6 +49,13 @@ impl Addr {
         self.0.to_ne_bytes()
     }
 
+    /// The bytes as they stand in a header: 4 or 16.
+    #[inline(always)]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        let bytes = zerocopy::IntoBytes::as_bytes(&self.0);
+        if self.is_v4() { bytes.get(12..).unwrap_or_default() } else { bytes }
+    }
+
     /// As a number to hash and compare.
     #[inline(always)]
     pub(crate) fn bits(self) -> u128 {

@@ -3,7 +3,7 @@
 //! Counters are relaxed atomics that only their worker writes, as a plain load, add and store: no locked
 //! instruction, no cache line shared between writers.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::ids::{PairId, RealId};
 use crate::tcp::ConnState;
@@ -163,6 +163,8 @@ pub struct Counters {
     /// Gauge: connections with an unfinished handshake.
     pub embryonic: Count,
     reals: Box<[RealCounters]>,
+    /// By real server; see [`Counters::overloaded_at`].
+    overloaded_at: Box<[AtomicU32]>,
     pairs: Box<[PairCounters]>,
     no_real_server: Box<[Count]>,
 }
@@ -178,6 +180,7 @@ impl Counters {
             connections: Count::default(),
             embryonic: Count::default(),
             reals: std::iter::repeat_with(RealCounters::default).take(reals_max).collect(),
+            overloaded_at: std::iter::repeat_with(AtomicU32::default).take(reals_max).collect(),
             pairs: std::iter::repeat_with(PairCounters::default).take(pairs_max).collect(),
             no_real_server: std::iter::repeat_with(Count::default).take(services_max).collect(),
         }
@@ -213,6 +216,13 @@ impl Counters {
         &self.reals[id.index()]
     }
 
+    /// The upper threshold that a real server reached and has not come down from; 0: none. The one thing here
+    /// that is no counter and that any worker may write, in the first worker's page only.
+    #[inline(always)]
+    pub(crate) fn overloaded_at(&self, id: RealId) -> &AtomicU32 {
+        &self.overloaded_at[id.index()]
+    }
+
     /// Port use of a pair.
     #[inline(always)]
     pub fn pair(&self, id: PairId) -> &PairCounters {
@@ -226,6 +236,7 @@ impl Counters {
         let counts =
             [&real.connections, &real.in_packets, &real.out_packets, &real.in_bytes, &real.out_bytes];
         counts.into_iter().for_each(|count| count.set(0));
+        self.overloaded_at(id).store(0, Relaxed);
     }
 
     /// Packets for a service without a usable real server.

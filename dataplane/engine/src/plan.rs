@@ -13,7 +13,8 @@ use crate::fib::Fib;
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId, WorkerId};
 use crate::ports::PortSet;
-use crate::snapshot::{Mode, Real, Scheduler, Service, Snapshot, Tunnel};
+use crate::sched::{self, Locality};
+use crate::snapshot::{Mode, Real, Scheduler, SchedulerFlags, Service, Snapshot, Tunnel};
 use crate::tcp::Timeouts;
 
 /// What one worker is given between two bursts; it gives the same box back with what it no longer needs, to be
@@ -26,6 +27,8 @@ pub struct Update {
     pub fib: Option<Arc<Fib>>,
     /// Port sets of new pairs; the worker takes them.
     pub(crate) port_sets: Vec<(PairId, Option<Box<PortSet>>)>,
+    /// What schedulers of services remember of destinations, new (to be taken) or none (to be given back).
+    pub(crate) localities: Vec<(ServiceId, Option<Box<Locality>>)>,
 }
 
 impl Update {
@@ -66,6 +69,8 @@ pub struct ServiceSpec {
     pub also: Vec<Listen>,
     /// Scheduler.
     pub scheduler: Scheduler,
+    /// Its options.
+    pub flags: SchedulerFlags,
     /// TOA option kind; `None`: off.
     pub toa: Option<u8>,
     /// Timeouts.
@@ -114,12 +119,18 @@ pub struct RealSpec {
     pub weight: u16,
     /// Whether it may get new connections.
     pub up: bool,
+    /// Hundredths of the weight that count; 100 but while it is slowly loaded.
+    pub ramp_percent: u8,
+    /// Connections from which on it gets no new ones; 0: any number.
+    pub upper: u32,
+    /// Connections below which it gets new ones again; 0: 3/4 of `upper`.
+    pub lower: u32,
 }
 
 impl RealSpec {
-    /// A real server that is up.
+    /// A real server that is up, at its full weight, without tunnel and thresholds.
     pub fn new(real: SocketAddr, mode: Mode, weight: u16) -> RealSpec {
-        RealSpec { real, mode, tunnel: None, weight, up: true }
+        RealSpec { real, mode, tunnel: None, weight, up: true, ramp_percent: 100, upper: 0, lower: 0 }
     }
 }
 
@@ -281,6 +292,10 @@ pub struct Planner {
     addresses: HashMap<ServiceSlotKey, HashSet<IpAddr>>,
     /// By slot of the real server.
     tunnels: Vec<Option<Tunnel>>,
+    /// Services whose localities the workers have.
+    localities: HashSet<ServiceId>,
+    /// What was planned last; the next one shares what stays.
+    last: Arc<Snapshot>,
     counters: Vec<Arc<Counters>>,
 }
 
@@ -295,6 +310,8 @@ impl Planner {
             installed: HashSet::new(),
             addresses: HashMap::new(),
             tunnels: Vec::new(),
+            localities: HashSet::new(),
+            last: Arc::default(),
             counters,
         }
     }
@@ -336,6 +353,8 @@ impl Planner {
             .filter(|(id, _)| !self.installed.contains(id))
             .collect();
         self.installed.extend(new_pairs.iter().map(|(id, _)| *id));
+        let localities = self.changed_localities(&snapshot);
+        self.last = snapshot.clone();
         Ok((0..self.workers)
             .map(|worker| Update {
                 snapshot: Some(snapshot.clone()),
@@ -346,8 +365,22 @@ impl Planner {
                         (*id, Some(Box::new(PortSet::new(*range, WorkerId(worker), self.workers))))
                     })
                     .collect(),
+                localities: localities
+                    .iter()
+                    .map(|(id, is_new)| (*id, is_new.then(|| Box::new(Locality::new()))))
+                    .collect(),
             })
             .collect())
+    }
+
+    /// Services whose scheduler begins (true) or ceases to remember destinations.
+    fn changed_localities(&mut self, snapshot: &Snapshot) -> Vec<(ServiceId, bool)> {
+        let with = snapshot.services().filter(|service| service.scheduler.has_locality());
+        let wanted: HashSet<ServiceId> = with.map(|service| service.id).collect();
+        let new = wanted.difference(&self.localities).map(|id| (*id, true));
+        let changed = new.chain(self.localities.difference(&wanted).map(|id| (*id, false))).collect();
+        self.localities = wanted;
+        changed
     }
 
     /// Every pair that is in use or wanted.
@@ -426,12 +459,15 @@ impl Planner {
 
     fn service(&self, spec: &ServiceSpec) -> Service {
         let reals: Vec<Real> = spec.reals.iter().map(|real| self.real(spec, real)).collect();
+        let id = ServiceId(self.services.by_key[&(spec.protocol, spec.virtual_)]);
         let weights = || reals.iter().map(Real::usable_weight).filter(|w| *w > 0);
         Service {
-            id: ServiceId(self.services.by_key[&(spec.protocol, spec.virtual_)]),
+            id,
             protocol: spec.protocol,
             virtual_: spec.virtual_.into(),
             scheduler: spec.scheduler,
+            flags: spec.flags,
+            lookup: sched::prepare_or_share(self.last.service(id), spec.scheduler, spec.flags, &reals),
             toa: spec.toa,
             timeouts: spec.timeouts,
             weight_max: weights().max().unwrap_or(0),
@@ -447,6 +483,9 @@ impl Planner {
             mode: spec.mode,
             weight: spec.weight,
             up: spec.up,
+            ramp_percent: spec.ramp_percent,
+            upper: spec.upper,
+            lower: spec.lower,
             locals: pair_keys(service, spec)
                 .map(|key| (key.1.into(), PairId(self.pairs.by_key[&key])))
                 .collect(),

@@ -5,6 +5,7 @@
 //! state refer to things by number.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::addr::{Addr, Endpoint};
 use crate::hash::{AddressSet, EndpointMap};
@@ -62,15 +63,53 @@ pub enum TunnelKind {
     },
 }
 
-/// Scheduler.
+/// How a real server is picked for a new connection, as in ipvsadm(8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheduler {
     /// Round robin.
     Rr,
     /// Weighted round robin.
     Wrr,
+    /// Least connections.
+    Lc,
     /// Weighted least connections.
     Wlc,
+    /// Locality-based least connections.
+    Lblc,
+    /// Locality-based least connections with replication.
+    Lblcr,
+    /// Destination hashing.
+    Dh,
+    /// Source hashing.
+    Sh,
+    /// Shortest expected delay.
+    Sed,
+    /// Never queue.
+    Nq,
+    /// Maglev hashing.
+    Mh,
+    /// Weighted failover.
+    Fo,
+    /// Weighted overflow.
+    Ovf,
+}
+
+impl Scheduler {
+    /// Whether it remembers which real servers a destination has.
+    pub(crate) fn has_locality(self) -> bool {
+        matches!(self, Scheduler::Lblc | Scheduler::Lblcr)
+    }
+}
+
+/// Options of the hashing schedulers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SchedulerFlags {
+    /// sh, mh: the client's next hash when its server takes no connections (sh-fallback, mh-fallback).
+    pub fallback: bool,
+    /// sh, mh: hash the client's port too (sh-port, mh-port).
+    pub port: bool,
+    /// mh over UDP: hash the QUIC connection id instead of the client's endpoint, where there is one.
+    pub quic_cid: bool,
 }
 
 /// Everything a worker needs of one real server of a service.
@@ -86,15 +125,27 @@ pub struct Real {
     pub weight: u16,
     /// Whether it may get new connections.
     pub up: bool,
+    /// Hundredths of the weight that count; less than 100 while a server that came back is slowly loaded.
+    pub ramp_percent: u8,
+    /// Connections from which on it gets no new ones; 0: any number.
+    pub upper: u32,
+    /// Connections below which it gets new ones again; 0: 3/4 of `upper`.
+    pub lower: u32,
     /// FULLNAT: the local addresses of its family, each with its pair.
     pub locals: Vec<(Addr, PairId)>,
 }
 
 impl Real {
-    /// The weight for new connections: 0 when drained or down.
+    /// The weight for new connections, in hundredths: 0 when drained or down.
     #[inline(always)]
     pub fn usable_weight(&self) -> u32 {
-        if self.up { self.weight.into() } else { 0 }
+        if self.up { self.weight_if_up() } else { 0 }
+    }
+
+    /// The weight that it has, or would have if it were up, in hundredths.
+    #[inline(always)]
+    pub(crate) fn weight_if_up(&self) -> u32 {
+        u32::from(self.weight) * u32::from(self.ramp_percent.min(100))
     }
 }
 
@@ -109,6 +160,8 @@ pub struct Service {
     pub virtual_: Endpoint,
     /// Scheduler.
     pub scheduler: Scheduler,
+    /// Its options.
+    pub flags: SchedulerFlags,
     /// TOA option kind; `None`: neither inserted nor stripped.
     pub toa: Option<u8>,
     /// Timeouts of its connections.
@@ -119,6 +172,8 @@ pub struct Service {
     pub weight_max: u32,
     /// Greatest common divisor of the usable weights; at least 1.
     pub weight_gcd: u32,
+    /// What its scheduler looks up while picking: made by [`crate::sched::prepare`], each kind explained there.
+    pub(crate) lookup: Arc<[u32]>,
 }
 
 /// The whole configuration.

@@ -330,6 +330,11 @@ impl Worker {
                 std::mem::swap(slot, set);
             }
         }
+        for (service, locality) in &mut update.localities {
+            if let Some(state) = self.sched.get_mut(service.index()) {
+                std::mem::swap(&mut state.locality, locality);
+            }
+        }
     }
 
     /// Next hops that packets wanted and whose MAC address is not known, since the last call.

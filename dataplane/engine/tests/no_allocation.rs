@@ -41,6 +41,7 @@ fn gateway() -> (Worker, Arc<Counters>, Planner, Spec) {
             virtual_: (VIP, 80).into(),
             also: Vec::new(),
             scheduler: Scheduler::Wlc,
+            flags: Default::default(),
             toa: Some(254),
             timeouts: Timeouts::default(),
             locals: vec![[10, 2, 0, 200].into()],

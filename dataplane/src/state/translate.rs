@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use api::{DesiredState, RealServer, Refusal, SchedulerFlags, Service, TcpTimestamps, ToaMode, VirtualRange};
+use api::{DesiredState, RealServer, Refusal, Service, TcpTimestamps, ToaMode, VirtualRange};
 use engine::fib::Route;
 use engine::plan::{Listen, PlanError, RealSpec, ServiceSpec, Spec};
-use engine::snapshot::{Mode, Scheduler, Tunnel, TunnelKind};
+use engine::snapshot::{Mode, Scheduler, SchedulerFlags, Tunnel, TunnelKind};
 use engine::tcp::Timeouts;
 use engine::{ConnState, PortId, Ticks};
 use wire::MacAddr;
@@ -38,8 +38,22 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
         scheduler: match service.scheduler {
             api::Scheduler::Rr => Scheduler::Rr,
             api::Scheduler::Wrr => Scheduler::Wrr,
+            api::Scheduler::Lc => Scheduler::Lc,
             api::Scheduler::Wlc => Scheduler::Wlc,
-            other => return Err(invalid(format!("service {name}: scheduler {other} is not built yet"))),
+            api::Scheduler::Lblc => Scheduler::Lblc,
+            api::Scheduler::Lblcr => Scheduler::Lblcr,
+            api::Scheduler::Dh => Scheduler::Dh,
+            api::Scheduler::Sh => Scheduler::Sh,
+            api::Scheduler::Sed => Scheduler::Sed,
+            api::Scheduler::Nq => Scheduler::Nq,
+            api::Scheduler::Mh => Scheduler::Mh,
+            api::Scheduler::Fo => Scheduler::Fo,
+            api::Scheduler::Ovf => Scheduler::Ovf,
+        },
+        flags: SchedulerFlags {
+            fallback: service.scheduler_flags.fallback,
+            port: service.scheduler_flags.port,
+            quic_cid: service.scheduler_flags.quic_cid,
         },
         toa: match service.toa {
             ToaMode::Off => None,
@@ -60,7 +74,6 @@ fn listen(range: &VirtualRange) -> Listen {
 /// The first thing that a service asks for and the engine cannot do, with its verb.
 fn not_built(service: &Service) -> Option<&'static str> {
     let asked = [
-        (service.scheduler_flags != SchedulerFlags::default(), "scheduler flags are"),
         (service.one_packet, "one-packet scheduling is"),
         (service.persistence.is_some(), "persistence is"),
         (service.sorry_server.is_some(), "a sorry server is"),
@@ -75,18 +88,21 @@ fn not_built(service: &Service) -> Option<&'static str> {
 
 fn real_server(service: &str, real: &RealServer) -> Result<RealSpec, Refusal> {
     let refuse = |what: &str| Err(invalid(format!("service {service}, {}: {what} not built yet", real.real)));
-    if real.upper_threshold > 0 {
-        return refuse("thresholds are");
-    }
-    if real.ramp_percent != 100 {
-        return refuse("slow start is");
-    }
     if real.end_connections {
         return refuse("ending connections after a drain is");
     }
     check_host(service, "real server", real.real)?;
     let (mode, tunnel) = mode(real.mode);
-    Ok(RealSpec { real: real.real, mode, tunnel, weight: real.weight, up: real.up })
+    Ok(RealSpec {
+        real: real.real,
+        mode,
+        tunnel,
+        weight: real.weight,
+        up: real.up,
+        ramp_percent: real.ramp_percent,
+        upper: real.upper_threshold,
+        lower: real.lower_threshold,
+    })
 }
 
 fn mode(mode: api::Mode) -> (Mode, Option<Tunnel>) {
@@ -226,10 +242,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         type Change = (&'static str, fn(&mut Service));
-        let changes: [Change; 5] = [
-            ("thresholds are not built yet", |service| service.real_servers[0].upper_threshold = 9),
-            ("slow start is not built yet", |service| service.real_servers[0].ramp_percent = 50),
-            ("scheduler mh is not built yet", |service| service.scheduler = api::Scheduler::Mh),
+        let changes: [Change; 2] = [
             ("one-packet scheduling is not built yet", |service| service.one_packet = true),
             ("persistence is not built yet", |service| {
                 service.persistence = Some(Persistence { timeout_s: 360, prefix_len: 32 });

@@ -85,6 +85,7 @@ fn service(port: u16, real: &str) -> ServiceSpec {
         virtual_: format!("10.1.0.100:{port}").parse().unwrap(),
         also: Vec::new(),
         scheduler: Scheduler::Wlc,
+        flags: Default::default(),
         toa: Some(254),
         timeouts: Default::default(),
         locals: vec!["10.2.0.200".parse().unwrap()],

@@ -97,6 +97,7 @@ impl Rig {
             virtual_: (VIP, VPORT).into(),
             also: Vec::new(),
             scheduler,
+            flags: Default::default(),
             toa: self.toa.then_some(TOA_KIND),
             timeouts: Timeouts::default(),
             locals: vec![LIP.into()],

@@ -221,6 +221,7 @@ fn spec() -> Spec {
         virtual_: (VIP, VPORT).into(),
         also: Vec::new(),
         scheduler: Scheduler::Rr,
+        flags: Default::default(),
         toa: Some(254),
         timeouts: Timeouts::default(),
         locals: (0..LOCALS).map(|n| [10, 2, 0, 200 + n].into()).collect(),

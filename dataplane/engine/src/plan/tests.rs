@@ -19,6 +19,7 @@ fn service(vport: u16, reals: &[u8]) -> ServiceSpec {
         virtual_: SocketAddr::from(([10, 1, 0, 100], vport)),
         also: Vec::new(),
         scheduler: Scheduler::Wlc,
+        flags: SchedulerFlags::default(),
         toa: None,
         timeouts: Timeouts::default(),
         locals: vec![[10, 2, 0, 200].into()],
@@ -132,7 +133,37 @@ fn weights_of_servers_that_are_down_do_not_count() {
     let updates = plan(&mut planner, vec![spec]).unwrap();
     let snapshot = updates[0].snapshot.as_ref().unwrap();
     let service = snapshot.services().next().unwrap();
-    assert_eq!((service.weight_max, service.weight_gcd), (6, 2));
+    assert_eq!((service.weight_max, service.weight_gcd), (600, 200));
+}
+
+#[test]
+fn what_a_scheduler_looks_up_is_shared_with_the_next_snapshot_until_it_would_differ() {
+    let (mut planner, _) = planner();
+    let mut lookup = |weight| {
+        let mut spec = ServiceSpec { scheduler: Scheduler::Mh, ..service(80, &[1, 2]) };
+        spec.reals[0].weight = weight;
+        let updates = plan(&mut planner, vec![spec]).unwrap();
+        updates[0].snapshot.as_ref().unwrap().services().next().unwrap().lookup.clone()
+    };
+    let (first, same, other) = (lookup(1), lookup(1), lookup(2));
+    assert!(Arc::ptr_eq(&first, &same));
+    assert_ne!(first, other);
+}
+
+#[test]
+fn workers_get_memory_for_destinations_when_a_scheduler_needs_it_and_give_it_back() {
+    let (mut planner, _) = planner();
+    let mut localities = |scheduler| {
+        let spec = ServiceSpec { scheduler, ..service(80, &[1]) };
+        let updates = plan(&mut planner, vec![spec]).unwrap();
+        let of = |update: &Update| update.localities.iter().map(|(_, new)| new.is_some()).collect::<Vec<_>>();
+        assert_eq!(of(&updates[0]), of(&updates[1]));
+        of(&updates[0])
+    };
+    assert!(localities(Scheduler::Wlc).is_empty());
+    assert_eq!(localities(Scheduler::Lblc), [true]);
+    assert!(localities(Scheduler::Lblcr).is_empty(), "both remember the same");
+    assert_eq!(localities(Scheduler::Wlc), [false]);
 }
 
 #[test]

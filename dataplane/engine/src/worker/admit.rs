@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use wire::icmp::Error;
 use wire::tcp::{self, flags};
-use wire::{PacketBuf, checksum, ethernet, ipv4, view};
+use wire::{PacketBuf, checksum, ethernet, ipv4, udp, view};
 
 use super::Worker;
 use super::forward::hops;
@@ -15,6 +15,7 @@ use crate::counters::{Counter, Counters};
 use crate::ids::{PairId, ServiceId};
 use crate::parse::Segment;
 use crate::ports::PortSet;
+use crate::sched::Flow;
 use crate::snapshot::{Mode, Real, Service, Snapshot};
 use crate::steer;
 use crate::table::{Found, Table};
@@ -77,7 +78,7 @@ impl Worker {
         segment: &Segment,
         tuple: &Tuple,
     ) -> Result<Found, DropReason> {
-        let (service, picked) = self.schedule(tuple)?;
+        let (service, picked) = self.schedule(now, data, segment, tuple)?;
         let index = self.take_record().ok_or(DropReason::TableFull)?;
         match self.enter(now, data, segment, tuple, index, (service, picked)) {
             Ok(()) => Ok(Found { conn: index, direction: Direction::Inbound }),
@@ -130,10 +131,24 @@ impl Worker {
     }
 
     /// The service that a packet is for, and the index of the real server that is to have it.
-    fn schedule(&mut self, tuple: &Tuple) -> Result<(ServiceId, usize), DropReason> {
+    fn schedule(
+        &mut self,
+        now: Ticks,
+        data: &[u8],
+        segment: &Segment,
+        tuple: &Tuple,
+    ) -> Result<(ServiceId, usize), DropReason> {
         let service = self.snapshot.find(tuple.protocol, tuple.dst).ok_or(DropReason::NoRealServer)?;
         let sched = &mut self.sched[service.id.index()];
-        match sched.pick(service, self.id.0, &self.all_counters) {
+        let payload = if segment.is_udp() { usize::from(segment.l4) + udp::HEADER_LEN } else { usize::MAX };
+        let flow = Flow {
+            now,
+            client: tuple.src.addr.as_bytes(),
+            client_port: u16::from_be(tuple.src.port),
+            virtual_: tuple.dst.addr.as_bytes(),
+            payload: data.get(payload..segment.end.into()).unwrap_or_default(),
+        };
+        match sched.pick(service, &flow, self.id.0, &self.all_counters) {
             Some(picked) => Ok((service.id, picked)),
             None => {
                 self.counters.no_real_server(service.id).add(1);

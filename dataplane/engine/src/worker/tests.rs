@@ -40,6 +40,7 @@ fn service(reals: &[(Ipv4Addr, u16)]) -> ServiceSpec {
         virtual_: (VIP, 80).into(),
         also: Vec::new(),
         scheduler: Scheduler::Rr,
+        flags: Default::default(),
         toa: Some(254),
         timeouts: Timeouts::default(),
         locals: vec![LIP.into()],

@@ -1,0 +1,95 @@
+//! lc, wlc, sed, nq: the least loaded of all. The search starts behind the server picked last, so equals take
+//! turns (IPVS always takes the first of them).
+
+use std::sync::Arc;
+
+use super::overload::{self, active};
+use crate::counters::Counters;
+use crate::ids::RealId;
+use crate::snapshot::Real;
+
+/// IPVS's measure of load: an active connection counts as much as 256 others.
+fn connections(counters: &[Arc<Counters>], id: RealId) -> u64 {
+    counters.iter().map(|page| page.real(id)).fold(0, |sum: u64, real| {
+        sum.wrapping_add(real.active.get().wrapping_mul(256)).wrapping_add(real.inactive.get())
+    })
+}
+
+/// Indexes from the one behind `last` once around, of those that take new connections.
+fn open<'a>(
+    reals: &'a [Real],
+    last: usize,
+    counters: &'a [Arc<Counters>],
+) -> impl Iterator<Item = (usize, &'a Real)> + Clone {
+    let n = reals.len();
+    let around = (1..=n).map(move |step| (last % n + step) % n).map(|i| (i, &reals[i]));
+    around.filter(|(_, real)| overload::is_open(real, counters))
+}
+
+/// The first of those with the least load / weight.
+pub(super) fn least<'a>(
+    reals: impl Iterator<Item = (usize, &'a Real)>,
+    load: impl Fn(&Real) -> u64,
+    weight: impl Fn(&Real) -> u32,
+) -> Option<usize> {
+    let mut best: Option<(usize, u64, u32)> = None;
+    for (i, real) in reals {
+        let (load, weight) = (load(real), weight(real));
+        // load / weight < best_load / best_weight, without dividing.
+        let is_better = best.is_none_or(|(_, best_load, best_weight)| {
+            u128::from(load) * u128::from(best_weight) < u128::from(best_load) * u128::from(weight)
+        });
+        if is_better {
+            best = Some((i, load, weight));
+        }
+    }
+    best.map(|(i, ..)| i)
+}
+
+/// lc.
+pub(super) fn by_connections(reals: &[Real], last: usize, counters: &[Arc<Counters>]) -> Option<usize> {
+    least(open(reals, last, counters), |real| connections(counters, real.id), |_| 1)
+}
+
+/// wlc.
+pub(super) fn by_weighted_connections(
+    reals: &[Real],
+    last: usize,
+    counters: &[Arc<Counters>],
+) -> Option<usize> {
+    least(open(reals, last, counters), |real| connections(counters, real.id), Real::usable_weight)
+}
+
+/// As wlc, of these candidates alone.
+pub(super) fn of<'a>(
+    candidates: impl Iterator<Item = (usize, &'a Real)>,
+    counters: &[Arc<Counters>],
+) -> Option<usize> {
+    least(candidates, |real| connections(counters, real.id), Real::usable_weight)
+}
+
+/// Of these candidates the first with the greatest load / weight.
+pub(super) fn most_loaded<'a>(
+    candidates: impl Iterator<Item = (usize, &'a Real)>,
+    counters: &[Arc<Counters>],
+) -> Option<usize> {
+    // Greatest load / weight is least weight / load; an idle one is the last choice.
+    candidates
+        .map(|(i, real)| (i, connections(counters, real.id), u64::from(real.usable_weight())))
+        .reduce(|best, next| {
+            let is_worse = u128::from(next.1) * u128::from(best.2) > u128::from(best.1) * u128::from(next.2);
+            if is_worse { next } else { best }
+        })
+        .map(|(i, ..)| i)
+}
+
+/// sed: the shortest expected delay, (active + 1) / weight.
+pub(super) fn by_delay(reals: &[Real], last: usize, counters: &[Arc<Counters>]) -> Option<usize> {
+    least(open(reals, last, counters), |real| active(counters, real.id).wrapping_add(1), Real::usable_weight)
+}
+
+/// nq: one without active connections if there is any, else as sed.
+pub(super) fn idle_or_by_delay(reals: &[Real], last: usize, counters: &[Arc<Counters>]) -> Option<usize> {
+    let mut idle = open(reals, last, counters).filter(|(_, real)| active(counters, real.id) == 0);
+    idle.next().map(|(i, _)| i).or_else(|| by_delay(reals, last, counters))
+}
