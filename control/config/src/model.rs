@@ -202,13 +202,6 @@ pub struct Service {
     pub real_servers: Vec<RealServer>,
 }
 
-impl Service {
-    /// Whether a real server of it is reached by FULLNAT, so that it needs local addresses.
-    pub fn uses_fullnat(&self) -> bool {
-        self.real_servers.iter().chain(&self.sorry_server).any(|real| real.mode == Mode::FullNat)
-    }
-}
-
 /// `[[service.real_server]]` or `sorry_server = {…}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RealServer {
