@@ -227,7 +227,7 @@ pub fn answer_in_place<P: PacketBuf>(
     let (front, message) = new.split_at_mut(ipv4::HEADER_LEN);
     let mut header = ipv4::Header {
         version_ihl: 0x45,
-        dscp_ecn: 0,
+        dscp_ecn: PRECEDENCE,
         total_len: U16::new((ipv4::HEADER_LEN + message.len()) as u16),
         // Not to be fragmented, at this length, so it needs no identification (RFC 6864 §4.1).
         id: U16::ZERO,
@@ -243,6 +243,9 @@ pub fn answer_in_place<P: PacketBuf>(
     write_header(message, (kind, code, rest), checksum::icmp);
     true
 }
+
+/// "Internetwork control": what errors of routers are sent with (RFC 1812 §4.3.2.5).
+const PRECEDENCE: u8 = 0xc0;
 
 /// TTL and hop limit of packets that a gateway sends itself (RFC 1700, IP parameters).
 pub(crate) const HOPS: u8 = 64;

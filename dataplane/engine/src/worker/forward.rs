@@ -128,11 +128,12 @@ impl Worker {
         if packet.headroom() < overhead {
             return Err(Refused::Drop(DropReason::NoHeadroom));
         }
-        let mut fit = fit(packet.data(), segment, segment.total_len() + overhead, mtu);
-        if let Err(Refused::TooBig { mtu }) = &mut fit {
-            *mtu = mtu.saturating_sub(overhead as u16);
+        let inner_mtu = mtu.saturating_sub(overhead as u16);
+        let fit = fit(packet.data(), segment, segment.total_len(), inner_mtu)?;
+        // Only an outer IPv4 header can be cut.
+        if fit == Fit::Cut && !real.is_v4() {
+            return Err(Refused::TooBig { mtu: inner_mtu });
         }
-        let fit = fit?;
         trim(packet, segment);
         if let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) {
             headers.take_hop();
@@ -140,8 +141,7 @@ impl Worker {
         if !tunnel::encapsulate(packet, segment, how, real, self.packet_id.next()) {
             return Err(Refused::Drop(DropReason::NoHeadroom));
         }
-        // An IPv6 header in front cannot be cut on the way.
-        Ok(if real.is_v4() { fit } else { Fit::Whole })
+        Ok(fit)
     }
 
     /// FULLNAT and NAT: options, endpoints, TTL, checksums, and where they differ the families.
@@ -157,10 +157,12 @@ impl Worker {
         let leaves_wide = conn.is_wide(found.direction.other());
         let change = family::growth(segment, leaves_wide);
         let len = segment.total_len().saturating_add_signed(change);
-        let fit = fit(packet.data(), segment, len, mtu).map_err(|refused| match refused {
-            Refused::TooBig { mtu } => Refused::TooBig { mtu: mtu.saturating_add_signed(-(change as i16)) },
-            other => other,
-        })?;
+        let own_mtu = mtu.saturating_add_signed(-(change as i16));
+        let fit = fit(packet.data(), segment, segment.total_len(), own_mtu)?;
+        // An IPv6 packet cannot be cut by a router.
+        if fit == Fit::Cut && leaves_wide {
+            return Err(Refused::TooBig { mtu: own_mtu });
+        }
         if packet.headroom() < client_address::HEADROOM_MAX {
             return Err(Refused::Drop(DropReason::NoHeadroom));
         }
