@@ -153,3 +153,17 @@ fn workers_get_memory_for_destinations_when_a_scheduler_needs_it_and_give_it_bac
     assert_eq!(localities(Scheduler::Lblcr), [], "both remember the same");
     assert_eq!(localities(Scheduler::Wlc), [false]);
 }
+
+#[test]
+fn a_slot_is_not_reused_while_templates_remember_it() {
+    let (mut planner, counters) = planner();
+    plan(&mut planner, vec![service(80, &[1, 2, 3, 4])]).unwrap();
+    let old = planner.real_id(6, service(80, &[]).virtual_, endpoint(1, 80)).unwrap();
+    // Made by one worker and, later, removed by another.
+    counters[0].persistent(old).add(1);
+    plan(&mut planner, vec![service(80, &[2, 3, 4])]).unwrap();
+    assert!(plan(&mut planner, vec![service(80, &[2, 3, 4, 5])]).is_err());
+    counters[1].persistent(old).sub(1);
+    plan(&mut planner, vec![service(80, &[2, 3, 4, 5])]).unwrap();
+    assert!(counters.iter().all(|page| page.persistent(old).get() == 0));
+}
