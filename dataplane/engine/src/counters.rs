@@ -163,6 +163,8 @@ pub struct Counters {
     /// Gauge: connections with an unfinished handshake.
     pub embryonic: Count,
     reals: Box<[RealCounters]>,
+    /// By real server.
+    persistent: Box<[Count]>,
     /// By real server; see [`Counters::overloaded_at`].
     overloaded_at: Box<[AtomicU32]>,
     pairs: Box<[PairCounters]>,
@@ -180,6 +182,7 @@ impl Counters {
             connections: Count::default(),
             embryonic: Count::default(),
             reals: std::iter::repeat_with(RealCounters::default).take(reals_max).collect(),
+            persistent: std::iter::repeat_with(Count::default).take(reals_max).collect(),
             overloaded_at: std::iter::repeat_with(AtomicU32::default).take(reals_max).collect(),
             pairs: std::iter::repeat_with(PairCounters::default).take(pairs_max).collect(),
             no_real_server: std::iter::repeat_with(Count::default).take(services_max).collect(),
@@ -216,6 +219,13 @@ impl Counters {
         &self.reals[id.index()]
     }
 
+    /// Gauge: persistence templates of a real server. One worker makes a template and another removes it, so one
+    /// page's number may be negative (two's complement); the wrapping sum over all pages is right.
+    #[inline(always)]
+    pub fn persistent(&self, id: RealId) -> &Count {
+        &self.persistent[id.index()]
+    }
+
     /// The upper threshold that a real server reached and has not come down from; 0: none. The one thing here
     /// that is no counter and that any worker may write, in the first worker's page only.
     #[inline(always)]
@@ -236,6 +246,7 @@ impl Counters {
         let counts =
             [&real.connections, &real.in_packets, &real.out_packets, &real.in_bytes, &real.out_bytes];
         counts.into_iter().for_each(|count| count.set(0));
+        self.persistent(id).set(0);
         self.overloaded_at(id).store(0, Relaxed);
     }
 

@@ -9,6 +9,7 @@
 //! - `parse`, `translate`, `tcp`, `icmp`: what happens to one packet.
 //! - [`conn`], `table`, `wheel`, `ports`: connection records, their index, expiry, local ports.
 //! - [`snapshot`], [`plan`]: configuration as workers read it, and how it is made from a [`Spec`].
+//! - [`persist`]: which client has which real server.
 //! - [`fib`]: routes, next hops and their MAC addresses, mirrored from the kernel.
 //! - [`counters`]: everything that is counted, one writer each.
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ mod icmp;
 pub mod ids;
 mod limiter;
 mod parse;
+pub mod persist;
 pub mod plan;
 mod ports;
 mod sched;
@@ -41,6 +43,7 @@ pub use conn::{ConnFilter, ConnInfo};
 pub use counters::{Counter, Counters};
 pub use fib::{Fib, FibBuilder};
 pub use ids::{AdjacencyId, PairId, PortId, RealId, ServiceId, WorkerId};
+pub use persist::{Template, Templates};
 pub use plan::{Limits, PlanError, Planner, RealSpec, ServiceSpec, Spec, Update};
 pub use snapshot::Snapshot;
 pub use tcp::ConnState;

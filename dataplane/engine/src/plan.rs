@@ -494,7 +494,10 @@ impl Planner {
 
     fn reclaim(&mut self) {
         let counters = &self.counters;
-        let connections = |slot: u32| counters.iter().any(|c| c.real(RealId(slot)).held.get() > 0);
+        let templates = |id| counters.iter().fold(0, |sum: u64, c| sum.wrapping_add(c.persistent(id).get()));
+        let connections = |slot: u32| {
+            counters.iter().any(|c| c.real(RealId(slot)).held.get() > 0) || templates(RealId(slot)) != 0
+        };
         // The next tenant starts from 0.
         for slot in self.reals.reclaim(connections) {
             counters.iter().for_each(|c| c.reset_real(RealId(slot)));

@@ -220,3 +220,17 @@ fn an_address_changes_sides_only_when_no_connection_remembers_it() {
     counters[0].pair(pair).in_use.sub(1);
     plan(&mut planner, swapped()).unwrap();
 }
+
+#[test]
+fn a_slot_is_not_reused_while_templates_remember_it() {
+    let (mut planner, counters) = planner();
+    plan(&mut planner, vec![service(80, &[1, 2, 3, 4])]).unwrap();
+    let old = planner.real_id(6, service(80, &[]).virtual_, endpoint(1, 80)).unwrap();
+    // Made by one worker and, later, removed by another.
+    counters[0].persistent(old).add(1);
+    plan(&mut planner, vec![service(80, &[2, 3, 4])]).unwrap();
+    assert!(plan(&mut planner, vec![service(80, &[2, 3, 4, 5])]).is_err());
+    counters[1].persistent(old).sub(1);
+    plan(&mut planner, vec![service(80, &[2, 3, 4, 5])]).unwrap();
+    assert!(counters.iter().all(|page| page.persistent(old).get() == 0));
+}

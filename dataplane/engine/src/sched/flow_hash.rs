@@ -4,6 +4,8 @@
 //! restart and across versions. **Frozen**: another hash would move all clients of a cluster while it is
 //! being updated.
 
+use crate::hash::fold;
+
 /// An address as a number; an IPv4 address in its mapped form (RFC 4291 §2.5.5.2), as IPv6 has it on the
 /// wire.
 pub(super) fn address(bytes: &[u8]) -> u128 {
@@ -23,11 +25,6 @@ pub(super) fn hash(purpose: u64, key: u128, extra: u16) -> u64 {
 /// Maps a hash onto `0..n` without a division.
 pub(super) fn reduce(hash: u64, n: usize) -> usize {
     ((u128::from(hash) * n as u128) >> 64) as usize
-}
-
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
 }
 
 #[cfg(test)]
