@@ -138,6 +138,8 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
             timeouts,
             locals: locals.iter().map(|local| (*local).into()).collect(),
             local_ports: ports,
+            options: Default::default(),
+            sorry: None,
             reals: reals.collect(),
         });
     }

@@ -63,6 +63,8 @@ pub(crate) mod trait_ {
     pub(crate) const ONE_WAY: u8 = 1 << 0;
     /// Ends with the packet that made it.
     pub(crate) const ONE_PACKET: u8 = 1 << 1;
+    /// Its client has a persistence template.
+    pub(crate) const PERSISTENT: u8 = 1 << 2;
 }
 
 /// The flag that says whether packets that come in in this direction are IPv6.

@@ -91,6 +91,10 @@ named_counters! {
         ConnectionsExpired = "connections_expired",
         /// Old connections in TIME_WAIT or CLOSE replaced by a new one of the same client port.
         ConnectionsReused = "connections_reused",
+        /// Connections ended because their real server is gone or its drain deadline has passed.
+        ConnectionsEnded = "connections_ended",
+        /// Connections of persistent services for which no template could be kept; they were scheduled all the same.
+        TemplatesFull = "templates_full",
         /// Embryonic connections given up because the table was full.
         EmbryonicRecycled = "embryonic_recycled",
         /// RST segments outside the window; forwarded, but the connection lives on.

@@ -7,6 +7,7 @@
 mod admit;
 mod errors;
 mod forward;
+mod persistence;
 mod steady;
 mod track;
 
@@ -39,6 +40,8 @@ use crate::wheel::Wheel;
 
 /// Records that one [`Worker::housekeep`] looks at: about 10 µs when every one is a cache miss.
 const HOUSEKEEP_MAX: usize = 64;
+/// Records that one [`Worker::housekeep`] asks whether they have to end because of a change of the configuration.
+const ENDING_MAX: u32 = 256;
 /// Next hops that are remembered for [`Worker::take_wanted`] between two calls.
 pub const WANTED_MAX: usize = 16;
 
@@ -106,6 +109,11 @@ pub struct Worker {
     all_counters: Vec<Arc<Counters>>,
     wanted: ArrayVec<(PortId, IpAddr), WANTED_MAX>,
     packet_id: PacketId,
+    /// The first record that was not yet asked whether it has to end.
+    ending: Option<u32>,
+    /// The first bucket of templates that was not yet swept in this round, and when the last was.
+    sweep_at: usize,
+    swept: Ticks,
 }
 
 /// Identifications for IPv4 headers that the gateway writes (RFC 6864 §4.2).
@@ -141,6 +149,9 @@ impl Worker {
             all_counters,
             wanted: ArrayVec::new(),
             packet_id: PacketId::default(),
+            ending: None,
+            sweep_at: 0,
+            swept: config.now,
         }
     }
 
@@ -299,23 +310,49 @@ impl Worker {
 
     /// Ends connections whose time is up: bounded work, to be called once per loop turn. Returns how many ended.
     pub fn housekeep(&mut self, now: Ticks) -> usize {
-        let mut ended = 0;
+        self.sweep_templates(now);
+        let mut ended = self.end_some();
         for _ in 0..HOUSEKEEP_MAX {
             let Some(index) = self.wheel.pop(&mut self.table.conns, now) else { break };
             let deadline = self.deadline(index);
+            let template = self.refresh_template(index, now);
             if now.reached(deadline) {
                 self.end(index);
                 ended += 1;
             } else {
+                // A template that outlives its refreshments would be lost under a silent connection.
+                let sooner = template.map(|lives| now.plus(Ticks(lives.0 / 2 + 1)));
+                let deadline = sooner.filter(|sooner| deadline.reached(*sooner)).unwrap_or(deadline);
                 self.wheel.arm(&mut self.table.conns, index, now, deadline);
             }
         }
         ended
     }
 
+    /// Ends connections of real servers whose connections end now: looks at some records per call until it has seen all.
+    fn end_some(&mut self) -> usize {
+        let Some(start) = self.ending else { return 0 };
+        let used = self.table.used().len() as u32;
+        let end = start.saturating_add(ENDING_MAX).min(used);
+        let mut ended = 0;
+        for index in start..end {
+            let conn = &self.table.conns[index as usize];
+            if is_live(conn) && self.snapshot.has_ended(conn.real_id) {
+                self.counters.event(Counter::ConnectionsEnded).add(1);
+                self.end(index);
+                ended += 1;
+            }
+        }
+        self.ending = (end < used).then_some(end);
+        ended
+    }
+
     /// Takes the new parts of an update and leaves the old ones in it, for the main thread to drop.
     pub fn apply(&mut self, update: &mut Update) {
         if let Some(snapshot) = &mut update.snapshot {
+            if snapshot.ends != self.snapshot.ends {
+                self.ending = Some(0);
+            }
             std::mem::swap(&mut self.snapshot, snapshot);
         }
         if let Some(fib) = &mut update.fib {

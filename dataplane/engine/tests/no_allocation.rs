@@ -46,6 +46,8 @@ fn gateway() -> (Worker, Arc<Counters>, Planner, Spec) {
             timeouts: Timeouts::default(),
             locals: vec![[10, 2, 0, 200].into()],
             local_ports: (1024, 65535),
+            options: Default::default(),
+            sorry: None,
             reals: vec![RealSpec::new((REAL, 80).into(), Mode::FullNat, 1)],
         }],
     };

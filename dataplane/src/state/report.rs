@@ -78,12 +78,14 @@ impl Core {
         let protocol = service.key.protocol.number();
         let virtual_ = service.key.virtual_;
         let id = self.planner.service_id(protocol, virtual_);
-        let real_servers = service.real_servers.iter().map(|real| {
+        let reals = service.real_servers.iter().map(|real| (real, false));
+        let sorry = service.sorry_server.iter().map(|real| (real, true));
+        let real_servers = reals.chain(sorry).map(|(real, is_sorry)| {
             let id = self.planner.real_id(protocol, virtual_, real.real);
             let mut stats = RealServerStats {
                 real: real.real,
                 mode: real.mode,
-                is_sorry: false,
+                is_sorry,
                 weight: real.weight,
                 ramp_percent: real.ramp_percent,
                 up: real.up,
@@ -94,12 +96,14 @@ impl Core {
                 persistent: 0,
             };
             for counters in self.workers.iter().map(|worker| &worker.counters) {
-                let Some(from) = id.map(|id| counters.real(id)) else { continue };
+                let Some(id) = id else { continue };
+                let from = counters.real(id);
                 stats.traffic.connections += from.connections.get();
                 stats.traffic.in_packets += from.in_packets.get();
                 stats.traffic.out_packets += from.out_packets.get();
                 stats.traffic.in_bytes += from.in_bytes.get();
                 stats.traffic.out_bytes += from.out_bytes.get();
+                stats.persistent = stats.persistent.wrapping_add(counters.persistent(id).get());
                 stats.active += from.active.get();
                 stats.inactive += from.inactive.get();
             }

@@ -90,6 +90,8 @@ fn service(port: u16, real: &str) -> ServiceSpec {
         timeouts: Default::default(),
         locals: vec!["10.2.0.200".parse().unwrap()],
         local_ports: (1024, 65_535),
+        options: Default::default(),
+        sorry: None,
         reals: vec![RealSpec::new(real.parse().unwrap(), Mode::FullNat, 1)],
     }
 }

@@ -102,6 +102,8 @@ impl Rig {
             timeouts: Timeouts::default(),
             locals: vec![LIP.into()],
             local_ports: if how & 0x80 == 0 { LOCAL_PORTS } else { (2000, 2100) },
+            options: Default::default(),
+            sorry: None,
             reals,
         };
         let services = if how & 0x40 == 0 { vec![service] } else { vec![] };

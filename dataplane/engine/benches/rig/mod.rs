@@ -226,6 +226,8 @@ fn spec() -> Spec {
         timeouts: Timeouts::default(),
         locals: (0..LOCALS).map(|n| [10, 2, 0, 200 + n].into()).collect(),
         local_ports: (1024, 65_535),
+        options: Default::default(),
+        sorry: None,
         reals: (0..REALS).map(real).collect(),
     };
     Spec { generation: 1, services: vec![service] }

@@ -24,6 +24,8 @@ fn service(vport: u16, reals: &[u8]) -> ServiceSpec {
         timeouts: Timeouts::default(),
         locals: vec![[10, 2, 0, 200].into()],
         local_ports: (1024, 65535),
+        options: Default::default(),
+        sorry: None,
         reals: reals.iter().map(|last| RealSpec::new(endpoint(*last, 80), Mode::FullNat, 1)).collect(),
     }
 }

@@ -56,6 +56,8 @@ fn service_of(scheduler: Scheduler, flags: SchedulerFlags, reals: Vec<Real>) -> 
         virtual_: Endpoint::default(),
         scheduler,
         flags,
+        options: Default::default(),
+        sorry: None,
         toa: None,
         timeouts: Timeouts::default(),
         weight_max: weights().max().unwrap_or(0),

@@ -36,7 +36,9 @@ pub(crate) fn encapsulate<P: PacketBuf>(
     real: Addr,
     id: u16,
 ) -> bool {
-    let Some(mut inner) = packet.data().get(ethernet::HEADER_LEN..).and_then(Inner::read) else { return false };
+    let Some(mut inner) = packet.data().get(ethernet::HEADER_LEN..).and_then(Inner::read) else {
+        return false;
+    };
     // As IPVS does: routers in the tunnel may fragment, rather than tell the gateway what it cannot pass on.
     inner.dont_fragment &= !segment.wide;
     if !packet.push_front(overhead(tunnel, real)) {

@@ -1,6 +1,7 @@
 mod client_address;
 mod refused;
 mod resources;
+mod semantics;
 mod states;
 mod steady;
 
@@ -45,6 +46,8 @@ fn service(reals: &[(Ipv4Addr, u16)]) -> ServiceSpec {
         timeouts: Timeouts::default(),
         locals: vec![LIP.into()],
         local_ports: (1024, 65535),
+        options: Default::default(),
+        sorry: None,
         reals: reals
             .iter()
             .map(|(ip, weight)| RealSpec::new((*ip, 8080).into(), Mode::FullNat, *weight))
