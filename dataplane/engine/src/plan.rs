@@ -43,7 +43,9 @@ impl Update {
     }
 }
 
-/// What there may be at most; fixed at start, so that workers never allocate.
+/// What there may be at most; fixed at start, so that workers never allocate. A change needs slots for what comes
+/// and what leaves together ([`Planner::plan`]), so with twice as many as a configuration may have, one change
+/// can replace everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Services.
@@ -239,7 +241,9 @@ impl<K: Clone + Ord + std::hash::Hash> Slots<K> {
         Slots { what, by_key: HashMap::new(), free: Vec::new(), leaving: HashMap::new(), limit, next: 0 }
     }
 
-    /// Whether these keys fit.
+    /// Whether these keys fit besides all that are there now. What leaves with this very change makes no room for
+    /// it: until a worker has taken the new snapshot it may open connections to what leaves, and they would then
+    /// be counted, and give their ports back, as the next tenant's.
     fn check_room(&self, wanted: &HashSet<K>) -> Result<(), PlanError> {
         let new =
             wanted.iter().filter(|k| !self.by_key.contains_key(k) && !self.leaving.contains_key(k)).count();
@@ -352,7 +356,8 @@ impl Planner {
         }
     }
 
-    /// Plans `spec`: one update per worker, in order. All of them must be given to their workers.
+    /// Plans `spec`: one update per worker, in order. All of them must be taken by their workers before the next
+    /// plan, which gives away the slots of what has left and has no connections.
     ///
     /// # Errors
     /// [`PlanError`]; the planner is then as before.
