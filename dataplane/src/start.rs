@@ -321,15 +321,15 @@ impl Plan<'_> {
         }
     }
 
-    /// Slots: a quarter more than the configuration allows, because what a reload takes away keeps its slot while
-    /// connections remember it.
+    /// Slots: twice what the configuration allows, because what a reload takes away keeps its slot while connections
+    /// remember it, and a reload may replace all. Pairs, of which there are many, have a quarter more.
     fn limits(&self) -> Limits {
-        let with_room = |max: u32| max as usize + max as usize / 4 + 16;
+        let with_room = |max: u32| 2 * max as usize + 16;
         let reals_max = with_room(self.config.dataplane.real_servers_max);
         Limits {
             services_max: with_room(self.config.dataplane.services_max),
             reals_max,
-            pairs_max: reals_max * PAIRS_PER_REAL,
+            pairs_max: (reals_max / 2 + reals_max / 8) * PAIRS_PER_REAL,
         }
     }
 

@@ -65,6 +65,10 @@ pub(crate) mod trait_ {
     pub(crate) const ONE_PACKET: u8 = 1 << 1;
     /// Its client has a persistence template.
     pub(crate) const PERSISTENT: u8 = 1 << 2;
+    /// `seq_shift` or `timestamp_shift` is not 0.
+    pub(crate) const SHIFTED: u8 = 1 << 3;
+    /// Handshakes lose their timestamps.
+    pub(crate) const STRIP_TIMESTAMPS: u8 = 1 << 4;
 }
 
 /// The flag that says whether packets that come in in this direction are IPv6.
@@ -137,6 +141,9 @@ pub(crate) struct Conn {
     /// Embryonic list.
     pub embryonic_next: u32,
     pub embryonic_prev: u32,
+    /// What is added to the client's sequence numbers, and to its timestamps.
+    pub seq_shift: u32,
+    pub timestamp_shift: u32,
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);
@@ -168,6 +175,8 @@ impl Conn {
         wheel_slot: NIL,
         embryonic_next: NIL,
         embryonic_prev: NIL,
+        seq_shift: 0,
+        timestamp_shift: 0,
     };
 
     /// The five-tuple of packets that come in in this direction, which is IPv4.

@@ -115,6 +115,8 @@ named_counters! {
         FastOpenStripped = "fast_open_stripped",
         /// Segments with malformed TCP options; what stands behind the fault is not looked at.
         TcpOptionsMalformed = "tcp_options_malformed",
+        /// Handshake segments whose TCP timestamps were overwritten.
+        TimestampsStripped = "timestamps_stripped",
         /// SYN-ACKs whose MSS was lowered to make room for TOA.
         MssLowered = "mss_lowered",
     }

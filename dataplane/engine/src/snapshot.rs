@@ -162,6 +162,22 @@ pub struct Options {
     pub expire_nodest_conn: bool,
     /// Persistent clients of a real server of weight 0 are scheduled anew with their next connection.
     pub expire_quiescent_template: bool,
+    /// FULLNAT: each connection of a local endpoint begins at a sequence number beyond that of the last one.
+    pub rebase_sequence: bool,
+    /// FULLNAT: what becomes of TCP timestamps.
+    pub timestamps: Timestamps,
+}
+
+/// What becomes of clients' TCP timestamps (RFC 7323) on the way to the real server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Timestamps {
+    /// They pass.
+    #[default]
+    Keep,
+    /// Handshakes lose them, so the connection has none.
+    Strip,
+    /// They are shifted so that those of one local endpoint never go back.
+    Rewrite,
 }
 
 /// How clients stay with their real server.

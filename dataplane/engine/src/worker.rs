@@ -8,6 +8,7 @@ mod admit;
 mod errors;
 mod forward;
 mod persistence;
+mod shift;
 mod steady;
 mod track;
 

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use api::{DesiredState, RealServer, Refusal, Service, TcpTimestamps, ToaMode, VirtualRange};
 use engine::fib::Route;
 use engine::plan::{Listen, PlanError, RealSpec, ServiceSpec, Spec};
-use engine::snapshot::{Mode, Options, Persistence, Scheduler, SchedulerFlags, Tunnel, TunnelKind};
+use engine::snapshot::{
+    Mode, Options, Persistence, Scheduler, SchedulerFlags, Timestamps, Tunnel, TunnelKind,
+};
 use engine::tcp::Timeouts;
 use engine::{ConnState, PortId, Ticks};
 use wire::MacAddr;
@@ -70,6 +72,12 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
             }),
             expire_nodest_conn: service.expire_nodest_conn,
             expire_quiescent_template: service.expire_quiescent_template,
+            rebase_sequence: service.rebase_sequence,
+            timestamps: match service.tcp_timestamps {
+                TcpTimestamps::Keep => Timestamps::Keep,
+                TcpTimestamps::Strip => Timestamps::Strip,
+                TcpTimestamps::Rewrite => Timestamps::Rewrite,
+            },
         },
         sorry: service.sorry_server.as_ref().map(|real| real_server(name, real)).transpose()?,
         reals: reals.collect::<Result<_, _>>()?,
@@ -83,11 +91,7 @@ fn listen(range: &VirtualRange) -> Listen {
 
 /// The first thing that a service asks for and the engine cannot do, with its verb.
 fn not_built(service: &Service) -> Option<&'static str> {
-    let asked = [
-        (service.tcp_timestamps != TcpTimestamps::Keep, "changing TCP timestamps is"),
-        (service.rebase_sequence, "re-basing of sequence numbers is"),
-        (service.reset_on_expiry, "reset_on_expiry is"),
-    ];
+    let asked = [(service.reset_on_expiry, "reset_on_expiry is")];
     asked.iter().find(|(is_asked, _)| *is_asked).map(|(_, what)| *what)
 }
 
@@ -244,13 +248,8 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         type Change = (&'static str, fn(&mut Service));
-        let changes: [Change; 3] = [
-            ("changing TCP timestamps is not built yet", |service| {
-                service.tcp_timestamps = TcpTimestamps::Strip;
-            }),
-            ("re-basing of sequence numbers is not built yet", |service| service.rebase_sequence = true),
-            ("reset_on_expiry is not built yet", |service| service.reset_on_expiry = true),
-        ];
+        let changes: [Change; 1] =
+            [("reset_on_expiry is not built yet", |service| service.reset_on_expiry = true)];
         for (wanted, change) in changes {
             let mut state = state(Protocol::Tcp, "10.1.0.100:80");
             change(&mut state.services[0]);

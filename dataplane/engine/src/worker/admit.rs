@@ -112,11 +112,16 @@ impl Worker {
         let ambiguous = real.mode == Mode::Nat && self.table.find_tuple(&outbound).is_some();
         let tuples = Tuples { inbound: *tuple, outbound };
         let deadline = now.plus(service.timeouts.of(state_of_new(tuple.protocol)));
-        self.table.conns[index as usize] = Conn {
+        let mut conn = Conn {
             pair,
             deltas: translate::deltas(&tuples, real.mode),
             ..new_conn(now, data, segment, service, real)
         };
+        if real.mode == Mode::FullNat && !segment.is_udp() {
+            let syn = data.get(segment.l4.into()..segment.end.into()).unwrap_or_default();
+            self.begin_shifts(&mut conn, service.options, &outbound, now, syn);
+        }
+        self.table.conns[index as usize] = conn;
         let entered = if ambiguous {
             Err(DropReason::ReplyAmbiguous)
         } else {

@@ -118,7 +118,10 @@ impl Worker {
         exit: &Exit,
     ) -> bool {
         let conn = &self.table.conns[found.conn as usize];
-        let was = self.table.tuple(conn, found.direction.other());
+        let was = Was {
+            tuple: self.table.tuple(conn, found.direction.other()),
+            seq_shift: if found.direction == Direction::Outbound { conn.seq_shift.wrapping_neg() } else { 0 },
+        };
         // Who reports is hidden as well as who was reported to, but for clients' networks in NAT, which know each other.
         let keeps_reporter = conn.mode == Mode::Nat && found.direction == Direction::Inbound;
         let toa_pending = conn.has(flag::TOA_PENDING) && found.direction == Direction::Outbound;
@@ -152,13 +155,21 @@ fn addresses(tuple: &Tuple) -> Addresses {
     }
 }
 
-/// What the quoted packet was: one from `tuple.src` to `tuple.dst`.
-fn rewrite(tuple: &Tuple) -> Rewrite {
-    Rewrite {
-        addresses: addresses(tuple),
-        src_port: U16::from_bytes(tuple.src.port.to_ne_bytes()),
-        dst_port: U16::from_bytes(tuple.dst.port.to_ne_bytes()),
-        seq_shift: 0,
+/// What the quoted packet was before the gateway changed it.
+struct Was {
+    tuple: Tuple,
+    /// What is to be added to the quoted sequence number.
+    seq_shift: u32,
+}
+
+impl Was {
+    fn rewrite(&self) -> Rewrite {
+        Rewrite {
+            addresses: addresses(&self.tuple),
+            src_port: U16::from_bytes(self.tuple.src.port.to_ne_bytes()),
+            dst_port: U16::from_bytes(self.tuple.dst.port.to_ne_bytes()),
+            seq_shift: self.seq_shift,
+        }
     }
 }
 
@@ -167,7 +178,7 @@ fn rewrite_error(
     data: &mut [u8],
     message: Message,
     quote: &Quote,
-    was: &Tuple,
+    was: &Was,
     keeps_reporter: bool,
     room: u16,
 ) -> Option<()> {
@@ -177,25 +188,25 @@ fn rewrite_error(
         let ip = view_mut::<ipv6::Header>(front, ethernet::HEADER_LEN)?;
         let (old_src, old_dst) = (ip.src, ip.dst);
         if !keeps_reporter {
-            ip.src = was.dst.addr.octets();
+            ip.src = was.tuple.dst.addr.octets();
         }
-        ip.dst = was.src.addr.octets();
+        ip.dst = was.tuple.src.addr.octets();
         ip.hop_limit = ip.hop_limit.wrapping_sub(1);
         Delta::ZERO.replace128(&old_src, &ip.src).replace128(&old_dst, &ip.dst)
     } else {
         let ip = view_mut::<ipv4::Header>(front, ethernet::HEADER_LEN)?;
         let (old_src, old_dst) = (ip.src, ip.dst);
         if !keeps_reporter {
-            ip.src = word(was.dst.addr);
+            ip.src = word(was.tuple.dst.addr);
         }
-        ip.dst = word(was.src.addr);
+        ip.dst = word(was.tuple.src.addr);
         ip.ttl = ip.ttl.wrapping_sub(1);
         let hop = Delta::ZERO.replace16(U16::new(0x0100), U16::ZERO);
         let change = hop.replace32(old_src, ip.src).replace32(old_dst, ip.dst);
         ip.checksum = change.apply(ip.checksum);
         Delta::ZERO
     };
-    quote::rewrite(icmp_message, quote, &rewrite(was), outer + told).then_some(())
+    quote::rewrite(icmp_message, quote, &was.rewrite(), outer + told).then_some(())
 }
 
 /// Takes `room` off the MTU that an error tells, if it tells one.
@@ -220,20 +231,20 @@ fn cross_error<P: PacketBuf>(
     packet: &mut P,
     message: Message,
     quote: &Quote,
-    was: &Tuple,
+    was: &Was,
     mtus: NextHopMtus,
 ) -> Option<()> {
     let mut out = [0; MESSAGE_LEN_MAX];
     let data = packet.data();
     let old = data.get(message.l4.into()..message.end.into())?;
-    let rewrite = rewrite(was);
+    let rewrite = was.rewrite();
     let (len, hops) = if message.wide {
         let ip = view::<ipv6::Header>(data, ethernet::HEADER_LEN)?;
         let between = (&ip.src, &ip.dst);
         (quote::translate_v6_to_v4(old, quote, &rewrite, between, mtus, &mut out)?, ip.hop_limit)
     } else {
         let ip = view::<ipv4::Header>(data, ethernet::HEADER_LEN)?;
-        let between = (&was.dst.addr.octets(), &was.src.addr.octets());
+        let between = (&was.tuple.dst.addr.octets(), &was.tuple.src.addr.octets());
         (quote::translate_v4_to_v6(old, quote, &rewrite, between, mtus, &mut out)?, ip.ttl)
     };
     let new = out.get(..len)?;
@@ -257,11 +268,11 @@ fn cross_error<P: PacketBuf>(
 /// The IP header of an error to the sender of what it quotes, from whom he sent it to.
 fn outer_header<'a>(
     room: &'a mut [u8; ipv6::HEADER_LEN],
-    was: &Tuple,
+    was: &Was,
     message_len: usize,
     hops: u8,
 ) -> Option<&'a [u8]> {
-    match addresses(was) {
+    match addresses(&was.tuple) {
         Addresses::V4 { src, dst } => {
             let mut header = ipv4::Header {
                 version_ihl: 0x45,

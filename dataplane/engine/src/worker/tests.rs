@@ -2,6 +2,7 @@ mod client_address;
 mod refused;
 mod resources;
 mod semantics;
+mod shifts;
 mod states;
 mod steady;
 
