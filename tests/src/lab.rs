@@ -8,7 +8,7 @@
 //!                            └──────────── direct answers ────────────── eth1 10.1.0.51, .52, .53
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,7 +19,7 @@ use crate::gateway::binary;
 use crate::load::{self, Answers};
 use crate::netns::{self, End, Netns};
 use crate::process::{Bond, Process};
-use crate::rig::{Rig, RigOptions};
+use crate::rig::{Rig, RigOptions, noise, sha256};
 use crate::run::Cmd;
 
 /// Where GUE's packets are taken.
@@ -127,6 +127,21 @@ impl Lab {
         Ok(())
     }
 
+    /// The gateway is the real servers' default route and the clients' way to them.
+    pub fn route_through_gateway(&self) -> Result<()> {
+        self.rig.gw.sysctl("net.ipv4.ip_forward", "1")?;
+        self.rig.gw.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        for real in &self.rig.reals {
+            real.ip("route add default via 10.2.0.1")?;
+            real.ip("route add default via 2001:db8:2::1")?;
+        }
+        for client in &self.rig.clients {
+            client.ip("route add 10.2.0.0/24 via 10.1.0.1")?;
+            client.ip("route add 2001:db8:2::/64 via 2001:db8:1::1")?;
+        }
+        Ok(())
+    }
+
     /// Real servers take packets out of tunnels.
     pub fn open_tunnels(&mut self) -> Result<()> {
         for (number, real) in (1..).zip(&self.rig.reals) {
@@ -184,10 +199,36 @@ impl Lab {
         load::get_many(self.client(), url, count)
     }
 
+    /// Uploads a file to a VIP's `/upload`, as fast as it goes.
+    pub fn upload(&self, vip: &str, file: &Path) -> Result<()> {
+        let curl = Cmd::line("curl -sS --fail --max-time 25 -o /dev/null -T").arg(file);
+        curl.arg(format!("http://{vip}/upload")).in_netns(self.client()).run()?;
+        Ok(())
+    }
+
+    /// The SHA-256 of what `client` gets from `url`.
+    pub fn download(&self, client: &Netns, url: &str) -> Result<String> {
+        let path = self.rig.dir().join("downloaded");
+        let curl = Cmd::line("curl -sS --fail --max-time 25 -o").arg(&path).arg(url);
+        curl.in_netns(client).run()?;
+        sha256(&path)
+    }
+
+    /// The SHA-256 of all that nginx's `/upload` was sent.
+    pub fn uploaded(&self) -> Result<Vec<String>> {
+        let mut sums = Vec::new();
+        for nginx in &self.rig.nginx {
+            for path in nginx.uploads()? {
+                sums.push(sha256(&path)?);
+            }
+        }
+        Ok(sums)
+    }
+
     /// Makes a file of `len` bytes that nginx serves as `/files/NAME`.
     pub fn file(&self, name: &str, len: usize) -> Result<PathBuf> {
         let path = self.rig.dir().join("files").join(name);
-        std::fs::write(&path, crate::rig::noise(len)).with_context(|| path.display().to_string())?;
+        std::fs::write(&path, noise(len)).with_context(|| path.display().to_string())?;
         Ok(path)
     }
 

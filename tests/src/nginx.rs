@@ -80,8 +80,9 @@ http {{
     location / {{ return 200 \"{name}\\n\"; }}
     location /health {{ return 200 \"ok\\n\"; }}
     location /files/ {{ alias {files}/; }}
+    client_max_body_size 0;
     location /upload {{
-      client_max_body_size 0; client_body_buffer_size 16k; client_body_in_file_only on;
+      client_body_buffer_size 16k; client_body_in_file_only on;
       proxy_pass http://127.0.0.1:80/;
     }}
   }}

@@ -31,6 +31,8 @@ enum Payload {
     Ip,
     Gre,
     Gue,
+    /// UDP to this port without a checksum, and in it GUE.
+    UdpUnsummed(u16),
 }
 
 fn main() -> ExitCode {
@@ -59,7 +61,10 @@ fn run(args: &[String]) -> Result<()> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
     socket.set_only_v6(false)?;
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
-    listen(socket, Payload::Gue, false, inner);
+    listen(socket, Payload::Gue, false, inner.clone());
+    // Over IPv6 that socket gets nothing without a checksum, which tunnels may leave out (RFC 6935).
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::UDP))?;
+    listen(socket, Payload::UdpUnsummed(port), false, inner);
     println!("ready");
     for packet in received {
         let ether_type = if packet[0] >> 4 == 6 { ETHER_TYPE_IPV6 } else { ETHER_TYPE_IPV4 };
@@ -85,6 +90,7 @@ fn listen(mut socket: Socket, payload: Payload, headed: bool, inner: Sender<Vec<
             match outer.and_then(|outer| unwrap(payload, outer)) {
                 Some(packet) if inner.send(packet.to_vec()).is_err() => return,
                 Some(_) => {}
+                None if matches!(payload, Payload::UdpUnsummed(_)) => {}
                 None => eprintln!("tollgate-decap: {payload:?}: not understood: {packet:02x?}"),
             }
         }
@@ -108,6 +114,10 @@ fn unwrap(payload: Payload, outer: &[u8]) -> Option<&[u8]> {
             let version =
                 [(ETHER_TYPE_IPV4, 4), (ETHER_TYPE_IPV6, 6)].into_iter().find(|e| e.0 == ether_type)?.1;
             (outer.get(if summed { 8 } else { 4 }..)?, Some(version))
+        }
+        Payload::UdpUnsummed(port) => {
+            let ours = outer.get(2..4)? == port.to_be_bytes() && outer.get(6..8)? == [0, 0];
+            return if ours { unwrap(Payload::Gue, outer.get(8..)?) } else { None };
         }
         Payload::Gue => {
             // Variant 0, no control message; the low bits count words of options.
@@ -143,6 +153,9 @@ mod tests {
         assert_eq!(unwrap(Payload::Ip, &IPV4), Some(&IPV4[..]));
         assert_eq!(unwrap(Payload::Gre, &[0, 0, 0x86, 0xdd, 0x60, 1, 2]), Some(&IPV6[..]));
         assert_eq!(unwrap(Payload::Gue, &[0, 4, 0, 0, 0x45, 1, 2]), Some(&IPV4[..]));
+        let udp = [9, 9, 0x17, 0xc0, 0, 15, 0, 0, 0, 4, 0, 0, 0x45, 1, 2];
+        assert_eq!(unwrap(Payload::UdpUnsummed(6080), &udp), Some(&IPV4[..]));
+        assert_eq!(unwrap(Payload::UdpUnsummed(6081), &udp), None);
         assert_eq!(unwrap(Payload::Gue, &[1, 41, 0, 0, 9, 9, 9, 9, 0x60, 1, 2]), Some(&IPV6[..]));
     }
 
