@@ -20,6 +20,9 @@ use crate::rng::Rng;
 use crate::topology::{LIMITS, ROUTER, Shape, client_ip, gateway_mac};
 
 const PUNT_PER_SECOND: u32 = 2_000;
+/// What the engine may need in front of a frame, at most: an IPv6 header with UDP and GUE (52 bytes), and the address
+/// of what is to be resolved.
+const HEADROOM_MIN: usize = 52 + Verdict::TARGET_LEN;
 
 /// A packet that leaves the engine.
 #[derive(Debug)]
@@ -150,8 +153,8 @@ impl Gateway {
     /// A frame comes in on a port; which worker polls it is up to the NIC.
     pub(crate) fn receive(&mut self, port: PortId, frame: &[u8]) -> usize {
         let worker = self.rng.below(self.lanes.len() as u64) as usize;
-        let room = if self.rng.chance(50_000) { 128 } else { 8 };
-        self.lanes[worker].queue.push_back(HeapBuf::with_room(frame, room + 28, 0).on_port(port.0));
+        let room = if self.rng.chance(50_000) { 128 } else { HEADROOM_MIN };
+        self.lanes[worker].queue.push_back(HeapBuf::with_room(frame, room, 0).on_port(port.0));
         worker
     }
 

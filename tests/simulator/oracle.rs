@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use engine::{Spec, Verdict, WorkerId};
 
-use crate::packet::{ACK, ADDRESS_KINDS, FIN, RST, SYN, Segment, options, parse, toa_endpoint, v4};
+use crate::packet::{
+    ACK, ADDRESS_KINDS, FIN, RST, SYN, Segment, options, parse, toa_endpoint, toa_option, v4,
+};
 
 /// One invariant that did not hold.
 pub(crate) type Broken = String;
@@ -32,6 +34,32 @@ pub(crate) struct Flow {
     pub(crate) outbound_seq: u32,
     /// A segment of the real server's, not its SYN-ACK, was seen.
     pub(crate) spoken: bool,
+}
+
+impl Flow {
+    /// How far the real server is.
+    fn note_outbound(&mut self, input: &Segment<'_>) {
+        self.outbound_seq = input.seq.wrapping_add(input.span());
+        // Of what is corrupt its receiver sees nothing, so it is no progress.
+        if !input.tcp_checksum_ok {
+            return;
+        }
+        if input.has(SYN) && input.has(ACK) {
+            let isn = input.ack.wrapping_sub(1);
+            if self.client_isns.contains(&isn) && self.answered != Some(isn) {
+                self.answered = Some(isn);
+                self.toa_needed = true;
+                self.spoken = false;
+            }
+        } else if let Some(isn) = self.answered {
+            let first = isn.wrapping_add(1);
+            let beyond = input.has(ACK) && (input.ack.wrapping_sub(first) as i32) > 0;
+            self.spoken = true;
+            if beyond || input.has(FIN | RST) || !input.payload.is_empty() {
+                self.toa_needed = false;
+            }
+        }
+    }
 }
 
 /// What is known about the configuration.
@@ -61,6 +89,7 @@ pub(crate) struct Seen {
     pub(crate) forwarded: u64,
     pub(crate) toa: u64,
     pub(crate) toa_missing_for_room: u64,
+    pub(crate) toa_in_padding: u64,
     pub(crate) forged_stripped: u64,
     pub(crate) corrupt_forwarded: u64,
     pub(crate) handed_over: u64,
@@ -72,6 +101,7 @@ impl Seen {
         self.forwarded += other.forwarded;
         self.toa += other.toa;
         self.toa_missing_for_room += other.toa_missing_for_room;
+        self.toa_in_padding += other.toa_in_padding;
         self.forged_stripped += other.forged_stripped;
         self.corrupt_forwarded += other.corrupt_forwarded;
         self.handed_over += other.handed_over;
@@ -150,8 +180,22 @@ impl Oracle {
                 ensure!(before == after, "a packet that is punted was changed");
                 Ok(())
             }
-            Verdict::Reply(_) => reply_is_sound(after),
-            Verdict::Drop(_) => Ok(()),
+            Verdict::Reply(_) => {
+                self.progress(before);
+                reply_is_sound(after)
+            }
+            Verdict::Drop(_) => {
+                self.progress(before);
+                Ok(())
+            }
+        }
+    }
+
+    /// What a real server says tells how far it is, also when it is not forwarded.
+    fn progress(&mut self, before: &[u8]) {
+        let Some(input) = parse(before) else { return };
+        if let Some(index) = self.by_local.get(&(input.dst, input.src)) {
+            self.flows[*index].note_outbound(&input);
         }
     }
 
@@ -258,24 +302,7 @@ impl Oracle {
         );
         ensure!(output.src == flow.virtual_, "the client sees {}, not {}", output.src, flow.virtual_);
         ensure!(output.dst == flow.client, "{} gets what is {}'s", output.dst, flow.client);
-        flow.outbound_seq = input.seq.wrapping_add(input.span());
-        let acked = input.has(ACK).then_some(input.ack);
-        if !input.tcp_checksum_ok {
-            // Its receiver throws it away, so it is no progress.
-        } else if input.has(SYN) && input.has(ACK) {
-            let isn = input.ack.wrapping_sub(1);
-            if flow.client_isns.contains(&isn) && flow.answered != Some(isn) {
-                flow.answered = Some(isn);
-                flow.toa_needed = true;
-                flow.spoken = false;
-            }
-        } else if let Some(isn) = flow.answered {
-            let beyond = acked.is_some_and(|ack| (ack.wrapping_sub(isn.wrapping_add(1)) as i32) > 0);
-            flow.spoken = true;
-            if beyond || input.has(FIN | RST) || !input.payload.is_empty() {
-                flow.toa_needed = false;
-            }
-        }
+        flow.note_outbound(input);
         let toa = self.services.get(&flow.virtual_).and_then(|s| s.toa);
         let lowered = outbound_options(toa, input, output)?;
         self.seen.mss_lowered += u64::from(lowered);
@@ -341,18 +368,37 @@ fn address_options(
     let inserted = found.len();
     ensure!(inserted <= 1, "{inserted} address options");
     seen.toa += inserted as u64;
+    let padded = in_padding(input, flow, kind);
     if inserted == 0 && flow.toa_needed && !never {
         let no_room = input.options.len() + 8 > 40 || input.total_len + 8 > 1500;
         ensure!(no_room, "a client segment without TOA before the real server went on");
+        ensure!(padded.is_none(), "no TOA though there was padding to put it into");
         seen.toa_missing_for_room += 1;
     }
-    let rest = &output.options[8 * inserted..];
-    ensure!(rest.len() == input.options.len(), "the options' length changed");
-    only_stripped(input, rest)?;
+    if inserted == 1 && output.options.len() == input.options.len() {
+        ensure!(padded.as_deref() == Some(output.options), "TOA is not in the padding of the other options");
+        seen.toa_in_padding += 1;
+    } else {
+        let rest = &output.options[8 * inserted..];
+        ensure!(rest.len() == input.options.len(), "the options' length changed");
+        only_stripped(input, rest)?;
+    }
     let forged = options(input.options).iter().any(|o| ADDRESS_KINDS.contains(&o.bytes[0]));
     seen.forged_stripped += u64::from(forged);
     seen.corrupt_forwarded += u64::from(!input.tcp_checksum_ok);
     Ok(())
+}
+
+/// The options with TOA in the space of their padding, which is where it goes when the packet must not grow. What a
+/// receiver does not read is padding, and so is what is stripped.
+fn in_padding(input: &Segment<'_>, flow: &Flow, kind: u8) -> Option<Vec<u8>> {
+    let mut packed = toa_option(kind, flow.client).to_vec();
+    for option in options(input.options).iter().filter(|o| !ADDRESS_KINDS.contains(&o.bytes[0])) {
+        packed.extend(option.bytes);
+    }
+    let fits = packed.len() <= input.options.len();
+    packed.resize(input.options.len(), 1);
+    fits.then_some(packed)
 }
 
 /// Where options differ there stood an address option (or Fast Open on a SYN), and stand NOPs now.
