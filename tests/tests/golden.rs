@@ -10,16 +10,24 @@
 mod case;
 #[path = "../golden/cases/mod.rs"]
 mod cases;
+#[path = "../golden/conn.rs"]
+mod conn;
 #[path = "../golden/dataplane.rs"]
 mod dataplane;
 #[path = "../golden/frame.rs"]
 mod frame;
+#[path = "../golden/load.rs"]
+mod load;
+#[path = "../golden/look.rs"]
+mod look;
 #[path = "../golden/recording.rs"]
 mod recording;
 #[path = "../golden/rules.rs"]
 mod rules;
 #[path = "../golden/run.rs"]
 mod run;
+#[path = "../golden/trouble.rs"]
+mod trouble;
 
 use std::collections::BTreeSet;
 

@@ -3,9 +3,11 @@
 mod handshake;
 mod limits;
 mod malformed;
+mod matrix;
 mod options;
 mod others;
 mod states;
+mod themes;
 
 use crate::case::Case;
 
@@ -18,6 +20,8 @@ pub(crate) fn all() -> Vec<Case> {
         malformed::cases(),
         limits::cases(),
         others::cases(),
+        themes::cases(),
+        matrix::cases(),
     ]
     .into_iter()
     .flatten()

@@ -131,6 +131,7 @@ impl Worker {
             rewrite_error(packet.data_mut(), message, quote, &was, keeps_reporter, room).is_some()
         } else {
             let mtus = self.mtus(found, exit.mtu);
+            lower_mtu_first(packet.data_mut(), message, room);
             cross_error(packet, message, quote, &was, mtus).is_some()
         }
     }
@@ -224,6 +225,17 @@ fn lower_mtu(message: &mut [u8], wide: bool, room: u16) -> Delta {
     }
     header.rest = U32::new(old.get() - u32::from(room));
     Delta::ZERO.replace32(old, header.rest)
+}
+
+/// The same before the message is written anew: its checksum stays as right or wrong as it is.
+fn lower_mtu_first(data: &mut [u8], message: Message, room: u16) {
+    let Some(icmp_message) = data.get_mut(message.l4.into()..) else { return };
+    let change = lower_mtu(icmp_message, message.wide, room);
+    if room > 0
+        && let Some(header) = view_mut::<icmp::Header>(icmp_message, 0)
+    {
+        header.checksum = change.apply(header.checksum);
+    }
 }
 
 /// From one family to the other.
