@@ -29,6 +29,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_(adjust_nb_rx_tx_desc|get_mtu|set_mtu|socket_id)",
     "rte_eth_dev_(rss_hash_conf_get|rss_reta_query|rss_reta_update)",
     "rte_eth_(rx_queue_setup|tx_queue_setup|rx_burst|tx_burst|macaddr_get|stats_get|xstats_get|xstats_get_names)",
+    "rte_eth_dev_default_mac_addr_set",
     "rte_eth_promiscuous_enable",
     "rte_softrss",
     "tg_.*",

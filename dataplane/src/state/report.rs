@@ -7,6 +7,7 @@ use api::{
 use engine::counters::Count;
 use engine::{ConnState, Counter, Counters, DropReason, PuntClass};
 
+use super::links::troubles;
 use super::{Core, WorkerLink};
 use crate::counts::PlatformDrop;
 use crate::ports::OpenPort;
@@ -21,7 +22,7 @@ impl Core {
             pid: std::process::id(),
             uptime_s: facts.started.elapsed().as_secs(),
             generation: self.desired.generation,
-            warnings: facts.warnings.clone(),
+            warnings: facts.warnings.iter().cloned().chain(self.ports.iter().flat_map(troubles)).collect(),
             steering: facts.steering.to_owned(),
             idle: facts.idle.to_owned(),
             workers: self.workers.iter().enumerate().map(|(id, worker)| worker_status(id, worker)).collect(),
@@ -165,8 +166,8 @@ fn port_status(port: &OpenPort) -> PortStatus {
         driver: port.dpdk.info().driver.clone(),
         device: port.device.clone(),
         mac: port.mac.to_string(),
-        link_up: link.up,
-        link_mbps: link.speed_mbps,
+        link_up: link.is_some_and(|link| link.up),
+        link_mbps: link.map_or(0, |link| link.speed_mbps),
         kernel_interface: port.twin.as_ref().map_or_else(String::new, |twin| twin.name.clone()),
         mtu: port.mtu,
         rx_queues: port.rx_queues,

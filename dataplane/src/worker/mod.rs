@@ -6,6 +6,7 @@
 //! packet (counted) or the hint, never time.
 
 mod clock;
+mod cut;
 mod out;
 
 use std::net::IpAddr;

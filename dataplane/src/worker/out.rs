@@ -1,9 +1,11 @@
 //! Where packets go after a burst: port queues and rings, each with a small burst of its own that is flushed once
 //! per turn.
 
-use dpdk::{BURST_LEN_MAX, Burst, Mbuf, RingProducer, TxQueue};
+use dpdk::{BURST_LEN_MAX, Burst, Mbuf, Mempool, RingProducer, TxQueue};
 use engine::{PortId, Verdict, WorkerId};
+use wire::PacketBuf;
 
+use super::cut::cut;
 use crate::counts::{Page, PlatformDrop};
 
 /// How often a full transmit queue is offered the same packets before they are dropped. Waiting longer would only
@@ -87,6 +89,8 @@ pub(crate) struct Outputs {
     pub(crate) punt: Out,
     /// To the slow path, to wait for a MAC address.
     pub(crate) resolve: Out,
+    /// Where the buffers for fragments come from.
+    pub(crate) pool: Mempool,
     /// To be freed.
     pub(crate) freed: Burst,
 }
@@ -98,10 +102,7 @@ impl Outputs {
         for (packet, verdict) in burst.drain(..).zip(verdicts) {
             match *verdict {
                 Verdict::Forward(port) | Verdict::Reply(port) => self.send(port, packet, page),
-                Verdict::ForwardCut { .. } => {
-                    page.dropped(PlatformDrop::CutFailed).add(1);
-                    self.free(packet);
-                }
+                Verdict::ForwardCut { port, mtu } => self.send_cut(port, mtu, packet, page),
                 Verdict::HandOver(worker) => self.hand_over(worker, packet, page),
                 Verdict::Punt(_) => self.punt.put(packet, page),
                 Verdict::Resolve(_) => self.resolve.put(packet, page),
@@ -141,6 +142,18 @@ impl Outputs {
                 self.free(packet);
             }
         }
+    }
+
+    /// Sends a packet in fragments.
+    #[cold]
+    fn send_cut(&mut self, port: PortId, mtu: u16, packet: Mbuf, page: &Page) {
+        let Some(Some(out)) = self.ports.get_mut(port.index()) else {
+            return self.send(port, packet, page);
+        };
+        if !cut(&self.pool, packet.data(), mtu, |fragment| out.put(fragment, page)) {
+            page.dropped(PlatformDrop::CutFailed).add(1);
+        }
+        self.free(packet);
     }
 
     #[inline(always)]

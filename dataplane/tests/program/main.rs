@@ -5,4 +5,7 @@
 
 mod bad_input;
 mod common;
+mod cutting;
 mod forwarding;
+mod netns;
+mod twins;
