@@ -172,9 +172,9 @@ impl Gateway {
     /// When it does not answer.
     pub(crate) fn measure(&mut self, warm: Duration, length: Duration) -> Result<Window> {
         self.process.signal(Signal::SIGCONT)?;
-        std::thread::sleep(warm);
+        self.process.run(warm)?;
         let before = self.sample()?;
-        std::thread::sleep(length);
+        self.process.run(length)?;
         let after = self.sample()?;
         self.halt()?;
         Ok(window(&before, &after))

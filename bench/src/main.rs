@@ -18,7 +18,7 @@ mod throughput;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::case::{Case, Selection};
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     machine::stay_aside()?;
     std::fs::create_dir_all(&arguments.out).context("making the directory for results")?;
     let dir = arguments.out.canonicalize().context("finding the directory for results")?;
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), 0);
     if let Some(dataplane) = arguments.dataplane {
         let plan = Plan {
             dataplane,
@@ -68,7 +68,7 @@ fn main() -> Result<()> {
             length: Duration::from_millis(300),
             warm: Duration::from_millis(150),
         };
-        rows.extend(throughput(&plan, &cases)?);
+        (rows, failed) = throughput(&plan, &cases)?;
     }
     if let Some(program) = arguments.instructions {
         rows.extend(instructions(&program, &dir));
@@ -77,21 +77,30 @@ fn main() -> Result<()> {
     report::write(&dir, &machine, &rows)?;
     println!("\n{}", report::markdown(&machine, &rows));
     println!("written: {0}/results.json, {0}/table.md", dir.display());
+    ensure!(failed == 0, "{failed} cases could not be measured; why stands above");
     Ok(())
 }
 
-fn throughput(plan: &Plan, cases: &[Case]) -> Result<Vec<Row>> {
+/// The rows of all cases, and how many could not be measured.
+fn throughput(plan: &Plan, cases: &[Case]) -> Result<(Vec<Row>, usize)> {
     // All at once, so that a number that does not divide does not end a run in its middle.
     let flows = cases.iter().map(|case| Flows::new(*case)).collect::<Result<Vec<_>>>()?;
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), 0);
     for flows in flows {
         let case = flows.case;
-        let measured = throughput::run(plan, flows)
-            .with_context(|| format!("{}, {} flows, {} bytes", case.name(), case.flows, case.frame_bytes))?;
-        tell(&measured);
-        rows.extend(measured);
+        match throughput::run(plan, flows) {
+            Ok(measured) => {
+                tell(&measured);
+                rows.extend(measured);
+            }
+            Err(error) => {
+                failed += 1;
+                let Case { flows, frame_bytes, .. } = case;
+                eprintln!("{}, {flows} flows, {frame_bytes} bytes is not measured: {error:#}", case.name());
+            }
+        }
     }
-    Ok(rows)
+    Ok((rows, failed))
 }
 
 fn instructions(program: &Path, dir: &Path) -> Vec<Row> {
