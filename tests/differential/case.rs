@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Result;
 
 use crate::frame::{self, CLIENT, CLIENT6, Frame, VIP, VIP6};
+use crate::outcome::ConnectionLine;
 
 /// Counts by the names that the dataplane's API has for them.
 pub(crate) type Counts = BTreeMap<String, u64>;
@@ -77,8 +78,8 @@ pub(crate) enum Action {
     Send(Vec<Frame>),
     /// Frames go in; told is to which real servers they went, in order.
     Pick(Vec<Frame>),
-    /// The connections are listed.
-    Connections,
+    /// The connections are listed: all of the case, or those from this client port.
+    Connections(Option<u16>),
     /// The real servers' connections are counted.
     Counts,
     /// The real servers' counters of packets and bytes are read.
@@ -106,8 +107,8 @@ pub(crate) trait Gateway {
     fn set(&mut self, setting: Setting, on: bool) -> Result<()>;
     /// Puts frames in and tells what came out: of one port, then of the other.
     fn send(&mut self, frames: &[Frame]) -> Result<Vec<Frame>>;
-    /// The connections of these services, one line each.
-    fn connections(&mut self, services: &[Service]) -> Result<Vec<String>>;
+    /// The connections of these services.
+    fn connections(&mut self, services: &[Service]) -> Result<Vec<ConnectionLine>>;
     /// How many connections these services' real servers have, one line each.
     fn counts(&mut self, services: &[Service]) -> Result<Vec<String>>;
     /// What these services' real servers have had, one line each.
@@ -127,7 +128,12 @@ pub(crate) fn pick(what: impl Into<String>, frames: impl IntoIterator<Item = Fra
 }
 
 pub(crate) fn connections() -> Step {
-    step("connections", Action::Connections)
+    step("connections", Action::Connections(None))
+}
+
+/// The connections from this client port.
+pub(crate) fn connections_from(port: u16) -> Step {
+    step("connections", Action::Connections(Some(port)))
 }
 
 pub(crate) fn counts() -> Step {
@@ -205,6 +211,11 @@ pub(crate) fn service(family: Family, number: u16, protocol: Protocol, mode: Mod
 }
 
 impl Service {
+    /// Whether it is at this address and port.
+    pub(crate) fn covers(&self, virtual_: SocketAddr) -> bool {
+        self.virtual_.ip() == virtual_.ip() && [0, virtual_.port()].contains(&self.virtual_.port())
+    }
+
     pub(crate) fn scheduler(mut self, name: &'static str) -> Service {
         self.scheduler = name;
         self

@@ -173,15 +173,16 @@ impl Gateway for Ipvs {
     }
 
     fn forget(&mut self) -> Result<()> {
-        // Real servers take their connections with them.
-        self.set(Setting::ExpireNodestConn, true)?;
-        self.configure(&[])?;
-        self.set(Setting::ExpireNodestConn, false)?;
-        // What it has learnt of the MTU on the way to real servers is kept with the route; flushing the
-        // cache is not enough.
+        self.services.clear();
+        let expire = "/proc/sys/net/ipv4/vs/expire_nodest_conn";
+        // Real servers take their connections with them. What was learnt of the MTU on the way to real
+        // servers is kept with the route; flushing the cache is not enough.
         let route = format!("10.2.0.0/24 dev eth1 scope link src {LAN_IP}");
-        self.guest
-            .run(&format!("ip route del {route} && ip route add {route} && ip -6 route flush cache"))?;
+        let routes = format!("'route del {route}' 'route add {route}'");
+        self.guest.run(&format!(
+            "echo 1 >{expire}; ipvsadm --clear && echo 0 >{expire} && printf '%s\\n' {routes} | ip -batch - && \
+             ip -6 route flush cache"
+        ))?;
         Ok(())
     }
 
@@ -201,16 +202,13 @@ impl Gateway for Ipvs {
         Ok(seen.into_iter().map(|(side, bytes)| Frame { port: port(side), bytes }).collect())
     }
 
-    fn connections(&mut self, services: &[Service]) -> Result<Vec<String>> {
+    fn connections(&mut self, services: &[Service]) -> Result<Vec<ConnectionLine>> {
         let text = self.guest.run("ipvsadm -Lnc")?;
         // Two lines of headings.
-        let entries = text.lines().skip(2).map(|line| connection(line).with_context(|| line.to_owned()));
-        let entries = entries.collect::<Result<Vec<_>>>()?;
-        let ports: Vec<u16> = services.iter().map(|service| service.virtual_.port()).collect();
-        let ours = entries.iter().filter(|entry| ports.contains(&entry.virtual_.port()));
-        let mut lines: Vec<String> = ours.map(ToString::to_string).collect();
-        lines.sort();
-        Ok(lines)
+        let all = text.lines().skip(2).map(|line| connection(line).with_context(|| line.to_owned()));
+        let mut all = all.collect::<Result<Vec<_>>>()?;
+        all.retain(|one| services.iter().any(|service| service.covers(one.virtual_)));
+        Ok(all)
     }
 
     fn counts(&mut self, services: &[Service]) -> Result<Vec<String>> {

@@ -17,7 +17,13 @@ pub(crate) fn of(gateway: &mut dyn Gateway, action: &Action, services: &[Service
             let out = send(gateway, frames)?;
             Ok(picks(frames, out).chunks(PICKS_PER_LINE).map(|line| line.join(" ")).collect())
         }
-        Action::Connections => gateway.connections(services),
+        Action::Connections(port) => {
+            let mut all = gateway.connections(services)?;
+            all.retain(|connection| port.is_none_or(|port| connection.client.port() == port));
+            let mut lines: Vec<String> = all.iter().map(ToString::to_string).collect();
+            lines.sort();
+            Ok(lines)
+        }
         Action::Counts => gateway.counts(services),
         Action::Traffic => gateway.traffic(services),
         Action::Configure(services) => gateway.configure(services).map(|()| Vec::new()),
@@ -60,14 +66,11 @@ pub(crate) struct ConnectionLine {
 
 /// Timeouts that occur, in seconds.
 const TIMEOUTS_S: [u32; 9] = [2, 3, 10, 30, 60, 120, 300, 360, 900];
-/// How much later than the packet a busy machine may ask.
-const LATE_S: u32 = 9;
-
 impl fmt::Display for ConnectionLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let left = self.expires_s;
-        // What has run down by a few seconds began at a timeout that there is.
-        let from = TIMEOUTS_S.into_iter().find(|&t| t >= left && t <= left + LATE_S.min(t / 2));
+        // What has run down, by at most one half on a busy machine, began at a timeout that there is.
+        let from = TIMEOUTS_S.into_iter().find(|&t| t >= left && t - left <= t / 2);
         let left = from.map_or_else(|| format!("{left} s left"), |t| format!("{t} s"));
         let (protocol, state) = (&self.protocol, &self.state);
         write!(f, "{protocol} {state} {left}: {} > {} > {}", self.client, self.virtual_, self.real)

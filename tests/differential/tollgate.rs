@@ -234,8 +234,8 @@ impl Gateway for Tollgate {
         Ok(sent)
     }
 
-    fn connections(&mut self, services: &[Service]) -> Result<Vec<String>> {
-        let mut lines = Vec::new();
+    fn connections(&mut self, services: &[Service]) -> Result<Vec<ConnectionLine>> {
+        let mut all = Vec::new();
         for service in services {
             let query =
                 ConnectionQuery { service: Some(key(service)), limit: 1000, ..ConnectionQuery::default() };
@@ -243,20 +243,16 @@ impl Gateway for Tollgate {
                 Response::Connections(page) => page,
                 other => bail!("{other:?}"),
             };
-            lines.extend(page.connections.into_iter().map(|connection| {
-                let line = ConnectionLine {
-                    protocol: connection.protocol.to_string().to_uppercase(),
-                    expires_s: connection.expires_s,
-                    state: connection.state,
-                    client: connection.client,
-                    virtual_: connection.virtual_,
-                    real: connection.real,
-                };
-                line.to_string()
+            all.extend(page.connections.into_iter().map(|connection| ConnectionLine {
+                protocol: connection.protocol.to_string().to_uppercase(),
+                expires_s: connection.expires_s,
+                state: connection.state,
+                client: connection.client,
+                virtual_: connection.virtual_,
+                real: connection.real,
             }));
         }
-        lines.sort();
-        Ok(lines)
+        Ok(all)
     }
 
     fn counts(&mut self, services: &[Service]) -> Result<Vec<String>> {

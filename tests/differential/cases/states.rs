@@ -4,7 +4,7 @@
 use wire::tcp::flags::{ACK, FIN, PSH, RST, SYN, URG};
 
 use super::flow::Flow;
-use crate::case::{Case, Family, Mode, Protocol, Step, connections, counts, send, service};
+use crate::case::{Case, Family, Mode, Protocol, Step, connections, connections_from, counts, send, service};
 use crate::frame::{Body, Packet};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -26,7 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
 /// Sends a packet and lists the connections after it.
 fn then_list(steps: &mut Vec<Step>, flow: &Flow, what: &str, packet: &Packet) {
     steps.push(send(what, flow.frames([packet])));
-    steps.push(connections());
+    steps.push(connections_from(flow.client.port()));
 }
 
 /// What both sides have said until the connection stands; only the client's part where replies do not come
@@ -138,16 +138,16 @@ fn reuse(name: &'static str, number: u16, mode: Mode) -> Case {
     ];
     let mut services = Vec::new();
     let mut steps = Vec::new();
-    for (number, (state, end)) in (number * 10..).zip(ends) {
+    for ((number, port), (state, end)) in (number * 10..).zip(40_001..).zip(ends) {
         let service = service(Family::V4, number, Protocol::Tcp, mode, 2);
-        let flow = Flow::new(&service, Family::V4.client(), 40_001);
+        let flow = Flow::new(&service, Family::V4.client(), port);
         services.push(service);
         let mut packets = flow.handshake(mode);
         packets.extend(end(&flow));
         packets.retain(|packet| mode == Mode::Nat || packet.dst == flow.virtual_);
         let frames = flow.frames(&packets);
         steps.push(send(format!("a connection up to {state}"), frames));
-        steps.push(connections());
+        steps.push(connections_from(port));
         let mut again = flow.syn();
         if let Body::Tcp { seq, .. } = &mut again.body {
             *seq += 1_000_000;
@@ -202,16 +202,14 @@ fn odd_flags() -> Case {
     for (port, (what, odd)) in (40_001..).zip(odd) {
         let flow = Flow::new(&service, Family::V4.client(), port);
         let packet = with_flags(flow.client_ack(0, 0), odd);
-        steps.push(send(format!("{what} of no connection"), flow.inbound(&packet)));
+        then_list(&mut steps, &flow, &format!("{what} of no connection"), &packet);
     }
-    steps.push(connections());
     for (port, (what, odd)) in (41_001..).zip(odd) {
         let flow = Flow::new(&service, Family::V4.client(), port);
         steps.push(send("a connection", flow.frames(&flow.handshake(Mode::Nat))));
         let packet = with_flags(flow.client_ack(0, 0), odd | if odd == SYN | PSH { ACK } else { 0 });
-        steps.push(send(format!("{what} in it"), flow.inbound(&packet)));
+        then_list(&mut steps, &flow, &format!("{what} in it"), &packet);
     }
-    steps.push(connections());
     Case {
         name: "odd_flags".into(),
         about: "combinations of flags that no stack sends",
