@@ -1,4 +1,6 @@
 mod client_address;
+mod families;
+mod modes;
 mod refused;
 mod resources;
 mod states;
