@@ -93,10 +93,12 @@ pub(crate) struct Step {
     pub(crate) input: Vec<Frame>,
     pub(crate) output: Vec<Frame>,
     pub(crate) counts: Counts,
+    /// A connection, and the state that it is listed in afterwards, in IPVS's words.
+    pub(crate) listed: Option<(Conn, &'static str)>,
 }
 
 pub(crate) fn step(what: impl Into<String>, input: Vec<Frame>) -> Step {
-    Step { what: what.into(), input, output: Vec::new(), counts: Counts::new() }
+    Step { what: what.into(), input, output: Vec::new(), counts: Counts::new(), listed: None }
 }
 
 impl Step {
@@ -109,6 +111,12 @@ impl Step {
         if n > 0 {
             *self.counts.entry(name.to_owned()).or_default() += n;
         }
+        self
+    }
+
+    /// Afterwards the connection is listed in this state.
+    pub(crate) fn listed(mut self, conn: &Conn, state: &'static str) -> Step {
+        self.listed = Some((conn.clone(), state));
         self
     }
 

@@ -4,15 +4,15 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use api::{
-    DesiredState, RealServer, Request, Response, Scheduler, ServiceKey, StaticNeighbour, StaticRoute,
-    Timeouts, ToaMode, Tunnel,
+    ConnectionQuery, DesiredState, RealServer, Request, Response, Scheduler, ServiceKey, StaticNeighbour,
+    StaticRoute, Timeouts, ToaMode, Tunnel,
 };
 use wire::build::summary;
 use wire::{MacAddr, ipv4};
 
-use crate::case::{Case, Counts, Mode, Step};
+use crate::case::{Case, Counts, Mode, Service, Step};
 use crate::conn::{Conn, Marks, without_own_id};
 use crate::dataplane::{Dataplane, PATIENCE};
 use crate::frame::{CLIENT, CLIENT_MAC, CLIENT6, Frame, Port, REAL_MAC, RIP, RIP6, TUNNEL, TUNNEL6, either};
@@ -61,19 +61,21 @@ fn routes(port: Port) -> [StaticRoute; 2] {
     ]
 }
 
+fn api_mode(service: &Service) -> api::Mode {
+    match service.mode {
+        Mode::FullNat => api::Mode::FullNat,
+        Mode::Nat => api::Mode::Nat,
+        Mode::Dr => api::Mode::Dr,
+        Mode::Tun(kind) => api::Mode::Tun(Tunnel { kind, source: either(service.inside, TUNNEL, TUNNEL6) }),
+    }
+}
+
 /// With one local port for each worker.
 fn service(case: &Case, n: u16, workers: u16) -> api::Service {
     let conn = &case.conns()[usize::from(n)];
     let first = Conn::local_port(case.number, n);
     let key = ServiceKey { protocol: conn.service.protocol, virtual_: conn.virtual_.into() };
-    let mode = match conn.service.mode {
-        Mode::FullNat => api::Mode::FullNat,
-        Mode::Nat => api::Mode::Nat,
-        Mode::Dr => api::Mode::Dr,
-        Mode::Tun(kind) => {
-            api::Mode::Tun(Tunnel { kind, source: either(conn.service.inside, TUNNEL, TUNNEL6) })
-        }
-    };
+    let mode = api_mode(&conn.service);
     let real = RealServer { weight: case.service.weight, mode, ..RealServer::new(conn.real.into()) };
     let mut service = api::Service {
         scheduler: Scheduler::Rr,
@@ -112,7 +114,10 @@ pub(crate) fn run(dataplane: &mut Dataplane, case: &Case, order: Order) -> Resul
         }
         let sent: Vec<Frame> = sent.iter().map(without_own_id).collect();
         compare(&sent, &step.output, order).with_context(|| place.clone())?;
-        before = compare_counts(dataplane, &before, &step.counts).context(place)?;
+        before = compare_counts(dataplane, &before, &step.counts).with_context(|| place.clone())?;
+        if let Some((conn, state)) = &step.listed {
+            compare_listed(dataplane, conn, state).context(place)?;
+        }
         went.push(Went { step, sent });
     }
     Ok(went)
@@ -197,6 +202,25 @@ fn compare_counts(dataplane: &mut Dataplane, before: &Counts, expected: &Counts)
         );
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
+}
+
+/// Asks for the connection and compares all that is known of it.
+fn compare_listed(dataplane: &mut Dataplane, conn: &Conn, state: &str) -> Result<()> {
+    let key = ServiceKey { protocol: conn.service.protocol, virtual_: conn.virtual_.into() };
+    let query = ConnectionQuery { service: Some(key), limit: 10, ..ConnectionQuery::default() };
+    let Response::Connections(page) = dataplane.ask_workers(&Request::GetConnections(query))? else {
+        bail!("the answer is no page of connections");
+    };
+    let of_client = page.connections.iter().find(|listed| listed.client == conn.client.into());
+    let listed = of_client.with_context(|| format!("{} is not listed in {page:?}", conn.client.1))?;
+    let local = (conn.service.mode == Mode::FullNat).then(|| conn.local.into());
+    ensure!(
+        listed.state == state
+            && (listed.virtual_, listed.real) == (conn.virtual_.into(), conn.real.into())
+            && (listed.local, listed.mode) == (local, api_mode(&conn.service)),
+        "expected {state}; listed is {listed:?}"
+    );
+    Ok(())
 }
 
 /// Compares with the recording, or records when the environment variable `UPDATE_GOLDEN` is set.

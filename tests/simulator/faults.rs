@@ -43,7 +43,7 @@ impl Fault {
         let both_replaced = input.src.ip() != output.src.ip() && input.dst.ip() != output.dst.ip();
         let (IpAddr::V4(client), IpAddr::V4(to)) = (input.src.ip(), input.dst.ip()) else { return };
         // What is done here is done to TCP over IPv4 in FULLNAT.
-        if !both_replaced || output.src.is_ipv6() || !input.is_tcp() {
+        if !both_replaced || output.src.is_ipv6() || !input.is_tcp() || !output.is_tcp() {
             return;
         }
         let inbound = to.octets()[0] == 198;

@@ -23,8 +23,8 @@ use crate::topology::{LIMITS, ROUTER, ROUTER6, Shape, client_ip, gateway_mac, se
 const PUNT_PER_SECOND: u32 = 2_000;
 /// As an error of IPv4 needs that becomes one of IPv6.
 const TAILROOM: usize = 64;
-/// What the engine may need in front of a frame, at most: an IPv6 header with UDP and GUE (52 bytes), and the address
-/// of what is to be resolved.
+/// What the engine may need in front of a frame, at most: an IPv6 header with UDP and GUE (52 bytes), and the
+/// address of what is to be resolved.
 const HEADROOM_MIN: usize = 52 + Verdict::TARGET_LEN;
 
 /// A packet that leaves the engine.

@@ -42,7 +42,8 @@ impl World {
         for (i, (conn, plan)) in self.conns.iter().zip(&self.plans).enumerate() {
             let whole = conn.client_end == End::Whole && conn.server_end == End::Whole;
             self.report.whole += u64::from(whole);
-            // A crowded table, an ambiguity and a service without real servers may turn newcomers away, nobody else.
+            // A crowded table, an ambiguity and a service without real servers may turn newcomers away, and only
+            // them.
             let turned_away = !conn.established && (refused > 0 || self.blackout_seen);
             if !whole && !plan.may_abort() && !conn.excused && !turned_away && !recycled {
                 return Err(format!("connection {i} of {:?} was cut: {conn:?} {plan:?}", conn.client));

@@ -12,7 +12,8 @@ use crate::wait::wait_until;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// dnsmasq on port 53 of a namespace, over IPv4 and IPv6. It knows one name: the text of `who.test` is its own name.
+/// dnsmasq on port 53 of a namespace, over IPv4 and IPv6. It knows one thing: the text of `who.test` is its own
+/// name.
 #[derive(Debug)]
 pub struct Dns {
     _process: Process,
@@ -22,8 +23,8 @@ impl Dns {
     /// Starts it and waits until it listens.
     pub fn start(name: &str, netns: &Netns, dir: &Path) -> Result<Dns> {
         let line = format!(
-            "dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --pid-file={dir}/{name}.dnsmasq.pid \
-             --no-resolv --no-hosts --local=/test/ --txt-record=who.test,{name}",
+            "dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root \
+             --pid-file={dir}/{name}.dnsmasq.pid --no-resolv --no-hosts --local=/test/ --txt-record=who.test,{name}",
             dir = dir.display(),
         );
         let mut process =

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::addr::{Endpoint, Tuple};
 use crate::hash::Key;
 use crate::ids::{AdjacencyId, PairId, RealId, ServiceId};
-use crate::snapshot::Mode;
+use crate::snapshot::{Mode, Tunnel};
 use crate::tcp::ConnState;
 use crate::time::Ticks;
 
@@ -265,6 +265,10 @@ pub struct ConnInfo {
     pub real: SocketAddr,
     /// Mode.
     pub mode: Mode,
+    /// The tunnel, in mode TUN.
+    pub tunnel: Option<Tunnel>,
+    /// Protocol and first VIP:vport of its service; `None`: the service is gone.
+    pub service: Option<(u8, SocketAddr)>,
     /// State.
     pub state: ConnState,
     /// Time left if no packet comes.

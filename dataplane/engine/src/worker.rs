@@ -31,7 +31,7 @@ use crate::parse::{Message, Parsed, Segment, parse};
 use crate::plan::{Limits, Update};
 use crate::ports::PortSet;
 use crate::sched::SchedState;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Mode, Snapshot};
 use crate::steer;
 use crate::table::{Table, is_live};
 use crate::tcp::{ConnState, Timeouts};
@@ -409,6 +409,11 @@ impl Worker {
                 local: tuples.local().to_socket_addr(),
                 real: tuples.real().to_socket_addr(),
                 mode: conn.mode,
+                tunnel: self.snapshot.tunnel(conn.real_id).filter(|_| conn.mode == Mode::Tun).copied(),
+                service: self
+                    .snapshot
+                    .service(conn.service)
+                    .map(|service| (service.protocol, service.virtual_.to_socket_addr())),
                 state: conn.state,
                 expires_in: self.deadline(index).since(now),
             });

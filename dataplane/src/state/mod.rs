@@ -353,15 +353,17 @@ impl Core {
 }
 
 fn connection(found: &engine::ConnInfo, worker: usize) -> Connection {
-    let protocol = if found.protocol == Protocol::Udp.number() { Protocol::Udp } else { Protocol::Tcp };
+    let protocol = |number| if number == Protocol::Udp.number() { Protocol::Udp } else { Protocol::Tcp };
+    let (of_service, virtual_) = found.service.unwrap_or((found.protocol, found.virtual_));
+    let mode = translate::mode_of(found);
     Connection {
-        key: ServiceKey { protocol, virtual_: found.virtual_ },
-        protocol,
+        key: ServiceKey { protocol: protocol(of_service), virtual_ },
+        protocol: protocol(found.protocol),
         client: found.client,
         virtual_: found.virtual_,
-        local: Some(found.local),
+        local: (mode == Mode::FullNat).then_some(found.local),
         real: found.real,
-        mode: Mode::FullNat,
+        mode,
         state: found.state.name().to_owned(),
         expires_s: found.expires_in.0 / engine::time::TICKS_PER_SECOND,
         worker: worker as u16,

@@ -127,6 +127,24 @@ fn mode(mode: api::Mode) -> (Mode, Option<Tunnel>) {
     }
 }
 
+/// How a connection's packets are forwarded, in the API's words.
+pub(super) fn mode_of(found: &engine::ConnInfo) -> api::Mode {
+    match (found.mode, found.tunnel) {
+        (Mode::FullNat, _) => api::Mode::FullNat,
+        (Mode::Nat, _) => api::Mode::Nat,
+        (Mode::Dr, _) => api::Mode::Dr,
+        (Mode::Tun, tunnel) => {
+            let kind = match tunnel.map(|tunnel| tunnel.kind) {
+                // The engine keeps a tunnel for as long as a connection uses it.
+                Some(TunnelKind::Ipip) | None => api::TunnelKind::Ipip,
+                Some(TunnelKind::Gre { checksum }) => api::TunnelKind::Gre { checksum },
+                Some(TunnelKind::Gue { port, checksum }) => api::TunnelKind::Gue { port, checksum },
+            };
+            api::Mode::Tun(api::Tunnel { kind, source: found.local.ip() })
+        }
+    }
+}
+
 /// Kinds below 30 are TCP's own (IANA); a receiver would take the option for something else.
 fn toa_kind(service: &str, kind: u8) -> Result<u8, Refusal> {
     if matches!(kind, 200 | 253 | 254) {

@@ -87,15 +87,18 @@ fn tcp(conns: &[Conn]) -> Vec<Step> {
     steps.extend(ip_headers(new, &sent, &back));
     steps.extend(errors(new, &sent.clone().payload(900), &back.clone().payload(900)));
     steps.push(new.inbound("data goes on", &sent));
+    steps.push(new.inbound("the client's RST", &client_ack(1, 0).rst()).listed(new, "CLOSE"));
     steps
 }
 
 /// A handshake, data of all lengths.
 fn life(conn: &Conn) -> Vec<Step> {
     let mut steps = conn.half_open();
+    let last = steps.pop().map(|step| step.listed(conn, "SYN_RECV"));
+    steps.extend(last);
     let ack = client_ack(0, 0);
     steps.extend([
-        conn.told("ACK, padded", &ack.clone().tail(6)),
+        conn.told("ACK, padded", &ack.clone().tail(6)).listed(conn, "ESTABLISHED"),
         conn.told("one byte, padded", &ack.clone().payload(1).tail(5)),
         conn.told("333 bytes with timestamps", &ack.clone().payload(333).options(&timestamps(5, 7))),
     ]);
@@ -163,12 +166,14 @@ fn room<L: Load>(conn: &Conn, like: &L) -> (usize, usize) {
 
 /// FINs, as far as they come this way.
 fn closing(conn: &Conn) -> Vec<Step> {
-    let mut steps = vec![conn.inbound("the client's FIN", &client_ack(334, 1).fin())];
-    if !conn.service.mode.is_one_way() {
-        steps.push(conn.outbound("the real server's FIN", &real_ack(1, 335).fin()));
+    let fin = conn.inbound("the client's FIN", &client_ack(334, 1).fin());
+    let last = conn.inbound("the last ACK", &client_ack(335, 2));
+    if conn.service.mode.is_one_way() {
+        // Of one that is seen in one direction only, IPVS's table says nothing more (INPUT_ONLY).
+        return vec![fin.listed(conn, "FIN_WAIT"), last.listed(conn, "FIN_WAIT")];
     }
-    steps.push(conn.inbound("the last ACK", &client_ack(335, 2)));
-    steps
+    let answer = conn.outbound("the real server's FIN", &real_ack(1, 335).fin());
+    vec![fin.listed(conn, "CLOSE_WAIT"), answer.listed(conn, "TIME_WAIT"), last.listed(conn, "TIME_WAIT")]
 }
 
 fn udp(conns: &[Conn]) -> Vec<Step> {
@@ -192,7 +197,7 @@ fn datagrams(conn: &Conn) -> Vec<Step> {
         let bare = conn.client_sends(&dgram(4).no_checksum());
         steps.push(step("a first datagram without checksum", vec![bare]).dropped("checksum_invalid"));
     }
-    steps.push(conn.opens("an empty datagram, padded", &dgram(0).tail(18)));
+    steps.push(conn.opens("an empty datagram, padded", &dgram(0).tail(18)).listed(conn, "UDP"));
     if !one_way {
         steps.push(conn.outbound("an empty answer, padded", &dgram(0).tail(18)));
     }

@@ -1,10 +1,11 @@
-//! The real server's end of mode TUN's tunnels, for kernels that have none: takes packets out of IPIP, GRE and GUE,
-//! over IPv4 and IPv6, and lets them come in by a veth of the same namespace.
+//! The real server's end of mode TUN's tunnels, for kernels that have none: takes packets out of IPIP, GRE and
+//! GUE, over IPv4 and IPv6, and lets them come in by a veth of the same namespace.
 //!
-//! `tollgate-decap INTO OUT_OF PORT`: frames are sent into the veth end INTO and received from its peer OUT_OF; PORT is
-//! that of GUE. Says `ready` when it listens, and runs until it is ended.
+//! `tollgate-decap INTO OUT_OF PORT`: frames are sent into the veth end INTO and received from its peer OUT_OF;
+//! PORT is that of GUE. Says `ready` when it listens, and runs until it is ended.
 //!
-//! Formats: RFC 2003, RFC 2473 and RFC 4213 (IP in IP), RFC 2784 (GRE), draft-ietf-intarea-gue (GUE, variant 0).
+//! Formats: RFC 2003, RFC 2473 and RFC 4213 (IP in IP), RFC 2784 (GRE), draft-ietf-intarea-gue (GUE, variant
+//! 0).
 #![forbid(unsafe_code)]
 
 use std::io::Read;

@@ -1,10 +1,15 @@
 mod client_address;
+mod families;
+mod icmp_errors;
+mod ipv6;
+mod modes;
 mod refused;
 mod resources;
 mod semantics;
 mod shifts;
 mod states;
 mod steady;
+mod udp;
 
 use std::net::Ipv4Addr;
 
