@@ -320,6 +320,8 @@ pub struct Planner {
     installed: HashSet<PairId>,
     /// Addresses that services listen at, also of those that left while connections live.
     addresses: HashMap<ServiceSlotKey, HashSet<IpAddr>>,
+    /// By slot of the service: how many tenants it had.
+    tenants: Vec<u32>,
     /// By slot of the real server.
     tunnels: Vec<Option<Tunnel>>,
     /// Services, also those that left, that end the connections of real servers that are gone.
@@ -345,6 +347,7 @@ impl Planner {
             pairs: Slots::new("local pairs", limits.pairs_max),
             installed: HashSet::new(),
             addresses: HashMap::new(),
+            tenants: vec![0; limits.services_max],
             tunnels: Vec::new(),
             expiring: HashSet::new(),
             ended: Vec::new(),
@@ -537,6 +540,7 @@ impl Planner {
             id,
             protocol: spec.protocol,
             virtual_: spec.virtual_.into(),
+            tenant: self.tenants.get(id.index()).copied().unwrap_or(0),
             scheduler: spec.scheduler,
             flags: spec.flags,
             lookup: sched::prepare_or_share(self.last.service(id), spec.scheduler, spec.flags, &reals),
@@ -587,6 +591,7 @@ impl Planner {
             .collect();
         for slot in self.services.reclaim(|slot| busy_slots.contains(&slot)) {
             counters.iter().for_each(|c| c.no_real_server(ServiceId(slot)).set(0));
+            self.tenants[slot as usize] += 1;
         }
         let services = &self.services;
         self.addresses

@@ -198,6 +198,8 @@ pub struct Service {
     pub protocol: u8,
     /// VIP:vport; of a group the first.
     pub virtual_: Endpoint,
+    /// Another number for each tenant of the slot, so that nobody inherits a scheduler's place.
+    pub tenant: u32,
     /// Scheduler.
     pub scheduler: Scheduler,
     /// Its options.
