@@ -48,6 +48,10 @@ platform_drops! {
     Unresolved = "neighbour_unresolved",
     /// The frame is larger than the port's MTU allows and does not fit one buffer.
     MultiSegment = "multi_segment",
+    /// The frame bears no VLAN tag, and its port's network is a VLAN.
+    Untagged = "vlan_untagged",
+    /// No room in the packet buffer for the VLAN tag.
+    NoTagRoom = "vlan_no_headroom",
     /// The packet had to be cut into fragments for its port, and could not: no buffers, or more than 64 fragments.
     CutFailed = "cut_failed",
     /// The packet is to leave through a port that does not exist.

@@ -15,6 +15,7 @@ pub(crate) use deal::{Deal, Queues, deal};
 use crate::counts::TwinPage;
 use crate::mirror::Twin;
 use crate::slow_path::TwinEnd;
+use crate::vlan::Vlan;
 
 /// What goes wrong with ports.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +114,8 @@ pub(crate) struct OpenPort {
     pub(crate) mac: MacAddr,
     /// Largest IP packet.
     pub(crate) mtu: u16,
+    /// The VLAN that its network is.
+    pub(crate) vlan: Option<Vlan>,
     /// Receive queues.
     pub(crate) rx_queues: u16,
     /// Transmit queues.
@@ -240,6 +243,7 @@ pub(crate) fn open(
         mtu: config.mtu,
         promiscuous: config.promiscuous,
         rss: found.queues.rx > 1 && found.info.rss_offloads != 0,
+        vlan_offload: config.vlan.is_some(),
     };
     let (dpdk, rx, tx) = Port::open(eal, found.id, &wishes, mempool).map_err(|error| Error::Port {
         name: config.name.clone(),
@@ -251,8 +255,10 @@ pub(crate) fn open(
     let warnings: Vec<String> =
         dpdk.warnings().iter().map(|warning| format!("port {}: {warning}", config.name)).collect();
     let twin_page = Arc::new(TwinPage::default());
+    let vlan = config.vlan.map(|id| Vlan { id, offload: dpdk.inserts_tags() });
     let mut open = OpenPort {
         id,
+        vlan,
         config: config.clone(),
         device: found.device,
         dpdk,

@@ -7,6 +7,7 @@ use wire::PacketBuf;
 
 use super::cut::cut;
 use crate::counts::{Page, PlatformDrop};
+use crate::vlan::Vlan;
 
 /// How often a full transmit queue is offered the same packets before they are dropped. Waiting longer would only
 /// move the loss to the receive queue, where nobody counts it by cause.
@@ -14,8 +15,8 @@ const TX_TRIES: u32 = 4;
 
 /// What takes the packets.
 pub(crate) enum Sink {
-    /// A transmit queue of ours.
-    Queue(TxQueue),
+    /// A transmit queue of ours, and the VLAN whose tag its frames get.
+    Queue(TxQueue, Option<Vlan>),
     /// A ring to the thread that goes on with them.
     Ring(RingProducer),
 }
@@ -59,7 +60,10 @@ impl Out {
         }
         let sent = match &mut self.sink {
             Sink::Ring(ring) => ring.push(&mut self.burst),
-            Sink::Queue(queue) => {
+            Sink::Queue(queue, vlan) => {
+                if let Some(vlan) = *vlan {
+                    put_tags_on(vlan, &mut self.burst, page);
+                }
                 let mut sent = 0;
                 for _ in 0..TX_TRIES {
                     sent += queue.send(&mut self.burst);
@@ -77,6 +81,17 @@ impl Out {
         }
         sent
     }
+}
+
+/// Each frame comes here once: what the queue does not take is dropped.
+fn put_tags_on(vlan: Vlan, burst: &mut Burst, page: &Page) {
+    burst.retain(|packet| {
+        let room = vlan.send(packet);
+        if !room {
+            page.dropped(PlatformDrop::NoTagRoom).add(1);
+        }
+        room
+    });
 }
 
 /// All ways out of a worker.

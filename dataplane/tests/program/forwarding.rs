@@ -14,7 +14,7 @@ use wire::{MacAddr, U16, ethernet, ipv4, tcp};
 pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 pub(crate) const REAL_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
 
-fn syn(client_port: u16) -> Vec<u8> {
+pub(crate) fn syn(client_port: u16) -> Vec<u8> {
     let frame = TcpFrame {
         eth_dst: MacAddr(WAN_MAC),
         eth_src: MacAddr(CLIENT_MAC),

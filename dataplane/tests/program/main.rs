@@ -9,3 +9,4 @@ mod cutting;
 mod forwarding;
 mod netns;
 mod twins;
+mod vlans;

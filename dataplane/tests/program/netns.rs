@@ -26,6 +26,9 @@ impl Netns {
         let netns = Netns(format!("tgprogram{}-{number}", std::process::id()));
         run(&format!("ip netns add {}", netns.0));
         netns.ip("link set lo up");
+        // A net_tap interface has the MAC address, and so the link-local address, of the twin at the cable's other end:
+        // duplicate detection would find that, now and then.
+        netns.inside(|| std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap());
         netns
     }
 

@@ -89,6 +89,11 @@ impl Port {
         self.shared.mac
     }
 
+    /// Whether it puts VLAN tags on the frames that ask for one ([`crate::Mbuf::request_tag`]).
+    pub fn inserts_tags(&self) -> bool {
+        self.shared.inserts_tags
+    }
+
     /// Its MTU.
     pub fn mtu(&self) -> u16 {
         let mut mtu = 0;
