@@ -30,9 +30,10 @@ pub(crate) fn forge(
         junk[0] = 0;
         junk
     };
-    // A RST or FIN cannot be judged where the real server's answers do not come by.
+    // A RST or FIN cannot be judged where the real server's answers do not come by: it ends the connection, as in IPVS.
     let tcp = flow.filter(|flow| flow.protocol == TCP);
-    let judged = tcp.filter(|flow| !flow.mode.is_one_way());
+    let same = |a: &Flow, b: &Flow| (a.client, a.virtual_) == (b.client, b.virtual_);
+    let judged = tcp.filter(|flow| !flows.iter().any(|other| other.mode.is_one_way() && same(flow, other)));
     match (kind, flow) {
         (14, Some(flow)) => return icmp_error(rng, shape, flow),
         (4, Some(flow)) if flow.protocol != TCP => {

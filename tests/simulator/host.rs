@@ -3,7 +3,7 @@
 //! The stacks speak plain IP; the world puts the Ethernet headers on and takes them off, so no ARP is needed.
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -134,8 +134,8 @@ pub(crate) struct Host {
     /// Sessions that are over, for good or bad.
     pub(crate) finished: Vec<Session>,
     next_accept: u32,
-    /// Sequence numbers of the SYNs that came last.
-    syns: HashMap<(SocketAddr, SocketAddr), u32>,
+    /// Sequence numbers of the SYNs that came between two endpoints.
+    syns: HashMap<(SocketAddr, SocketAddr), HashSet<u32>>,
     rng: Rng,
     buffer_len: usize,
     forgets_time_wait: bool,
@@ -258,13 +258,13 @@ impl Host {
             // smoltcp may give the SYN of an open connection to a listening socket, as if it were a new one (it takes
             // the first socket that fits), and never answers it. A double is lost here instead; a new one ends the
             // old connection, which the challenge of RFC 9293 §3.10.7.4 would have led to.
-            if self.syns.insert((syn.dst, syn.src), syn.seq) != Some(syn.seq) {
+            if self.syns.entry((syn.dst, syn.src)).or_default().insert(syn.seq) {
                 self.sockets.get_mut::<Socket<'_>>(handle).abort();
             }
             return;
         }
         if let Some(syn) = syn {
-            self.syns.insert((syn.dst, syn.src), syn.seq);
+            self.syns.entry((syn.dst, syn.src)).or_default().insert(syn.seq);
         }
         if parse_ip(ip).is_some() {
             self.wire.incoming.push_back(ip.to_vec());

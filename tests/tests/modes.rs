@@ -285,6 +285,23 @@ fn fullnat_learns_a_narrow_path_to_the_client() -> Result<()> {
 }
 
 #[test]
+fn nat_learns_a_narrow_path_to_the_client() -> Result<()> {
+    let mut lab = Lab::build(&web_and_dns("nat"))?;
+    lab.add_far_client(NARROW)?;
+    lab.route_through_gateway()?;
+    lab.start_gateway()?;
+    let file = lab.file("download", 2_000_000)?;
+    for (vip, client) in [("10.1.0.100", "10.3.0.11"), ("[2001:db8:1::100]", "2001:db8:3::11")] {
+        let got = lab.download(lab.far()?, &format!("http://{vip}/files/download"));
+        assert_eq!(got?, sha256(&file)?, "{vip}");
+        let reals = lab.rig.reals.iter();
+        let learnt: Vec<_> = reals.map(|real| Lab::learnt_mtu(real, client)).collect::<Result<_>>()?;
+        assert!(learnt.contains(&Some(NARROW)), "{vip}: {learnt:?}");
+    }
+    lab.succeed()
+}
+
+#[test]
 fn direct_routing_learns_a_narrow_path_to_the_client() -> Result<()> {
     let mut text = service("10.1.0.100:80", "tcp", "mode = \"dr\"", &["address = \"10.2.0.11\""]);
     let real = "address = \"2001:db8:2::11\"";
