@@ -11,6 +11,7 @@ mod persistence;
 mod shift;
 mod steady;
 mod track;
+mod tunnel_errors;
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -251,7 +252,7 @@ impl Worker {
         let verdict = match parsed {
             Parsed::IcmpError(message) => {
                 // An error belongs to who owns what it quotes.
-                if steer && let Some(about) = errors::about(data, message) {
+                if steer && let Some(about) = errors::about(&self.snapshot, data, message) {
                     let owner = steer::owner(&self.snapshot, self.steering, self.workers, &about);
                     if owner != self.id {
                         return self.hand_over(owner);

@@ -11,14 +11,14 @@ use wire::quote::{self, Quote, Rewrite};
 use wire::{Addresses, Family, PacketBuf, U16, U32, ethernet, icmp, icmpv6, ipv4, ipv6, view, view_mut};
 use zerocopy::IntoBytes;
 
-use super::Worker;
+use super::{Worker, tunnel_errors};
 use super::forward::{Exit, Fit, hops};
 use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Direction, flag};
 use crate::counters::Counter;
 use crate::hash::Key;
 use crate::parse::{Message, Segment};
-use crate::snapshot::Mode;
+use crate::snapshot::{Mode, Snapshot};
 use crate::table::Found;
 use crate::translate::client_address::toa_len;
 use crate::translate::word;
@@ -28,8 +28,11 @@ use crate::verdict::{DropReason, PuntClass, Verdict};
 const MESSAGE_LEN_MAX: usize = icmp::HEADER_LEN + QUOTE_LEN_MAX;
 
 /// The tuple of what would answer the packet that a message quotes; `None` when it quotes nothing that tells.
-pub(super) fn about(data: &[u8], message: Message) -> Option<Tuple> {
-    quoted(data, message).map(|(_, tuple)| tuple)
+pub(super) fn about(snapshot: &Snapshot, data: &[u8], message: Message) -> Option<Tuple> {
+    match tunnel_errors::inner(snapshot, data, message) {
+        Some(inner) => Some(inner.tuple),
+        None => quoted(data, message).map(|(_, tuple)| tuple),
+    }
 }
 
 fn quoted(data: &[u8], message: Message) -> Option<(Quote, Tuple)> {
@@ -59,6 +62,11 @@ impl Worker {
     /// An ICMP or ICMPv6 error.
     #[cold]
     pub(super) fn icmp_error<P: PacketBuf>(&mut self, packet: &mut P, message: Message) -> Verdict {
+        if let Some(inner) = tunnel_errors::inner(&self.snapshot, packet.data(), message)
+            && let Some(found) = self.of_inner(&inner)
+        {
+            return self.tunnel_error(packet, message, &inner, found);
+        }
         let Some((quote, about)) = quoted(packet.data(), message) else {
             return self.stray_error(packet, message);
         };
@@ -261,7 +269,7 @@ fn cross_error<P: PacketBuf>(
     };
     let new = out.get(..len)?;
     let mut header = [0; ipv6::HEADER_LEN];
-    let header = outer_header(&mut header, was, len, hops.wrapping_sub(1))?;
+    let header = outer_header(&mut header, &was.tuple, len, hops.wrapping_sub(1))?;
     let total = ethernet::HEADER_LEN + header.len() + len;
     let missing = total.saturating_sub(packet.data().len());
     if !packet.push_back(missing) {
@@ -278,13 +286,13 @@ fn cross_error<P: PacketBuf>(
 }
 
 /// The IP header of an error to the sender of what it quotes, from whom he sent it to.
-fn outer_header<'a>(
+pub(super) fn outer_header<'a>(
     room: &'a mut [u8; ipv6::HEADER_LEN],
-    was: &Was,
+    was: &Tuple,
     message_len: usize,
     hops: u8,
 ) -> Option<&'a [u8]> {
-    match addresses(&was.tuple) {
+    match addresses(was) {
         Addresses::V4 { src, dst } => {
             let mut header = ipv4::Header {
                 version_ihl: 0x45,
