@@ -181,6 +181,9 @@ impl Plain6 {
             return None;
         }
         let flags = plain_flags(self.ip.next_header, rest, payload_len)?;
+        if self.ip.next_header == ipv4::PROTO_UDP && lacks_checksum(rest) {
+            return None;
+        }
         let ports = rest.first_chunk().copied().map(u32::from_ne_bytes)?;
         Some(Segment {
             key: Key { addrs: 0, ports, protocol: self.ip.next_header },
@@ -316,6 +319,7 @@ impl Upper {
                 Ok(flags) => flags,
                 Err(reason) => return Parsed::Drop(reason),
             },
+            _ if self.wide && lacks_checksum(payload) => return Parsed::Drop(DropReason::ChecksumInvalid),
             _ if view::<udp::Header>(payload, 0).is_some_and(|udp| udp.check(payload.len()).is_ok()) => 0,
             _ => return Parsed::Drop(DropReason::L4Truncated),
         };
@@ -336,6 +340,12 @@ impl Upper {
     fn l4(&self) -> u16 {
         (ethernet::HEADER_LEN + self.offset) as u16
     }
+}
+
+/// A UDP datagram without checksum, which IPv6 does not know (RFC 8200 §8.1).
+#[inline(always)]
+fn lacks_checksum(datagram: &[u8]) -> bool {
+    view::<udp::Header>(datagram, 0).is_some_and(|udp| udp.checksum == U16::ZERO)
 }
 
 fn tcp_flags(payload: &[u8]) -> Result<u8, DropReason> {

@@ -25,7 +25,7 @@ use crate::conn::{ConnFilter, ConnInfo, Direction, NIL};
 use crate::counters::{Counter, Counters};
 use crate::embryonic::EmbryonicList;
 use crate::fib::Fib;
-use crate::hash::Secret;
+use crate::hash::{Key, Key6, Secret};
 use crate::ids::{PortId, WorkerId};
 use crate::limiter::Limiter;
 use crate::parse::{Message, Parsed, Segment, parse};
@@ -34,7 +34,7 @@ use crate::ports::PortSet;
 use crate::sched::SchedState;
 use crate::snapshot::{Mode, Snapshot};
 use crate::steer;
-use crate::table::{Table, is_live};
+use crate::table::{Found, Table, is_live};
 use crate::tcp::{ConnState, Timeouts};
 use crate::time::Ticks;
 use crate::verdict::{DropReason, PuntClass, Verdict};
@@ -192,8 +192,15 @@ impl Worker {
     ) {
         self.limiter.refill(now);
         let mut metas: ArrayVec<Meta, BURST_LEN_MAX> = ArrayVec::new();
+        let mut came_on = PortId(u16::MAX);
+        let mut mac = MacAddr::ZERO;
         for packet in packets.iter().take(BURST_LEN_MAX) {
-            metas.push(self.look::<P, STEER>(packet));
+            let port = PortId(packet.port());
+            if port != came_on {
+                came_on = port;
+                mac = self.fib.port(port).map_or(MacAddr::ZERO, |port| port.mac);
+            }
+            metas.push(self.look::<P, STEER>(packet, mac));
         }
         let mut any_wide = false;
         for meta in metas.iter_mut().filter(|meta| meta.other.is_none()) {
@@ -218,8 +225,7 @@ impl Worker {
 
     /// First stage: parses, finds the owner, hashes.
     #[inline(always)]
-    fn look<P: PacketBuf, const STEER: bool>(&mut self, packet: &P) -> Meta {
-        let mac = self.fib.port(PortId(packet.port())).map_or(MacAddr::ZERO, |port| port.mac);
+    fn look<P: PacketBuf, const STEER: bool>(&mut self, packet: &P, mac: MacAddr) -> Meta {
         let data = packet.data();
         let segment = match parse(data, mac) {
             Parsed::Segment(segment) => segment,
@@ -293,21 +299,51 @@ impl Worker {
         // Packets before this one may have changed the table; `check` proves the entry anew.
         let found = if segment.wide {
             let key = segment.key6(packet.data());
-            self.table.check6(meta.likely, &key).or_else(|| self.table.find6(&key, meta.hash))
+            match self.table.check6(meta.likely, &key) {
+                Some(found) => Some(found),
+                None => self.find_again6(&key, meta.hash),
+            }
         } else {
             let key = segment.key;
-            self.table.check(meta.likely, key).or_else(|| self.table.find(key, meta.hash))
+            match self.table.check(meta.likely, key) {
+                Some(found) => Some(found),
+                None => self.find_again(key, meta.hash),
+            }
         };
         let Some(found) = found else { return self.unknown(now, packet, segment) };
-        let steady = if segment.wide {
-            self.steady6(now, packet, segment, found)
-        } else {
-            self.steady(now, packet, segment, found)
-        };
+        let steady = self.short_way(now, packet, segment, found);
         match steady {
             Some(verdict) => verdict,
             None => self.forward(now, packet, segment, found),
         }
+    }
+
+    /// The short way of the packet's family and protocol; `None`, with nothing changed, where there is none.
+    #[inline(always)]
+    fn short_way<P: PacketBuf>(
+        &mut self,
+        now: Ticks,
+        packet: &mut P,
+        segment: &Segment,
+        found: Found,
+    ) -> Option<Verdict> {
+        match (segment.wide, segment.is_udp()) {
+            (false, false) => self.steady::<P, false>(now, packet, segment, found),
+            (false, true) => self.steady::<P, true>(now, packet, segment, found),
+            (true, false) => self.steady6::<P, false>(now, packet, segment, found),
+            (true, true) => self.steady6::<P, true>(now, packet, segment, found),
+        }
+    }
+
+    /// Looks a key up whose likely entry was another's; apart, because it is rare.
+    #[inline(never)]
+    fn find_again(&self, key: Key, hash: u64) -> Option<Found> {
+        self.table.find(key, hash)
+    }
+
+    #[inline(never)]
+    fn find_again6(&self, key: &Key6, hash: u64) -> Option<Found> {
+        self.table.find6(key, hash)
     }
 
     /// Ends connections whose time is up: bounded work, to be called once per loop turn. Returns how many ended.

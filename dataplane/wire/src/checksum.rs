@@ -201,6 +201,14 @@ impl Delta {
         Self(folded as u64)
     }
 
+    /// As [`Delta::apply`] of a delta that is folded: one addition with end-around carry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_folded(folded: u16, check: U16) -> U16 {
+        let (sum, carry) = folded.overflowing_add(!lane16(check));
+        U16::from_bytes((!(sum + carry as u16)).to_ne_bytes())
+    }
+
     /// The checksum after the change (RFC 1624 eqn 3).
     #[inline(always)]
     #[must_use]

@@ -227,11 +227,15 @@ fn lower_mtu(message: &mut [u8], wide: bool, room: u16) -> Delta {
         header.kind == icmp::TYPE_UNREACHABLE && header.code == icmp::CODE_FRAGMENTATION_NEEDED
     };
     let old = header.rest;
-    // A router that does not know says 0.
-    if !tells || room == 0 || old.get() <= u32::from(room) {
+    // A router that does not know says 0; below the least of IPv6 nobody believes it (RFC 8201 §4).
+    let least = if wide { ipv6::MTU_MIN as u32 } else { 1 };
+    let Some(lower) = old.get().checked_sub(room.into()).map(|lower| lower.max(least)) else {
+        return Delta::ZERO;
+    };
+    if !tells || room == 0 || old.get() == 0 {
         return Delta::ZERO;
     }
-    header.rest = U32::new(old.get() - u32::from(room));
+    header.rest = U32::new(lower);
     Delta::ZERO.replace32(old, header.rest)
 }
 

@@ -12,6 +12,9 @@ use super::Worker;
 /// Buckets of templates that are looked through per tick: a million templates in about six seconds.
 const SWEEP_BUCKETS: usize = 256;
 
+/// Ticks that are made up for at once, after a pause: about 100 µs.
+const SWEEP_TICKS_MAX: u32 = 16;
+
 /// The template of one client.
 pub(super) struct Persisting<'a> {
     templates: &'a Templates,
@@ -99,12 +102,13 @@ impl Worker {
         if self.id.0 != 0 || now == self.swept {
             return;
         }
+        let ticks = now.since(self.swept).0.clamp(1, SWEEP_TICKS_MAX) as usize;
         self.swept = now;
         let Some(templates) = &self.snapshot.templates else { return };
         let (snapshot, counters) = (&self.snapshot, &self.counters);
         self.sweep_at = templates.sweep(
             self.sweep_at,
-            SWEEP_BUCKETS,
+            SWEEP_BUCKETS * ticks,
             now,
             |real| snapshot.has_ended(real),
             |real| counters.persistent(real).sub(1),

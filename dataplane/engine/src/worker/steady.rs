@@ -24,7 +24,7 @@ use crate::verdict::Verdict;
 impl Worker {
     /// Forwards a steady IPv4 packet; `None`, with nothing changed, for every other.
     #[inline(always)]
-    pub(super) fn steady<P: PacketBuf>(
+    pub(super) fn steady<P: PacketBuf, const UDP: bool>(
         &mut self,
         now: Ticks,
         packet: &mut P,
@@ -35,7 +35,7 @@ impl Worker {
         let egress = self.fib.egress(conn.next_hops[found.direction as usize])?;
         let total_len = segment.total_len();
         let ordinary = segment.l4 == PLAIN_L4
-            && is_ordinary(conn, segment, found.direction)
+            && is_ordinary::<UDP>(conn, segment, found.direction)
             && !conn.has_wide()
             && conn.fib_epoch == self.fib.epoch()
             && total_len <= egress.mtu.into();
@@ -44,7 +44,7 @@ impl Worker {
         }
         packet.truncate(segment.end.into());
         let (frame, l4) = Plain4::mut_from_prefix(packet.data_mut()).ok()?;
-        let mut l4 = L4::of(l4, segment)?;
+        let mut l4 = L4::of::<UDP>(l4)?;
         if frame.ttl <= 1 || !l4.is_ordinary(conn, found.direction) {
             return None;
         }
@@ -54,11 +54,11 @@ impl Worker {
         if conn.mode != Mode::Dr {
             let (addrs, ports) = conn.translated(found.direction);
             frame.addrs = addrs.to_ne_bytes();
-            l4.rewrite(ports, Delta::from_folded(deltas.l4));
+            l4.rewrite(ports, deltas.l4);
         }
         l4.note(conn, found.direction);
         frame.ttl -= 1;
-        frame.ip_checksum = Delta::from_folded(deltas.ip).apply(frame.ip_checksum);
+        frame.ip_checksum = Delta::apply_folded(deltas.ip, frame.ip_checksum);
         frame.macs = egress.macs;
         count(&self.counters, conn, found.direction, total_len);
         Some(Verdict::Forward(egress.port))
@@ -66,7 +66,7 @@ impl Worker {
 
     /// The same for IPv6.
     #[inline(always)]
-    pub(super) fn steady6<P: PacketBuf>(
+    pub(super) fn steady6<P: PacketBuf, const UDP: bool>(
         &mut self,
         now: Ticks,
         packet: &mut P,
@@ -79,7 +79,7 @@ impl Worker {
         let egress = self.fib.egress(conn.next_hops[found.direction as usize])?;
         let total_len = segment.total_len();
         let ordinary = segment.l4 == PLAIN6_L4
-            && is_ordinary(conn, segment, found.direction)
+            && is_ordinary::<UDP>(conn, segment, found.direction)
             && conn.is_wide(back)
             && conn.fib_epoch == self.fib.epoch()
             && total_len <= egress.mtu.into();
@@ -88,7 +88,7 @@ impl Worker {
         }
         packet.truncate(segment.end.into());
         let (frame, l4) = Plain6::mut_from_prefix(packet.data_mut()).ok()?;
-        let mut l4 = L4::of(l4, segment)?;
+        let mut l4 = L4::of::<UDP>(l4)?;
         if frame.ip.hop_limit <= 1 || !l4.is_ordinary(conn, found.direction) {
             return None;
         }
@@ -100,7 +100,7 @@ impl Worker {
             frame.ip.dst = src.to_ne_bytes();
             let deltas = conn.deltas[found.direction as usize];
             let ports = conn.translated(found.direction).1;
-            l4.rewrite(ports, Delta::from_folded(deltas.l4));
+            l4.rewrite(ports, deltas.l4);
         }
         l4.note(conn, found.direction);
         frame.ip.hop_limit -= 1;
@@ -119,8 +119,8 @@ enum L4<'a> {
 
 impl<'a> L4<'a> {
     #[inline(always)]
-    fn of(l4: &'a mut [u8], segment: &Segment) -> Option<L4<'a>> {
-        if segment.is_udp() {
+    fn of<const UDP: bool>(l4: &'a mut [u8]) -> Option<L4<'a>> {
+        if UDP {
             return udp::Header::mut_from_prefix(l4).ok().map(|(udp, _)| L4::Udp(udp));
         }
         tcp::Header::mut_from_prefix(l4).ok().map(|(tcp, rest)| L4::Tcp(tcp, rest))
@@ -140,17 +140,17 @@ impl<'a> L4<'a> {
 
     /// New ports, source first as loaded, and what changed in the checksum.
     #[inline(always)]
-    fn rewrite(&mut self, ports: u32, delta: Delta) {
+    fn rewrite(&mut self, ports: u32, delta: u16) {
         let (src, dst) = halves32(ports);
         let (src, dst) = (U16::from_bytes(src.to_ne_bytes()), U16::from_bytes(dst.to_ne_bytes()));
         match self {
             L4::Tcp(tcp, _) => {
                 (tcp.src_port, tcp.dst_port) = (src, dst);
-                tcp.checksum = delta.apply(tcp.checksum);
+                tcp.checksum = Delta::apply_folded(delta, tcp.checksum);
             }
             L4::Udp(udp) => {
                 (udp.src_port, udp.dst_port) = (src, dst);
-                udp.checksum = delta.apply_udp(udp.checksum);
+                udp.checksum = Delta::from_folded(delta).apply_udp(udp.checksum);
             }
         }
     }
@@ -165,11 +165,11 @@ impl<'a> L4<'a> {
 
 /// Whether the record says that a packet like this changes nothing.
 #[inline(always)]
-fn is_ordinary(conn: &Conn, segment: &Segment, direction: Direction) -> bool {
+fn is_ordinary<const UDP: bool>(conn: &Conn, segment: &Segment, direction: Direction) -> bool {
     let quiet = match conn.state {
-        ConnState::Established => segment.flags & (flags::SYN | flags::FIN | flags::RST) == 0,
+        ConnState::Established if !UDP => segment.flags & (flags::SYN | flags::FIN | flags::RST) == 0,
         // The first answer takes the connection off the list of those that are given up first.
-        ConnState::Udp => direction == Direction::Inbound || !conn.has(flag::EMBRYONIC),
+        ConnState::Udp if UDP => direction == Direction::Inbound || !conn.has(flag::EMBRYONIC),
         _ => false,
     };
     quiet && !conn.is(trait_::SHIFTED) && conn.mode != Mode::Tun && !conn.has(flag::TOA_PENDING)

@@ -71,7 +71,10 @@ impl Worker {
         let conn = &mut self.table.conns[found.conn as usize];
         if class == FlagClass::Syn {
             let opens = found.direction == Direction::Inbound && segment.flags & flags::ACK == 0;
-            if opens && conn.state.may_be_reused() && tcp.seq.get() != conn.client_isn {
+            // One way, where what the real server thinks is not seen, an old duplicate must not lead elsewhere.
+            let is_new = tcp.seq.get() != conn.client_isn
+                && (!conn.is(trait_::ONE_WAY) || later(tcp.seq.get(), conn.client_isn));
+            if opens && conn.state.may_be_reused() && is_new {
                 return Tracked::Reopen;
             }
             if begins_anew(conn, found.direction, tcp) {
@@ -175,13 +178,16 @@ pub(super) fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header)
     }
     let seen = seen_flag(direction);
     let known = conn.flags & seen != 0;
-    let scale = scale_of(conn, direction);
-    let side = &mut conn.acked[direction as usize];
     let (ack, window) = (tcp.ack.get(), tcp.window.get());
+    let side = &mut conn.acked[direction as usize];
     let ahead = ack.wrapping_sub(side.ack);
     if known && ahead == 0 {
         side.window = side.window.max(window);
-    } else if !known || ahead <= u32::from(u16::MAX) << scale {
+        return;
+    }
+    let scale = scale_of(conn, direction);
+    let side = &mut conn.acked[direction as usize];
+    if !known || ahead <= u32::from(u16::MAX) << scale {
         side.ack = ack;
         side.window = window;
         conn.flags |= seen;

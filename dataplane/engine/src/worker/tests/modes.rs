@@ -77,6 +77,7 @@ fn tunnelled(case: Case, kind: TunnelKind, sent: &Packet, out: &[u8]) -> Vec<u8>
                 dst: u32be(dst),
                 ttl: sent.hops - 1,
                 id: ip.id,
+                flags_fragment: U16::new(if case.client_v6 { 0 } else { ipv4::FLAG_DONT_FRAGMENT }),
                 ..Ipv4Base::default()
             };
             wrap(kind, src_port, false).over_v4(outer, &inner[14..])

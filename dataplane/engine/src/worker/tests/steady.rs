@@ -109,11 +109,7 @@ fn ordinary_packets_of_every_translated_mode_go_the_short_way() {
         let mut packet = HeapBuf::from_frame(&frame);
         let Parsed::Segment(segment) = parse(&frame, GATEWAY_MAC) else { panic!("no segment") };
         let found = rig.worker.table.find_tuple(&segment.tuple(&frame)).unwrap();
-        let verdict = if segment.wide {
-            rig.worker.steady6(rig.now, &mut packet, &segment, found)
-        } else {
-            rig.worker.steady(rig.now, &mut packet, &segment, found)
-        };
+        let verdict = rig.worker.short_way(rig.now, &mut packet, &segment, found);
         assert_eq!(verdict, Some(Verdict::Forward(SERVER_SIDE)), "{case:?}");
     }
 }
