@@ -1,4 +1,5 @@
 mod client_address;
+mod fragments;
 mod refused;
 mod resources;
 mod states;
