@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `make bench` runs: builds the dataplane with the release profile and measures it. QUICK=1: the main rows only.
-# Other arguments go to tollgate-bench, e.g. scripts/bench.sh --flows 1k --windows 9.
+# Other arguments go to tollgate-bench, e.g. scripts/bench.sh --mode dr,tun --family ipv6 --flows 1k --windows 9.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +29,6 @@ if [ -z "${QUICK:-}" ]; then
     : >"$out/criterion.txt"
     for bench in "tollgate-engine --bench engine" "tollgate-wire --bench wire"; do
         # shellcheck disable=SC2086 # two words
-        cargo bench --locked -p $bench -- --warm-up-time 1 --measurement-time 3 --noplot | tee -a "$out/criterion.txt"
+        cargo bench --locked -p $bench -- --warm-up-time 0.5 --measurement-time 1 --noplot | tee -a "$out/criterion.txt"
     done
 fi

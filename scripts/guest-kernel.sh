@@ -1,7 +1,7 @@
 #!/bin/sh
-# Unpacks a Debian 12 kernel package for the guests of tests (nothing is installed) and prints the folder, which ends
-# in image-VERSION and has boot/vmlinuz-VERSION and lib/modules/VERSION in it. Fetches the package with apt when there
-# is none, and keeps what it unpacked under target/toa-kmod. All tests use the same one.
+# Unpacks a Debian 12 kernel package for the guests of tests (nothing is installed) and prints the folder,
+# which ends in image-VERSION and has boot/vmlinuz-VERSION and lib/modules/VERSION in it. Fetches the package
+# with apt when there is none, and keeps what it unpacked under target/toa-kmod. All tests use the same one.
 #
 # scripts/guest-kernel.sh                 any kernel; one that is already unpacked if there is one
 # scripts/guest-kernel.sh --with-headers  one whose headers are installed or can be had, for building modules
@@ -18,8 +18,8 @@ fail() { say "$*"; exit 1; }
 # Of version numbers on the input, the newest.
 newest() { sort -V | tail -1; }
 
-# Versions of the packages that apt can fetch, whose names begin with $1 and end with $2; without those that are only
-# installed.
+# Versions of the packages that apt can fetch, whose names begin with $1 and end with $2; without those that
+# are only installed.
 offered() {
 	apt-cache search --names-only "^$1-6\.1\.0-[0-9]+-amd64$2\$" | while read -r package _; do
 		[ -z "$(apt-cache madison "$package")" ] || echo "$package" | sed "s/^$1-//; s/$2\$//"
@@ -32,8 +32,8 @@ unpacked() {
 	done
 }
 
-# The newest Debian 12 kernel: of the installed headers, if their image is here or can be had, or else the newest of
-# which apt offers both.
+# The newest Debian 12 kernel: of the installed headers, if their image is here or can be had, or else the
+# newest of which apt offers both.
 choose_with_headers() {
 	version=$(ls -d /usr/src/linux-headers-6.1.0-*-amd64 2>/dev/null |
 		sed 's|.*/linux-headers-||' | grep -E '^6\.1\.0-[0-9]+-amd64$' | newest)

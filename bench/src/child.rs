@@ -10,6 +10,8 @@ use nix::unistd::Pid;
 
 /// What DPDK calls the thread of lcore 1, before and since release 23.07.
 const FORWARDING_THREADS: [&str; 3] = ["rte-worker-1", "lcore-worker-1", "dpdk-worker1"];
+/// How many times as long as asked for [`Owned::run`] lasts at most.
+const RUN_STRETCH_MAX: u32 = 20;
 /// How long a process may take to end by itself.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -42,6 +44,20 @@ impl Owned {
             }
         }
         anyhow::bail!("no thread in {tasks} is named {FORWARDING_THREADS:?}")
+    }
+
+    /// Waits for `length`, or longer on a busy machine: until its forwarding thread has had a CPU for half of that.
+    ///
+    /// # Errors
+    /// When there is no such thread.
+    pub(crate) fn run(&self, length: Duration) -> Result<()> {
+        let (start, cpu_start) = (Instant::now(), self.forwarding_cpu_ns()?);
+        std::thread::sleep(length);
+        let wanted = cpu_start + length.as_nanos() as u64 / 2;
+        while self.forwarding_cpu_ns()? < wanted && start.elapsed() < length * RUN_STRETCH_MAX {
+            std::thread::sleep(length / 10);
+        }
+        Ok(())
     }
 
     /// Its exit status, if it has ended.

@@ -89,7 +89,7 @@ impl Drop for Feeder {
 
 fn feed(mut pipe: File, flows: Flows, command: &AtomicU8) -> Result<()> {
     put(&mut pipe, &pcap::file_header(), command)?;
-    let fillers = pcap::record(&Flows::filler_frame()).repeat(FILLERS);
+    let fillers = pcap::record(&flows.filler_frame()).repeat(FILLERS);
     while command.load(Ordering::Relaxed) == FILL {
         put(&mut pipe, &fillers, command)?;
     }

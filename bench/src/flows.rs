@@ -1,19 +1,22 @@
 //! Which connections a run has, and their frames.
 //!
-//! The local ports that the gateway picks need not be known: the service has exactly as many (local address, port, real
-//! server) combinations as the run has connections, so all of them are in use once all SYNs are through. All
-//! initial sequence numbers are the same, so a real server's frames do not depend on which client sits behind them.
+//! The local ports that the gateway picks need not be known: in mode FULLNAT the service has exactly as many (local
+//! address, port, real server) combinations as the run has connections, so all of them are in use once all connections are
+//! open. All initial sequence numbers are the same, so a real server's frames do not depend on which client sits behind
+//! them. In mode NAT they are addressed to the client, and there is one real server, so that it is known whose they are.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use api::{
     DesiredState, Protocol, RealServer, Scheduler, Service, ServiceKey, StaticNeighbour, StaticRoute,
-    Timeouts, ToaMode,
+    Timeouts, ToaMode, Tunnel, TunnelKind,
 };
-use wire::build::TcpFrame;
+use wire::MacAddr;
 use wire::tcp::flags::{ACK, PSH, SYN};
-use wire::{MacAddr, U16, U32};
+
+use crate::case::{Case, Mode, Proto, Traffic};
+use crate::frames::Ends;
 
 /// Name of the port that data comes in on and everything leaves by.
 pub(crate) const DATA_PORT: &str = "data";
@@ -24,20 +27,31 @@ pub(crate) const DATA_MAC: MacAddr = MacAddr([0x02, 0x70, 0x63, 0x61, 0x70, 0x00
 /// And its second one.
 pub(crate) const SETUP_MAC: MacAddr = MacAddr([0x02, 0x70, 0x63, 0x61, 0x70, 0x01]);
 
-/// Bytes of a frame as DPDK sees it: 64 on the wire, with the FCS.
-pub(crate) const FRAME_LEN: usize = 60;
 /// Frames in the replayed file at least, so that a handful of connections does not make an unusually small file.
 const FRAMES_MIN: usize = 1024;
 /// Frames in the replayed file at most: each takes a packet buffer of about 2.4 kB in gateway and testpmd.
 pub(crate) const FRAMES_MAX: usize = 1 << 20;
+/// Length of the data frames that open connections: there must be data in them.
+const SETUP_BYTES: u32 = 90;
 
-const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 100), 80);
+// IPv6 addresses are these behind 2001:db8::/96.
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 254);
-const ROUTER_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 1, 0xfe]);
-const CLIENTS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 128, 0, 0), 9);
+const CLIENT_FIRST: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 1);
 const LOCAL_FIRST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 200);
+const TUNNEL_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 199);
 const REAL_FIRST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 11);
-const REAL_PORT: u16 = 80;
+/// With the length of the prefix, and whether they are reached by the router.
+const NETWORKS: [(Ipv4Addr, u8, bool); 3] = [
+    (Ipv4Addr::new(10, 2, 0, 0), 24, false),
+    (Ipv4Addr::new(10, 1, 0, 0), 24, false),
+    (Ipv4Addr::new(10, 128, 0, 0), 9, true),
+];
+const V6_PREFIX: u128 = 0x2001_0db8 << 96;
+const V6_PREFIX_LEN: u8 = 96;
+const ROUTER_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 1, 0xfe]);
+/// Of the service; in DR and TUN the real servers have the same.
+const PORT: u16 = 80;
 const LOCAL_PORT_FIRST: u16 = 1024;
 /// Ports used of one local address towards one real server, at most.
 const LOCAL_PORTS_MAX: u32 = 60_000;
@@ -46,51 +60,41 @@ const REALS: [u32; 6] = [20, 10, 5, 4, 2, 1];
 const LOCALS: [u32; 4] = [1, 2, 5, 10];
 const CLIENT_ISN: u32 = 1000;
 const REAL_ISN: u32 = 5000;
-const PAYLOAD_LEN: usize = FRAME_LEN - 54;
+const CLIENT_PORT_FIRST: u32 = 10_000;
 /// Connections of one client address.
 const PORTS_PER_CLIENT: u32 = 50_000;
+/// Clients' addresses end with 10.255.255.255.
+const FLOWS_MAX: u32 = 100_000_000;
 
-/// Which packets are replayed while the gateway is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Traffic {
-    /// Clients' segments only.
-    Inbound,
-    /// Clients' and real servers' segments, 1:1.
-    Both,
-}
-
-impl Traffic {
-    /// As in the results.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Traffic::Inbound => "inbound",
-            Traffic::Both => "both",
-        }
-    }
-}
-
-/// The connections of a run.
+/// The connections of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flows {
-    /// How many.
-    pub(crate) count: u32,
+    /// What is measured.
+    pub(crate) case: Case,
     locals: u32,
     reals: u32,
     ports: u32,
 }
 
 impl Flows {
-    /// Spreads `count` connections over local addresses, real servers and local ports.
+    /// Spreads a case's connections over real servers and, in mode FULLNAT, local addresses and ports.
     ///
     /// # Errors
     /// A number that does not divide so.
-    pub(crate) fn new(count: u32) -> Result<Flows> {
-        ensure!(count > 0, "0 flows cannot be measured");
+    pub(crate) fn new(case: Case) -> Result<Flows> {
+        let count = case.flows;
+        ensure!((1..=FLOWS_MAX).contains(&count), "{count} flows: 1 to {FLOWS_MAX} can be measured");
+        let without_locals = |reals| Ok(Flows { case, locals: 0, reals, ports: 0 });
+        match case.mode {
+            Mode::Nat => return without_locals(1),
+            Mode::Dr | Mode::Tun => return without_locals(REALS[0]),
+            Mode::Fullnat => {}
+        }
         for locals in LOCALS {
             for reals in REALS {
                 let ports = count / (locals * reals);
                 if locals * reals * ports == count && ports <= LOCAL_PORTS_MAX {
-                    return Ok(Flows { count, locals, reals, ports });
+                    return Ok(Flows { case, locals, reals, ports });
                 }
             }
         }
@@ -99,128 +103,172 @@ impl Flows {
 
     /// What the gateway is told to do.
     pub(crate) fn desired_state(&self) -> DesiredState {
-        let reals = (0..self.reals).map(|n| real(n).ip().to_owned());
-        let neighbour = |address: Ipv4Addr, mac: MacAddr| StaticNeighbour {
-            port: DATA_PORT.to_owned(),
-            address: address.into(),
-            mac: mac.0,
-        };
-        let mut neighbours: Vec<_> =
-            reals.enumerate().map(|(n, ip)| neighbour(ip, real_mac(n as u8))).collect();
-        neighbours.push(neighbour(ROUTER, ROUTER_MAC));
-        let route = |network: Ipv4Addr, prefix_len: u8, via: Option<Ipv4Addr>| StaticRoute {
-            network: network.into(),
-            prefix_len,
-            via: via.map(IpAddr::V4),
-            port: DATA_PORT.to_owned(),
-        };
-        DesiredState {
+        let mut state = DesiredState {
             generation: 1,
             services: vec![self.service()],
-            static_neighbours: neighbours,
-            static_routes: vec![
-                route(Ipv4Addr::new(10, 2, 0, 0), 24, None),
-                route(Ipv4Addr::new(10, 1, 0, 0), 24, None),
-                route(CLIENTS.0, CLIENTS.1, Some(ROUTER)),
-            ],
             timeouts: Timeouts::default(),
+            ..DesiredState::default()
+        };
+        let port = || DATA_PORT.to_owned();
+        let mut neighbour = |address, mac: MacAddr| {
+            state.static_neighbours.push(StaticNeighbour { port: port(), address, mac: mac.0 });
+        };
+        for n in 0..self.reals {
+            neighbour(self.real(n).ip(), real_mac(n));
         }
+        for is_v6 in [false, true] {
+            neighbour(address(ROUTER, 0, is_v6), ROUTER_MAC);
+        }
+        for is_v6 in [false, true] {
+            state.static_routes.extend(NETWORKS.map(|(network, prefix_len, routed)| StaticRoute {
+                network: address(network, 0, is_v6),
+                prefix_len: prefix_len + if is_v6 { V6_PREFIX_LEN } else { 0 },
+                via: routed.then(|| address(ROUTER, 0, is_v6)),
+                port: port(),
+            }));
+        }
+        state
     }
 
     fn service(&self) -> Service {
-        let key = ServiceKey { protocol: Protocol::Tcp, virtual_: SocketAddr::V4(VIP) };
+        let protocol = match self.case.proto {
+            Proto::Tcp => Protocol::Tcp,
+            Proto::Udp => Protocol::Udp,
+        };
+        let real_server = |n| RealServer { mode: self.mode(), ..RealServer::new(self.real(n)) };
+        let service = Service::new(ServiceKey { protocol, virtual_: self.vip() }, "bench");
+        let local_ports = match self.ports {
+            0 => service.local_ports,
+            ports => (LOCAL_PORT_FIRST, LOCAL_PORT_FIRST + (ports - 1) as u16),
+        };
         Service {
             scheduler: Scheduler::Rr,
-            toa: ToaMode::Option { kind: 254 },
-            local_addresses: (0..self.locals).map(|n| IpAddr::V4(local(n))).collect(),
-            local_ports: (LOCAL_PORT_FIRST, LOCAL_PORT_FIRST + (self.ports - 1) as u16),
-            real_servers: (0..self.reals).map(|n| RealServer::new(SocketAddr::V4(real(n)))).collect(),
-            ..Service::new(key, "bench")
+            toa: if self.tells_client() { ToaMode::Option { kind: 254 } } else { ToaMode::Off },
+            local_addresses: (0..self.locals).map(|n| self.local(n)).collect(),
+            local_ports,
+            real_servers: (0..self.reals).map(real_server).collect(),
+            ..service
         }
     }
 
-    /// The frames that establish all connections, in the order in which they must arrive: SYNs, SYN-ACKs, then a
-    /// segment of each client and one of each real server, after which the client's address is no longer announced.
+    fn mode(&self) -> api::Mode {
+        match self.case.mode {
+            Mode::Fullnat => api::Mode::FullNat,
+            Mode::Nat => api::Mode::Nat,
+            Mode::Dr => api::Mode::Dr,
+            Mode::Tun => {
+                let source = address(TUNNEL_SOURCE, 0, self.case.family.real_is_v6());
+                api::Mode::Tun(Tunnel { kind: TunnelKind::Ipip, source })
+            }
+        }
+    }
+
+    /// TOA is part of the ordinary FULLNAT service for TCP.
+    fn tells_client(&self) -> bool {
+        self.case.mode == Mode::Fullnat && self.case.proto == Proto::Tcp
+    }
+
+    /// The state that all connections are in once they are open.
+    pub(crate) fn open_state(&self) -> &'static str {
+        match self.case.proto {
+            Proto::Tcp => "ESTABLISHED",
+            Proto::Udp => "UDP",
+        }
+    }
+
+    /// The frames that open all connections, in the order in which they must arrive. TCP: SYNs, SYN-ACKs, then a segment of
+    /// each client and one of each real server, after which the client's address is no longer announced. UDP: a datagram
+    /// of each client and one of each real server, after which the connection counts as answered. Where the real servers
+    /// answer the clients themselves, only the clients' ones.
     pub(crate) fn setup_frames(&self) -> impl Iterator<Item = Vec<u8>> + use<> {
-        let flows = *self;
-        let syns = (0..flows.count).map(|n| inbound(n, SETUP_MAC, SYN));
-        let syn_acks = (0..flows.count).map(move |n| flows.outbound(n, SETUP_MAC, SYN | ACK));
-        let acks = (0..flows.count).map(|n| inbound(n, SETUP_MAC, ACK | PSH));
-        let data = (0..flows.count).map(move |n| flows.outbound(n, SETUP_MAC, ACK | PSH));
-        syns.chain(syn_acks).chain(acks).chain(data)
+        let (flows, one_way) = (*self, self.case.mode.is_one_way());
+        let steps: &[(bool, u8)] = match self.case.proto {
+            Proto::Tcp => &[(true, SYN), (false, SYN | ACK), (true, ACK | PSH), (false, ACK | PSH)],
+            Proto::Udp => &[(true, 0), (false, 0)],
+        };
+        let steps = steps.iter().filter(move |(inbound, _)| *inbound || !one_way);
+        steps.flat_map(move |(inbound, flags)| {
+            (0..flows.case.flows).map(move |n| {
+                let ends = if *inbound { flows.inbound(n, SETUP_MAC) } else { flows.outbound(n, SETUP_MAC) };
+                flows.frame(ends, *inbound, *flags, SETUP_BYTES)
+            })
+        })
     }
 
     /// A frame that the gateway drops because it is not for its MAC address.
-    pub(crate) fn filler_frame() -> Vec<u8> {
-        inbound(0, ROUTER_MAC, ACK)
+    pub(crate) fn filler_frame(&self) -> Vec<u8> {
+        self.frame(self.inbound(0, ROUTER_MAC), true, ACK, SETUP_BYTES)
     }
 
     /// The frames that are replayed while measuring, in random order. Of more connections than fit a file in both
     /// directions, each has its frame in one of the two.
-    pub(crate) fn data_frames(&self, traffic: Traffic) -> Vec<Vec<u8>> {
-        let count = self.count as usize;
-        let split = traffic == Traffic::Both && 2 * count > FRAMES_MAX;
-        let per_flow = if traffic == Traffic::Both && !split { 2 } else { 1 };
+    pub(crate) fn data_frames(&self) -> Vec<Vec<u8>> {
+        let count = self.case.flows as usize;
+        let both = self.case.traffic == Traffic::Both;
+        let per_flow = if both && 2 * count <= FRAMES_MAX { 2 } else { 1 };
         let total = (count * per_flow).max(FRAMES_MIN).next_multiple_of(per_flow);
         let mut frames: Vec<Vec<u8>> = (0..total)
             .map(|i| {
-                let n = (i / per_flow % count) as u32;
-                if traffic == Traffic::Both && i % 2 == 1 {
-                    self.outbound(n, DATA_MAC, ACK | PSH)
-                } else {
-                    inbound(n, DATA_MAC, ACK | PSH)
-                }
+                let (n, inbound) = ((i / per_flow % count) as u32, !both || i % 2 == 0);
+                let ends = if inbound { self.inbound(n, DATA_MAC) } else { self.outbound(n, DATA_MAC) };
+                self.frame(ends, inbound, ACK | PSH, self.case.frame_bytes)
             })
             .collect();
         shuffle(&mut frames);
         frames
     }
 
-    fn outbound(&self, n: u32, mac: MacAddr, flags: u8) -> Vec<u8> {
+    fn frame(&self, ends: Ends, inbound: bool, flags: u8, bytes: u32) -> Vec<u8> {
+        if self.case.proto == Proto::Udp {
+            return ends.udp(bytes);
+        }
+        let (own, other) = if inbound { (CLIENT_ISN, REAL_ISN) } else { (REAL_ISN, CLIENT_ISN) };
+        let seq = if flags & SYN != 0 { own } else { own + 1 };
+        ends.tcp(flags, (seq, if flags & ACK != 0 { other + 1 } else { 0 }), bytes)
+    }
+
+    /// Client to VIP.
+    fn inbound(&self, n: u32, to: MacAddr) -> Ends {
+        Ends { from: ROUTER_MAC, to, src: self.client(n), dst: self.vip() }
+    }
+
+    /// Real server to local address, or in mode NAT to the client.
+    fn outbound(&self, n: u32, to: MacAddr) -> Ends {
+        if self.case.mode != Mode::Fullnat {
+            let real = n % self.reals;
+            return Ends { from: real_mac(real), to, src: self.real(real), dst: self.client(n) };
+        }
         let (pair, port) = (n / self.ports, n % self.ports);
-        let src = real(pair % self.reals);
-        let dst = SocketAddrV4::new(local(pair / self.reals), LOCAL_PORT_FIRST + port as u16);
-        let from = real_mac((pair % self.reals) as u8);
-        frame((from, src), (mac, dst), flags, (REAL_ISN, CLIENT_ISN))
+        let dst = SocketAddr::new(self.local(pair / self.reals), LOCAL_PORT_FIRST + port as u16);
+        Ends { from: real_mac(pair % self.reals), to, src: self.real(pair % self.reals), dst }
+    }
+
+    fn vip(&self) -> SocketAddr {
+        SocketAddr::new(address(VIP, 0, self.case.family.client_is_v6()), PORT)
+    }
+
+    fn client(&self, n: u32) -> SocketAddr {
+        let host = address(CLIENT_FIRST, n / PORTS_PER_CLIENT, self.case.family.client_is_v6());
+        SocketAddr::new(host, (CLIENT_PORT_FIRST + n % PORTS_PER_CLIENT) as u16)
+    }
+
+    fn local(&self, n: u32) -> IpAddr {
+        address(LOCAL_FIRST, n, self.case.family.real_is_v6())
+    }
+
+    fn real(&self, n: u32) -> SocketAddr {
+        SocketAddr::new(address(REAL_FIRST, n, self.case.family.real_is_v6()), PORT)
     }
 }
 
-/// A client's frame.
-fn inbound(n: u32, mac: MacAddr, flags: u8) -> Vec<u8> {
-    let address = u32::from(CLIENTS.0) + 1 + n / PORTS_PER_CLIENT;
-    let src = SocketAddrV4::new(address.into(), (10_000 + n % PORTS_PER_CLIENT) as u16);
-    frame((ROUTER_MAC, src), (mac, VIP), flags, (CLIENT_ISN, REAL_ISN))
+/// The n-th address from this one on.
+fn address(first: Ipv4Addr, n: u32, is_v6: bool) -> IpAddr {
+    let bits = u32::from(first) + n;
+    if is_v6 { Ipv6Addr::from(V6_PREFIX | u128::from(bits)).into() } else { Ipv4Addr::from(bits).into() }
 }
 
-fn frame(src: (MacAddr, SocketAddrV4), dst: (MacAddr, SocketAddrV4), flags: u8, isns: (u32, u32)) -> Vec<u8> {
-    let is_syn = flags & SYN != 0;
-    TcpFrame {
-        eth_dst: dst.0,
-        eth_src: src.0,
-        src: U32::from_bytes(src.1.ip().octets()),
-        dst: U32::from_bytes(dst.1.ip().octets()),
-        src_port: U16::new(src.1.port()),
-        dst_port: U16::new(dst.1.port()),
-        seq: U32::new(if is_syn { isns.0 } else { isns.0 + 1 }),
-        ack: U32::new(if flags & ACK != 0 { isns.1 + 1 } else { 0 }),
-        flags,
-        payload: vec![b'x'; if is_syn { 0 } else { PAYLOAD_LEN }],
-        pad: true,
-        ..TcpFrame::default()
-    }
-    .to_vec()
-}
-
-fn real(n: u32) -> SocketAddrV4 {
-    SocketAddrV4::new((u32::from(REAL_FIRST) + n).into(), REAL_PORT)
-}
-
-fn local(n: u32) -> Ipv4Addr {
-    (u32::from(LOCAL_FIRST) + n).into()
-}
-
-fn real_mac(n: u8) -> MacAddr {
-    MacAddr([0x02, 0, 0, 0, 2, n])
+fn real_mac(n: u32) -> MacAddr {
+    MacAddr([0x02, 0, 0, 0, 2, n as u8])
 }
 
 /// Fisher and Yates, with a repeatable generator (xorshift64*).
@@ -236,50 +284,45 @@ fn shuffle<T>(items: &mut [T]) {
     }
 }
 
-/// Reads "1,1000,100k,1M".
-///
-/// # Errors
-/// What is no number.
-pub(crate) fn parse_counts(text: &str) -> Result<Vec<u32>> {
-    let count = |item: &str| -> Result<u32> {
-        let (digits, factor) = match item.trim().trim_end_matches(['k', 'M']) {
-            digits if item.trim().ends_with('k') => (digits, 1000),
-            digits if item.trim().ends_with('M') => (digits, 1_000_000),
-            digits => (digits, 1),
-        };
-        let number: u32 = digits.parse().with_context(|| format!("`{item}` is no number of flows"))?;
-        number.checked_mul(factor).with_context(|| format!("`{item}` flows are too many"))
-    };
-    text.split(',').map(count).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::case::Family;
+    use crate::frames::FCS_LEN;
+
+    fn plainest(flows: u32) -> Case {
+        let case = Case::new(Mode::Fullnat, Proto::Tcp, Family::Ipv4, Traffic::Both).unwrap();
+        Case { flows, ..case }
+    }
 
     #[test]
     fn flows_are_as_many_as_local_endpoints_towards_real_servers() {
         for count in [1, 1000, 100_000, 1_000_000, 10_000_000] {
-            let flows = Flows::new(count).unwrap();
+            let flows = Flows::new(plainest(count)).unwrap();
             assert_eq!(flows.locals * flows.reals * flows.ports, count);
         }
-        assert!(Flows::new(7919 * 7919).is_err());
+        assert!(Flows::new(plainest(7919 * 7919)).is_err());
+        assert!(Flows::new(plainest(0)).is_err());
     }
 
     #[test]
-    fn every_connection_has_frames_of_its_own_in_both_directions() {
-        let flows = Flows::new(1000).unwrap();
-        let unique: HashSet<Vec<u8>> = flows.data_frames(Traffic::Both).into_iter().collect();
-        assert_eq!(unique.len(), 2000);
-        assert!(unique.iter().all(|frame| frame.len() == FRAME_LEN));
-        assert_eq!(flows.setup_frames().collect::<HashSet<_>>().len(), 4000);
-    }
-
-    #[test]
-    fn numbers_of_flows_have_suffixes() {
-        assert_eq!(parse_counts("1,1k, 100k,1M").unwrap(), [1, 1000, 100_000, 1_000_000]);
-        assert!(parse_counts("many").is_err());
+    fn every_connection_has_frames_of_its_own_in_every_direction() {
+        use {Family::*, Mode::*, Proto::*, Traffic::*};
+        for (case, opening) in [
+            (Case::new(Fullnat, Tcp, Ipv4, Both), 4000),
+            (Case::new(Fullnat, Udp, Nat64, Both), 2000),
+            (Case::new(Nat, Tcp, Ipv6, Both), 4000),
+            (Case::new(Dr, Tcp, Ipv4, Inbound), 2000),
+            (Case::new(Tun, Udp, Ipv6, Inbound), 1000),
+        ] {
+            let flows = Flows::new(case.unwrap()).unwrap();
+            let unique: HashSet<Vec<u8>> = flows.data_frames().into_iter().collect();
+            let expected = if flows.case.traffic == Both { 2000 } else { 1000 };
+            assert_eq!(unique.len(), expected, "{}", flows.case.name());
+            assert!(unique.iter().all(|frame| frame.len() as u32 + FCS_LEN == flows.case.frame_bytes));
+            assert_eq!(flows.setup_frames().collect::<HashSet<_>>().len(), opening, "{}", flows.case.name());
+        }
     }
 }

@@ -147,14 +147,16 @@ impl Gateway {
         loop {
             let done = feeder.is_done()?;
             let stats = self.stats()?;
-            let established = total(&stats.states, "ESTABLISHED");
-            if done && established == u64::from(flows.count) {
+            let open = total(&stats.states, flows.open_state());
+            let embryonic: u64 = self.status()?.workers.iter().map(|worker| worker.embryonic).sum();
+            if done && open == u64::from(flows.case.flows) && embryonic == 0 {
                 return Ok(());
             }
             ensure!(
                 Instant::now() < deadline,
-                "{established} of {} connections are established after {CONNECT_MAX:?}; counted: {}",
-                flows.count,
+                "{open} of {} connections are {} after {CONNECT_MAX:?}, {embryonic} unanswered; counted: {}",
+                flows.case.flows,
+                flows.open_state(),
                 non_zero(&stats)
             );
             if let Some(status) = self.process.ended() {
@@ -170,9 +172,9 @@ impl Gateway {
     /// When it does not answer.
     pub(crate) fn measure(&mut self, warm: Duration, length: Duration) -> Result<Window> {
         self.process.signal(Signal::SIGCONT)?;
-        std::thread::sleep(warm);
+        self.process.run(warm)?;
         let before = self.sample()?;
-        std::thread::sleep(length);
+        self.process.run(length)?;
         let after = self.sample()?;
         self.halt()?;
         Ok(window(&before, &after))
@@ -284,7 +286,7 @@ fn non_zero(stats: &Stats) -> String {
 /// One port replays the data, the other reads the frames that open the connections; neither has a kernel twin.
 fn config(data: &Path, pipe: &Path, socket: &Path, frames: usize, flows: Flows) -> String {
     let (data, pipe, socket) = (data.display(), pipe.display(), socket.display());
-    let connections_max = flows.count + flows.count / 8 + 1024;
+    let connections_max = flows.case.flows + flows.case.flows / 8 + 1024;
     let memory_mib = memory_mib(frames);
     let mbufs = mbufs(frames);
     format!(
@@ -324,10 +326,12 @@ queues = 1
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::{Case, Family, Mode, Proto, Traffic};
 
     #[test]
     fn the_gateways_configuration_is_valid() {
-        let flows = Flows::new(1_000_000).unwrap();
+        let case = Case::new(Mode::Fullnat, Proto::Tcp, Family::Ipv4, Traffic::Both).unwrap();
+        let flows = Flows::new(Case { flows: 1_000_000, ..case }).unwrap();
         let text =
             config(Path::new("/d/data.pcap"), Path::new("/d/pipe"), Path::new("/d/sock"), 1 << 20, flows);
         let parsed = config::Config::from_str("bench.toml", &text);

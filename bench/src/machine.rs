@@ -12,6 +12,8 @@ pub(crate) const MEASURED_CPU: usize = 1;
 pub(crate) const OTHER_CPU: usize = 0;
 
 const HUGE_DIR: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+/// How often the kernel is asked for huge pages.
+const RESERVE_TRIES: usize = 5;
 /// Never left with fewer than this: what `make demo` wants.
 const HUGE_KEPT: u64 = 512;
 
@@ -49,7 +51,12 @@ impl HugePages {
     pub(crate) fn reserve(mib: u64) -> Result<HugePages> {
         let (before, free) = (read("nr_hugepages")?, read("free_hugepages")?);
         let wanted = before + (mib / 2 + 1).saturating_sub(free);
-        if wanted > before {
+        // The kernel stops at the first page for which it finds no room, though it has just made some.
+        for _ in 0..RESERVE_TRIES {
+            if read("nr_hugepages")? >= wanted {
+                break;
+            }
+            let _ = fs::write("/proc/sys/vm/compact_memory", "1");
             fs::write(format!("{HUGE_DIR}/nr_hugepages"), wanted.to_string())
                 .context("reserving huge pages (are you root?)")?;
         }
@@ -65,9 +72,10 @@ impl HugePages {
 
 impl Drop for HugePages {
     fn drop(&mut self) {
-        // Only if nobody else has changed the number meanwhile.
-        if read("nr_hugepages").ok() == Some(self.reserved) && self.reserved > self.before {
-            let _ = fs::write(format!("{HUGE_DIR}/nr_hugepages"), self.before.max(HUGE_KEPT).to_string());
+        // Only what this run added: others may have changed the number meanwhile.
+        if let Ok(now) = read("nr_hugepages") {
+            let rest = now.saturating_sub(self.reserved.saturating_sub(self.before));
+            let _ = fs::write(format!("{HUGE_DIR}/nr_hugepages"), rest.max(HUGE_KEPT.min(now)).to_string());
         }
     }
 }

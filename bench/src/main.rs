@@ -2,9 +2,11 @@
 //! what it needs and runs it; docs/benchmarks.md explains what it measures and how.
 #![forbid(unsafe_code)]
 
+mod case;
 mod child;
 mod feeder;
 mod flows;
+mod frames;
 mod gateway;
 mod instructions;
 mod machine;
@@ -13,13 +15,14 @@ mod report;
 mod testpmd;
 mod throughput;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use crate::flows::{Flows, Traffic};
+use crate::case::{Case, Selection};
+use crate::flows::Flows;
 use crate::report::Row;
 use crate::throughput::Plan;
 
@@ -27,9 +30,9 @@ use crate::throughput::Plan;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The dataplane, built with the release profile.
+    /// The dataplane, built with the release profile; without it, throughput is not measured.
     #[arg(long, value_name = "FILE")]
-    dataplane: PathBuf,
+    dataplane: Option<PathBuf>,
     /// The engine's example `instructions`; without it, or without valgrind, instructions are not counted.
     #[arg(long, value_name = "FILE")]
     instructions: Option<PathBuf>,
@@ -39,63 +42,76 @@ struct Arguments {
     /// Where results.json and table.md go.
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
-    /// Fewer flows and windows.
+    /// The main cases only, with fewer windows.
     #[arg(long)]
     quick: bool,
-    /// Numbers of flows, e.g. 1,1k,100k,1M.
-    #[arg(long, value_name = "LIST")]
-    flows: Option<String>,
-    /// Windows per device and number of flows.
+    /// Windows per device and case.
     #[arg(long, value_name = "N")]
     windows: Option<usize>,
-    /// Only clients' packets, not those of real servers.
-    #[arg(long)]
-    inbound_only: bool,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let counts = match (&arguments.flows, arguments.quick) {
-        (Some(list), _) => flows::parse_counts(list)?,
-        (None, true) => vec![1000, 100_000],
-        (None, false) => vec![1, 1000, 100_000, 1_000_000],
-    };
-    let flows = counts.into_iter().map(Flows::new).collect::<Result<Vec<_>>>()?;
-    let traffics: &[Traffic] =
-        if arguments.inbound_only { &[Traffic::Inbound] } else { &[Traffic::Inbound, Traffic::Both] };
+    let cases = arguments.selection.cases(arguments.quick)?;
     machine::stay_aside()?;
     std::fs::create_dir_all(&arguments.out).context("making the directory for results")?;
     let dir = arguments.out.canonicalize().context("finding the directory for results")?;
-    let plan = Plan {
-        dataplane: arguments.dataplane,
-        testpmd: arguments.testpmd,
-        dir: dir.clone(),
-        windows: arguments.windows.unwrap_or(if arguments.quick { 3 } else { 7 }).max(1),
-        length: Duration::from_millis(if arguments.quick { 500 } else { 1000 }),
-        warm: Duration::from_millis(300),
-    };
-    let machine = machine::description();
-    let mut rows = Vec::new();
-    for traffic in traffics {
-        for flows in &flows {
-            let measured = throughput::run(&plan, *flows, *traffic)
-                .with_context(|| format!("{} flows, {}", flows.count, traffic.name()))?;
-            tell(&measured);
-            rows.extend(measured);
-        }
+    let (mut rows, mut failed) = (Vec::new(), 0);
+    if let Some(dataplane) = arguments.dataplane {
+        let plan = Plan {
+            dataplane,
+            testpmd: arguments.testpmd,
+            dir: dir.clone(),
+            windows: arguments.windows.unwrap_or(if arguments.quick { 3 } else { 5 }).max(1),
+            length: Duration::from_millis(300),
+            warm: Duration::from_millis(150),
+        };
+        (rows, failed) = throughput(&plan, &cases)?;
     }
     if let Some(program) = arguments.instructions {
-        for traffic in [Traffic::Inbound, Traffic::Both] {
-            match instructions::run(&program, &dir, traffic) {
-                Ok(row) => rows.push(row),
-                Err(error) => eprintln!("instructions are not counted: {error:#}"),
-            }
-        }
+        rows.extend(instructions(&program, &dir));
     }
+    let machine = machine::description();
     report::write(&dir, &machine, &rows)?;
     println!("\n{}", report::markdown(&machine, &rows));
     println!("written: {0}/results.json, {0}/table.md", dir.display());
+    ensure!(failed == 0, "{failed} cases could not be measured; why stands above");
     Ok(())
+}
+
+/// The rows of all cases, and how many could not be measured.
+fn throughput(plan: &Plan, cases: &[Case]) -> Result<(Vec<Row>, usize)> {
+    // All at once, so that a number that does not divide does not end a run in its middle.
+    let flows = cases.iter().map(|case| Flows::new(*case)).collect::<Result<Vec<_>>>()?;
+    let (mut rows, mut failed) = (Vec::new(), 0);
+    for flows in flows {
+        let case = flows.case;
+        match throughput::run(plan, flows) {
+            Ok(measured) => {
+                tell(&measured);
+                rows.extend(measured);
+            }
+            Err(error) => {
+                failed += 1;
+                let Case { flows, frame_bytes, .. } = case;
+                eprintln!("{}, {flows} flows, {frame_bytes} bytes is not measured: {error:#}", case.name());
+            }
+        }
+    }
+    Ok((rows, failed))
+}
+
+fn instructions(program: &Path, dir: &Path) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for case in instructions::cases() {
+        match instructions::run(program, dir, case) {
+            Ok(row) => rows.push(row),
+            Err(error) => eprintln!("instructions of {} are not counted: {error:#}", case.name()),
+        }
+    }
+    rows
 }
 
 /// A line of progress.
@@ -103,10 +119,14 @@ fn tell(rows: &[Row]) {
     for row in rows.iter().filter(|row| row.bench == "throughput") {
         let ratio = row.ratio_macswap.unwrap_or(f64::NAN);
         println!(
-            "{:8} {:>8} flows  {:16} {:7.2} Mpps ({:.2}-{:.2})  {ratio:.3} of macswap{}",
-            row.traffic,
-            row.flows,
+            "{:15} {:7} {} {:5} {:7} {:4} bytes {:>8} flows  {:7.2} Mpps ({:.2}-{:.2})  {ratio:.3} of macswap{}",
             row.dut,
+            row.mode.unwrap_or_default(),
+            row.proto,
+            row.family,
+            row.traffic,
+            row.frame_bytes,
+            row.flows,
             row.value,
             row.min,
             row.max,

@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::case::{Case, FLOWS};
+
 /// Several measurements of one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Spread {
@@ -50,7 +52,7 @@ pub(crate) struct Row {
     pub(crate) mode: Option<&'static str>,
     /// tcp or udp.
     pub(crate) proto: &'static str,
-    /// ipv4 or ipv6.
+    /// ipv4, ipv6, or nat64: IPv6 clients and IPv4 real servers.
     pub(crate) family: &'static str,
     /// inbound or both.
     pub(crate) traffic: &'static str,
@@ -87,17 +89,23 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// A row about FULLNAT TCP over IPv4 with one worker.
-    pub(crate) fn new(bench: &'static str, dut: &'static str, unit: &'static str, spread: Spread) -> Row {
+    /// A row about a case with one worker.
+    pub(crate) fn new(
+        bench: &'static str,
+        dut: &'static str,
+        case: &Case,
+        unit: &'static str,
+        spread: Spread,
+    ) -> Row {
         Row {
             bench,
             dut,
-            mode: (dut == TOLLGATE).then_some("fullnat"),
-            proto: "tcp",
-            family: "ipv4",
-            traffic: "inbound",
-            flows: 0,
-            frame_bytes: 64,
+            mode: (dut == TOLLGATE).then_some(case.mode.name()),
+            proto: case.proto.name(),
+            family: case.family.name(),
+            traffic: case.traffic.name(),
+            flows: case.flows,
+            frame_bytes: case.frame_bytes,
             workers: 1,
             value: spread.median,
             unit,
@@ -128,32 +136,84 @@ pub(crate) fn write(dir: &Path, machine: &str, rows: &[Row]) -> Result<()> {
     fs::write(dir.join("table.md"), markdown(machine, rows)).context("writing table.md")
 }
 
+/// Frames up to this length on the wire are the shortest of their kind.
+const SHORT_MAX: u32 = 100;
+
 /// The tables of docs/benchmarks.md.
 pub(crate) fn markdown(machine: &str, rows: &[Row]) -> String {
-    let mut text = format!("Machine: {machine}\n\n");
-    text += "| FULLNAT TCP, 64-byte frames, one worker | Flows | Tollgate Mpps | ns/packet | macswap Mpps | io Mpps | \
-             Ratio to macswap: median (min–max) | Windows | CPU share | All forwarded |\n|---|---|---|---|---|---|---|---|---|---|\n";
-    for row in rows.iter().filter(|row| row.bench == "throughput" && row.dut == TOLLGATE) {
-        let other = |dut: &str| {
-            let found = rows.iter().find(|r| {
-                r.bench == row.bench && r.dut == dut && (r.flows, r.traffic) == (row.flows, row.traffic)
-            });
-            found.map_or("–".to_owned(), |r| format!("{:.1}", r.value))
-        };
+    let mut text = format!("Machine: {machine}\n");
+    let ours: Vec<&Row> =
+        rows.iter().filter(|row| row.bench == "throughput" && row.dut == TOLLGATE).collect();
+    let short = |row: &&Row| row.frame_bytes <= SHORT_MAX;
+    let usual: Vec<&Row> = ours.iter().copied().filter(|row| short(row) && row.flows == FLOWS).collect();
+    let long: Vec<&Row> = ours.iter().copied().filter(|row| !short(row)).collect();
+    let title = format!("Shortest frames, {} flows", thousands(FLOWS));
+    text += &table(&title, &usual, rows);
+    text += &table(&format!("Frames of more than {SHORT_MAX} bytes"), &long, rows);
+    text += &table("Shortest frames by number of flows", &by_flows(&ours), rows);
+    text += &other_figures(rows);
+    text
+}
+
+/// Rows of short frames that were measured with several numbers of flows, those numbers ascending.
+fn by_flows<'a>(rows: &[&'a Row]) -> Vec<&'a Row> {
+    let kind = |row: &Row| (row.mode, row.proto, row.family, row.traffic);
+    let is_short = |row: &&&Row| row.frame_bytes <= SHORT_MAX;
+    let mut kinds = Vec::new();
+    for row in rows.iter().filter(is_short).filter(|row| row.flows != FLOWS) {
+        if !kinds.contains(&kind(row)) {
+            kinds.push(kind(row));
+        }
+    }
+    let mut swept = Vec::new();
+    for wanted in kinds {
+        let of_kind = rows.iter().filter(is_short).filter(|row| kind(row) == wanted);
+        let mut of_kind: Vec<&Row> = of_kind.copied().collect();
+        of_kind.sort_by_key(|row| row.flows);
+        swept.append(&mut of_kind);
+    }
+    swept
+}
+
+/// A table of throughput; nothing if there are no rows. `all` has the other devices' rows.
+fn table(title: &str, ours: &[&Row], all: &[Row]) -> String {
+    if ours.is_empty() {
+        return String::new();
+    }
+    let columns = [
+        title,
+        "Protocol",
+        "Family",
+        "Traffic",
+        "Flows",
+        "Frame",
+        "Tollgate Mpps",
+        "ns/packet",
+        "macswap Mpps",
+        "io Mpps",
+        "Ratio to macswap: median (min–max)",
+        "CPU share",
+        "All forwarded",
+    ];
+    let mut text = format!("\n| {} |\n{}|\n", columns.join(" | "), "|---".repeat(columns.len()));
+    for row in ours {
         let ratio = row.ratio_macswap_spread.unwrap_or(Spread::exactly(f64::NAN));
         let _ = writeln!(
             text,
-            "| {} | {} | {:.2} | {:.0} | {} | {} | {:.3} ({:.3}–{:.3}) | {} | {:.2} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {:.2} | {:.0} | {} | {} | {:.3} ({:.3}–{:.3}) | {:.2} | {} |",
+            row.mode.unwrap_or_default(),
+            row.proto,
+            row.family,
             row.traffic,
             thousands(row.flows),
+            row.frame_bytes,
             row.value,
             row.ns_per_packet.unwrap_or(f64::NAN),
-            other("testpmd-macswap"),
-            other("testpmd-io"),
+            beside(row, "testpmd-macswap", all),
+            beside(row, "testpmd-io", all),
             ratio.median,
             ratio.min,
             ratio.max,
-            row.windows,
             row.cpu_share.unwrap_or(f64::NAN),
             match row.all_forwarded {
                 Some(true) => "yes, 0 drops".to_owned(),
@@ -161,14 +221,39 @@ pub(crate) fn markdown(machine: &str, rows: &[Row]) -> String {
             }
         );
     }
-    text += "\n| Other figures | Traffic | Flows | Value |\n|---|---|---|---|\n";
-    for row in rows.iter().filter(|row| row.bench != "throughput") {
+    text
+}
+
+/// What another device did with the same packets in the same run: its row follows ours.
+fn beside(row: &Row, dut: &str, all: &[Row]) -> String {
+    let of_case = all.iter().skip_while(|other| !std::ptr::eq(*other, row)).skip(1);
+    let mut others = of_case.take_while(|other| other.dut != TOLLGATE);
+    others.find(|other| other.dut == dut).map_or("–".to_owned(), |other| format!("{:.1}", other.value))
+}
+
+fn other_figures(rows: &[Row]) -> String {
+    let others: Vec<&Row> = rows.iter().filter(|row| row.bench != "throughput").collect();
+    if others.is_empty() {
+        return String::new();
+    }
+    let mut text = "\n| Other figures | Mode | Protocol | Family | Traffic | Flows | Value |\n".to_owned();
+    text += "|---|---|---|---|---|---|---|\n";
+    for row in others {
         let name = match row.bench {
             "engine_instructions" => "Engine only, callgrind",
             _ => "Connection record and index",
         };
-        let flows = thousands(row.flows);
-        let _ = writeln!(text, "| {name} | {} | {flows} | {:.1} {} |", row.traffic, row.value, row.unit);
+        let _ = writeln!(
+            text,
+            "| {name} | {} | {} | {} | {} | {} | {:.1} {} |",
+            row.mode.unwrap_or_default(),
+            row.proto,
+            row.family,
+            row.traffic,
+            thousands(row.flows),
+            row.value,
+            row.unit
+        );
     }
     text
 }
@@ -196,16 +281,46 @@ mod tests {
         assert!((Spread::of(&[4.0, 1.0, 2.0, 3.0]).median - 2.5).abs() < 1e-9);
     }
 
+    use crate::case::{Family, Mode, Proto, Traffic};
+
+    fn row(dut: &'static str, flows: u32, frame_bytes: u32, mpps: f64) -> Row {
+        let case = Case::new(Mode::Dr, Proto::Udp, Family::Ipv4, Traffic::Inbound).unwrap();
+        let case = Case { flows, ..case.with_frames(frame_bytes) };
+        Row::new("throughput", dut, &case, "Mpps", Spread::exactly(mpps))
+    }
+
     #[test]
     fn a_row_has_the_keys_that_readers_expect() {
-        let row =
-            serde_json::to_value(Row::new("memory", TOLLGATE, "bytes", Spread::exactly(146.0))).unwrap();
+        let row = serde_json::to_value(row(TOLLGATE, 1, 64, 1.0)).unwrap();
         for key in ["bench", "dut", "mode", "proto", "family", "traffic", "flows", "frame_bytes", "workers"] {
             assert!(row.get(key).is_some(), "{key}");
         }
         for key in ["value", "unit", "median", "min", "max", "ratio_macswap"] {
             assert!(row.get(key).is_some(), "{key}");
         }
+    }
+
+    #[test]
+    fn every_row_is_in_a_table_beside_the_others_of_its_case() {
+        let rows = [
+            row(TOLLGATE, FLOWS, 64, 1.25),
+            row("testpmd-macswap", FLOWS, 64, 2.0),
+            row(TOLLGATE, FLOWS, 1400, 3.5),
+            row("testpmd-macswap", FLOWS, 1400, 4.0),
+            row(TOLLGATE, 1, 64, 5.5),
+            row("testpmd-macswap", 1, 64, 6.0),
+        ];
+        let text = markdown("any", &rows);
+        let tables: Vec<&str> = text.split("\n\n").skip(1).collect();
+        let figures = |table: &str| -> Vec<String> {
+            let lines = table.lines().skip(2);
+            lines.map(|line| line.split(" | ").nth(6).unwrap_or_default().to_owned()).collect()
+        };
+        assert_eq!(
+            tables.iter().map(|t| figures(t)).collect::<Vec<_>>(),
+            [vec!["1.25"], vec!["3.50"], vec!["5.50", "1.25"]]
+        );
+        assert!(tables[1].contains("| 3.50 | NaN | 4.0 | – |"), "{}", tables[1]);
     }
 
     #[test]

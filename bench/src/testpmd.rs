@@ -93,10 +93,10 @@ impl Testpmd {
     pub(crate) fn measure(&mut self, mode: Mode, warm: Duration, length: Duration) -> Result<Rate> {
         self.say(&format!("set fwd {}", mode.name()))?;
         self.say("start")?;
-        std::thread::sleep(warm);
+        self.process.run(warm)?;
         let (from, before) = self.sent()?;
         let cpu_from = self.process.forwarding_cpu_ns()?;
-        std::thread::sleep(length);
+        self.process.run(length)?;
         let (to, after) = self.sent()?;
         let cpu_ns = self.process.forwarding_cpu_ns()? - cpu_from;
         self.say("stop")?;

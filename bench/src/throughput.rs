@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::flows::{Flows, Traffic};
+use crate::case::{Case, Traffic};
+use crate::flows::Flows;
 use crate::gateway::{Gateway, Rate, Window, memory_mib};
 use crate::machine::HugePages;
 use crate::pcap;
@@ -37,13 +38,14 @@ impl Drop for Scratch {
     }
 }
 
-/// Measures one number of flows.
+/// Measures one case.
 ///
 /// # Errors
 /// When one of the devices does not start or answer.
-pub(crate) fn run(plan: &Plan, flows: Flows, traffic: Traffic) -> Result<Vec<Row>> {
+pub(crate) fn run(plan: &Plan, flows: Flows) -> Result<Vec<Row>> {
+    let case = flows.case;
     let data = Scratch(plan.dir.join("data.pcap"));
-    let frames = flows.data_frames(traffic);
+    let frames = flows.data_frames();
     let count = frames.len();
     pcap::write(&data.0, &frames)?;
     drop(frames);
@@ -57,17 +59,19 @@ pub(crate) fn run(plan: &Plan, flows: Flows, traffic: Traffic) -> Result<Vec<Row
     for _ in 0..plan.windows {
         ours.push(gateway.measure(plan.warm, plan.length).context("measuring the gateway")?);
         macswap.push(testpmd.measure(Mode::MacSwap, plan.warm, plan.length)?);
-        io.push(testpmd.measure(Mode::Io, plan.warm, plan.length)?);
+        if case.is_plainest() {
+            io.push(testpmd.measure(Mode::Io, plan.warm, plan.length)?);
+        }
     }
-    let mut rows = rows(flows, traffic, &ours, &macswap, &io);
-    if traffic == Traffic::Inbound {
-        let memory = Row::new("memory", TOLLGATE, "bytes/connection", Spread::exactly(bytes));
-        rows.push(Row { flows: flows.count, ..memory });
+    let mut rows = rows(&case, &ours, &macswap, &io);
+    if case.is_plainest() && case.traffic == Traffic::Inbound {
+        let bytes = Spread::exactly(bytes);
+        rows.push(Row::new("memory", TOLLGATE, &case, "bytes/connection", bytes));
     }
     Ok(rows)
 }
 
-fn rows(flows: Flows, traffic: Traffic, ours: &[Window], macswap: &[Rate], io: &[Rate]) -> Vec<Row> {
+fn rows(case: &Case, ours: &[Window], macswap: &[Rate], io: &[Rate]) -> Vec<Row> {
     let row = |dut: &'static str, rates: &[Rate]| {
         let ratios: Vec<f64> =
             rates.iter().zip(macswap).map(|(rate, base)| rate.mpps() / base.mpps()).collect();
@@ -75,14 +79,12 @@ fn rows(flows: Flows, traffic: Traffic, ours: &[Window], macswap: &[Rate], io: &
         let shares: Vec<f64> = rates.iter().map(|rate| rate.share()).collect();
         let (rate, ratio) = (Spread::of(&mpps), Spread::of(&ratios));
         Row {
-            traffic: traffic.name(),
-            flows: flows.count,
             ratio_macswap: Some(ratio.median),
             ratio_macswap_spread: Some(ratio),
             windows: rates.len(),
             cpu_share: Some(Spread::of(&shares).min),
             ns_per_packet: Some(1000.0 / rate.median),
-            ..Row::new("throughput", dut, "Mpps", rate)
+            ..Row::new("throughput", dut, case, "Mpps", rate)
         }
     };
     let rates: Vec<Rate> = ours.iter().map(|window| window.rate).collect();
@@ -92,5 +94,9 @@ fn rows(flows: Flows, traffic: Traffic, ours: &[Window], macswap: &[Rate], io: &
         dropped: Some(ours.iter().map(|window| window.dropped).sum()),
         ..row(TOLLGATE, &rates)
     };
-    vec![tollgate, row(Mode::MacSwap.dut(), macswap), row(Mode::Io.dut(), io)]
+    let mut rows = vec![tollgate, row(Mode::MacSwap.dut(), macswap)];
+    if !io.is_empty() {
+        rows.push(row(Mode::Io.dut(), io));
+    }
+    rows
 }

@@ -171,6 +171,7 @@ fn changed_ports(running: &Config, new: &Config) -> Vec<String> {
             ("device", old.device != port.device),
             ("kernel_interface", old.kernel_interface != port.kernel_interface),
             ("mtu", old.mtu != port.mtu),
+            ("vlan", old.vlan != port.vlan),
             ("queues", old.queues != port.queues),
             ("rx_descriptors", old.rx_descriptors != port.rx_descriptors),
             ("tx_descriptors", old.tx_descriptors != port.tx_descriptors),

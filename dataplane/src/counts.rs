@@ -46,15 +46,19 @@ platform_drops! {
     ResolveOverflow = "resolve_overflow",
     /// The next hop did not tell its MAC address in time.
     Unresolved = "neighbour_unresolved",
-    /// The frame came in several buffers; it is larger than the port's MTU allows.
+    /// The frame is larger than the port's MTU allows and does not fit one buffer.
     MultiSegment = "multi_segment",
-    /// The packet had to be cut into fragments for its port, and there were no buffers for them.
+    /// The frame bears no VLAN tag, and its port's network is a VLAN.
+    Untagged = "vlan_untagged",
+    /// No room in the packet buffer for the VLAN tag.
+    NoTagRoom = "vlan_no_headroom",
+    /// The packet had to be cut into fragments for its port, and could not: no buffers, or more than 64 fragments.
     CutFailed = "cut_failed",
     /// The packet is to leave through a port that does not exist.
     NoSuchPort = "no_such_port",
     /// The packet is for the kernel, but its port has no kernel twin.
     NoTwin = "no_twin",
-    /// The kernel twin took no more packets.
+    /// The kernel twin did not take the packet.
     TwinFull = "twin_full",
     /// The ring from the slow path to the worker was full.
     InjectFull = "inject_full",

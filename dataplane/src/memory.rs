@@ -14,8 +14,8 @@ const WAITING_LEN: u32 = (engine::WAIT_SLOTS * engine::WAIT_LEN_MAX) as u32;
 /// What net_af_xdp keeps in its fill ring beside the descriptors, per receive queue.
 const FILL_RING_LEN: u32 = 4096;
 
-/// Descriptors of a kernel twin, both directions.
-const TWIN_LEN: u32 = 1024;
+/// Frames of a kernel twin that are in hands at a time.
+const TWIN_LEN: u32 = 64;
 
 /// What an Ethernet frame adds to the MTU, with two VLAN tags.
 const FRAME_OVERHEAD_LEN: u16 = 14 + 8 + 4;

@@ -65,7 +65,6 @@ pub(crate) struct Running {
     eal: Arc<Eal>,
     stop: Arc<AtomicBool>,
     lcores: Vec<u16>,
-    mirror: std::thread::JoinHandle<()>,
     /// What is left to do on the main thread.
     pub(crate) core: Core,
 }
@@ -79,8 +78,7 @@ impl Running {
                 tracing::error!("lcore {lcore} had panicked; that is a bug in the dataplane");
             }
         }
-        let _ = self.mirror.join();
-        drop(self.core);
+        self.core.end();
     }
 }
 
@@ -100,7 +98,8 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
     let layout = cpus::lay_out(config.dataplane.workers, &config.dataplane.cpus, &allowed_cpus()?);
     let idle_mode = cpus::idle_mode(config.dataplane.idle, &layout);
     ports::check_interfaces(config)?;
-    let eal = Arc::new(Eal::init(&eal_config(config, &layout))?);
+    let eal = Eal::init(&eal_config(config, &layout)).map_err(|error| ports::of_port(error, config))?;
+    let eal = Arc::new(eal);
     let mut warnings = eal.warnings().to_vec();
 
     let found = (0..config.ports.len())
@@ -112,7 +111,7 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
     let (mut open, mut queues) = (Vec::new(), Vec::new());
     for (number, found) in found.into_iter().enumerate() {
         let (port, of_port, complaints) =
-            ports::open(&eal, pools.of(found.info.numa_node), found, &config.ports[number], number)?;
+            ports::open(&eal, pools.of(found.info.numa_node), found, &config.ports[number])?;
         tracing::info!(
             "port {} is {} ({}, {}), {} receive and {} transmit queues",
             port.config.name,
@@ -129,7 +128,7 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let plan = Plan { eal: &eal, config, deals: &deals, idle_mode, stop: &stop };
+    let plan = Plan { eal: &eal, config, deals: &deals, pool: &pools.first, idle_mode, stop: &stop };
     plan.assemble(open, queues, &layout, warnings)
 }
 
@@ -235,7 +234,7 @@ impl Assembled {
         let (last, slow_path) = (worker_lcore(lcores.len()), self.slow_path);
         self.eal.launch(last, move || slow_path.run())?;
         lcores.push(last);
-        Ok(Running { eal: self.eal, stop: self.stop, lcores, mirror, core: Core::new(self.parts) })
+        Ok(Running { eal: self.eal, stop: self.stop, lcores, core: Core::new(self.parts, mirror) })
     }
 }
 
@@ -244,6 +243,8 @@ struct Plan<'a> {
     eal: &'a Arc<Eal>,
     config: &'a Config,
     deals: &'a [Deal],
+    /// Where workers take buffers from.
+    pool: &'a Mempool,
     idle_mode: IdleMode,
     stop: &'a Arc<AtomicBool>,
 }
@@ -321,15 +322,15 @@ impl Plan<'_> {
         }
     }
 
-    /// Slots: a quarter more than the configuration allows, because what a reload takes away keeps its slot while
-    /// connections remember it.
+    /// Slots: twice what the configuration allows, because what a reload takes away keeps its slot while connections
+    /// remember it, and a reload may replace all. Pairs, of which there are many, have a quarter more.
     fn limits(&self) -> Limits {
-        let with_room = |max: u32| max as usize + max as usize / 4 + 16;
+        let with_room = |max: u32| 2 * max as usize + 16;
         let reals_max = with_room(self.config.dataplane.real_servers_max);
         Limits {
             services_max: with_room(self.config.dataplane.services_max),
             reals_max,
-            pairs_max: reals_max * PAIRS_PER_REAL,
+            pairs_max: (reals_max / 2 + reals_max / 8) * PAIRS_PER_REAL,
         }
     }
 
@@ -390,6 +391,7 @@ impl Plan<'_> {
                 punt: Out::new(Sink::Ring(punt), PlatformDrop::PuntFull),
                 resolve: Out::new(Sink::Ring(resolve), PlatformDrop::ResolveRingFull),
                 waiting: Waiting::new(),
+                pool: self.pool.clone(),
                 freed: dpdk::Burst::new(),
             },
             control,

@@ -8,7 +8,7 @@ use engine::{PortId, WorkerId};
 use crate::counts::PlatformDrop;
 use crate::ports::{Deal, OpenPort, PortQueues};
 use crate::slow_path::Side;
-use crate::worker::{Out, Relay, Sink};
+use crate::worker::{Inlet, Out, Relay, Sink};
 
 /// Packets that all rings towards one worker hold together, about.
 const TO_WORKER_LEN: u32 = 8192;
@@ -29,7 +29,7 @@ pub(crate) const INJECT_RING_LEN: u32 = 1024;
 #[derive(Default)]
 pub(crate) struct Own {
     /// Receive queues.
-    pub(crate) rx: Vec<dpdk::RxQueue>,
+    pub(crate) rx: Vec<Inlet>,
     /// Packets that it only sends.
     pub(crate) relays: Vec<Relay>,
     /// Packets that other workers hand over.
@@ -78,10 +78,10 @@ impl Wiring {
         let mut inject = HashMap::new();
         for ((port, of_port), deal) in open.iter().zip(queues).zip(deals) {
             for (queue, worker) in of_port.rx.drain(..).zip(&deal.rx) {
-                workers[usize::from(*worker)].rx.push(queue);
+                workers[usize::from(*worker)].rx.push(Inlet { queue, vlan: port.vlan });
             }
             for (queue, worker) in of_port.tx.drain(..).zip(&deal.tx) {
-                let out = Out::new(Sink::Queue(queue), PlatformDrop::TxFull);
+                let out = Out::new(Sink::Queue(queue, port.vlan), PlatformDrop::TxFull);
                 workers[usize::from(*worker)].ports[port.id.index()] = Some(out);
             }
             for (worker, sender) in deal.sender.iter().enumerate() {

@@ -1,9 +1,12 @@
 //! A worker of the engine, driven by a script: frames from clients and real servers, good and broken, in bursts, with
 //! time passing and configurations changing between them.
 //!
+//! Beside one service that is looked at closely there is one of every other mode, protocol and pair of families.
+//!
 //! Promises: no panic; no packet without a verdict and a count; what is forwarded has right checksums, the same
 //! payload, and the endpoints of its side; and no real server ever gets an address that the client made up.
 
+mod mixed;
 mod rig;
 mod sent;
 
@@ -29,8 +32,17 @@ pub fn run(data: &[u8]) {
         }
         let what = script.byte();
         match what & 0x0f {
-            0..=5 => burst.push(client_segment(&mut script)),
-            6..=10 => burst.push(rig.real_segment(&mut script)),
+            0..=3 => burst.push(client_segment(&mut script)),
+            4 | 5 => {
+                let flags = control_bits(&mut script);
+                burst.push(mixed::client_packet(&mut script, flags));
+            }
+            6..=8 => burst.push(rig.real_segment(&mut script)),
+            9 => {
+                let flags = control_bits(&mut script);
+                burst.extend(rig.kept.answer(&mut script, flags));
+            }
+            10 => burst.extend(rig.kept.error(&mut script)),
             11 => burst.push(Sent::raw(script.byte(), script.bytes())),
             12 => burst.push(broken(&mut script, &rig)),
             13 => rig.pass(script.byte()),

@@ -303,7 +303,7 @@ fn write_config(dir: &Path, instance: &str, workers: usize, connections_max: u32
     };
     let text = format!(
         "[dataplane]\nworkers = {workers}\nhuge_pages = \"never\"\nmemory_mib = 128\nmbufs = 8192\n\
-         connections_max = {connections_max}\nservices_max = 256\nreal_servers_max = 256\ninstance = \"{instance}\"\n\
+         connections_max = {connections_max}\nservices_max = 512\nreal_servers_max = 512\ninstance = \"{instance}\"\n\
          api_socket = \"{at}/api.sock\"\nseed = 1\n{}{}",
         port(Port::Wan),
         port(Port::Lan)

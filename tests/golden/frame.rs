@@ -1,13 +1,11 @@
-//! Frames of one connection as they enter and as they must leave: the oracle.
+//! Frames put together from scratch, with checksums over all that they cover: the oracle's bricks.
 //!
-//! What leaves is put together from scratch out of what a case says, with checksums over the whole segment. Nothing of
-//! the engine's translation is used, so a frame that equals it byte for byte is right.
+//! Nothing of the engine's translation is used, so a frame that equals one made here byte for byte is right.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use wire::build::{Ipv4Base, TcpFrame, icmp_error_frame};
-use wire::tcp::flags::{ACK, FIN, PSH, RST, SYN};
-use wire::{MacAddr, U16, U32, checksum, ipv4};
+use wire::build::{Extension, Ipv4Base, Ipv6Base, ethernet, with_extensions};
+use wire::{Family, MacAddr, U16, checksum, ipv4};
 
 /// What net_pcap calls the first and the second port of a process.
 pub(crate) const WAN_MAC: MacAddr = MacAddr([0x02, 0x70, 0x63, 0x61, 0x70, 0x00]);
@@ -15,14 +13,35 @@ pub(crate) const LAN_MAC: MacAddr = MacAddr([0x02, 0x70, 0x63, 0x61, 0x70, 0x01]
 pub(crate) const CLIENT_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 1, 0x11]);
 pub(crate) const REAL_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 2, 0x11]);
 
+/// On the client's side.
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
+pub(crate) const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11);
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
+pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x100);
+/// On the real server's side.
 pub(crate) const LIP: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 200);
+pub(crate) const LIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x200);
 pub(crate) const RIP: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 11);
+pub(crate) const RIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x11);
+/// The gateway's own, where its tunnels begin.
+pub(crate) const TUNNEL: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
+pub(crate) const TUNNEL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
 
-/// Sequence numbers of the two sides' SYNs.
-pub(crate) const CLIENT_ISN: u32 = 1_000;
-pub(crate) const REAL_ISN: u32 = 0xffff_fff0;
+/// Identification in every IPv4 header that a host or a router writes; those that the gateway writes have others.
+pub(crate) const HOST_ID: u16 = 0x1234;
+
+/// The address of this family.
+pub(crate) fn either(family: Family, v4: Ipv4Addr, v6: Ipv6Addr) -> IpAddr {
+    match family {
+        Family::V4 => v4.into(),
+        Family::V6 => v6.into(),
+    }
+}
+
+/// The family of an address.
+pub(crate) fn family_of(address: IpAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
 
 /// A port of the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +58,31 @@ impl Port {
             Port::Wan => "wan",
             Port::Lan => "lan",
         }
+    }
+
+    /// Our own hardware address, and that of everybody else there.
+    pub(crate) fn macs(self) -> (MacAddr, MacAddr) {
+        match self {
+            Port::Wan => (WAN_MAC, CLIENT_MAC),
+            Port::Lan => (LAN_MAC, REAL_MAC),
+        }
+    }
+
+    /// A frame with this IP packet that somebody sends us.
+    pub(crate) fn receives(self, packet: &[u8]) -> Frame {
+        let (ours, theirs) = self.macs();
+        self.frame(ours, theirs, packet)
+    }
+
+    /// A frame with this IP packet that we send.
+    pub(crate) fn sends(self, packet: &[u8]) -> Frame {
+        let (ours, theirs) = self.macs();
+        self.frame(theirs, ours, packet)
+    }
+
+    fn frame(self, to: MacAddr, from: MacAddr, packet: &[u8]) -> Frame {
+        let ether_type = Family::of(packet).unwrap_or(Family::V4).ether_type();
+        Frame { port: self, bytes: ethernet(to, from, ether_type, packet) }
     }
 }
 
@@ -61,19 +105,12 @@ impl Frame {
         self.edit(|bytes| bytes[at] ^= 0x20)
     }
 
-    /// With IP options behind the fixed IP header.
-    pub(crate) fn with_ip_options(self, options: &[u8]) -> Frame {
-        assert!(options.len().is_multiple_of(4));
-        self.edit(|bytes| {
-            bytes.splice(34..34, options.iter().copied());
-            bytes[14] += (options.len() / 4) as u8;
-            let total_len = u16::from_be_bytes([bytes[16], bytes[17]]) + options.len() as u16;
-            bytes[16..18].copy_from_slice(&total_len.to_be_bytes());
-        })
-        .with_ip_checksum()
+    /// With zeros behind the IP packet.
+    pub(crate) fn tail(self, len: usize) -> Frame {
+        self.edit(|bytes| bytes.resize(bytes.len() + len, 0))
     }
 
-    /// With the IP checksum right again.
+    /// With the IPv4 header's checksum right again.
     pub(crate) fn with_ip_checksum(self) -> Frame {
         self.edit(|bytes| {
             let end = 14 + usize::from(bytes[14] & 0x0f) * 4;
@@ -82,216 +119,117 @@ impl Frame {
             bytes[24..26].copy_from_slice(&sum.to_bytes());
         })
     }
+
+    /// The IP packet.
+    pub(crate) fn packet(&self) -> &[u8] {
+        &self.bytes[14..]
+    }
 }
 
-/// A TCP segment without its endpoints.
+/// What an IP header says besides protocol, length and addresses.
 #[derive(Debug, Clone)]
-pub(crate) struct Seg {
-    pub(crate) flags: u8,
-    pub(crate) seq: u32,
-    pub(crate) ack: u32,
-    pub(crate) window: u16,
-    pub(crate) options: Vec<u8>,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) ttl: u8,
+pub(crate) struct Ip {
+    /// TTL or hop limit.
+    pub(crate) hops: u8,
+    /// DSCP and ECN.
+    pub(crate) class: u8,
+    /// IPv4: identification.
+    pub(crate) id: u16,
+    /// IPv4.
     pub(crate) dont_fragment: bool,
-    /// Zeros behind the IP packet.
-    pub(crate) tail: usize,
+    /// IPv4 options, a multiple of 4 bytes.
+    pub(crate) options: Vec<u8>,
+    /// IPv6.
+    pub(crate) flow_label: u32,
+    /// IPv6 extension headers.
+    pub(crate) extensions: Vec<Extension>,
 }
 
-pub(crate) fn seg(flags: u8, seq: u32, ack: u32) -> Seg {
-    let (options, payload) = (Vec::new(), Vec::new());
-    Seg { flags, seq, ack, window: 65_535, options, payload, ttl: 64, dont_fragment: true, tail: 0 }
-}
-
-/// The client's SYN, with MSS 1460.
-pub(crate) fn syn() -> Seg {
-    seg(SYN, CLIENT_ISN, 0).options(&mss(1460))
-}
-
-/// The real server's SYN-ACK, with MSS 1460.
-pub(crate) fn syn_ack() -> Seg {
-    seg(SYN | ACK, REAL_ISN, CLIENT_ISN + 1).options(&mss(1460))
-}
-
-/// The client has sent `sent` bytes and received `received`.
-pub(crate) fn client_ack(sent: u32, received: u32) -> Seg {
-    seg(ACK, CLIENT_ISN + 1 + sent, REAL_ISN.wrapping_add(1 + received))
-}
-
-/// The real server has sent `sent` bytes and received `received`.
-pub(crate) fn real_ack(sent: u32, received: u32) -> Seg {
-    seg(ACK, REAL_ISN.wrapping_add(1 + sent), CLIENT_ISN + 1 + received)
-}
-
-/// The MSS option.
-pub(crate) fn mss(value: u16) -> [u8; 4] {
-    let [a, b] = value.to_be_bytes();
-    [2, 4, a, b]
-}
-
-/// Two NOPs and timestamps, as stacks send them.
-pub(crate) fn timestamps(value: u32, echo: u32) -> Vec<u8> {
-    [&[1, 1, 8, 10], &value.to_be_bytes()[..], &echo.to_be_bytes()].concat()
-}
-
-/// NOPs.
-pub(crate) fn nops(len: usize) -> Vec<u8> {
-    vec![1; len]
-}
-
-impl Seg {
-    pub(crate) fn options(mut self, options: &[u8]) -> Seg {
-        self.options = options.to_vec();
-        self
-    }
-
-    /// With `option` in front of what options there are.
-    pub(crate) fn with_first(mut self, option: &[u8]) -> Seg {
-        self.options.splice(0..0, option.iter().copied());
-        self
-    }
-
-    /// With that many bytes to carry.
-    pub(crate) fn payload(mut self, len: usize) -> Seg {
-        self.payload = (0..len).map(|n| (n * 7 + 3) as u8).collect();
-        if len > 0 {
-            self.flags |= PSH;
-        }
-        self
-    }
-
-    pub(crate) fn fin(mut self) -> Seg {
-        self.flags |= FIN;
-        self
-    }
-
-    pub(crate) fn rst(mut self) -> Seg {
-        self.flags |= RST;
-        self
-    }
-
-    pub(crate) fn flags(mut self, flags: u8) -> Seg {
-        self.flags = flags;
-        self
-    }
-
-    pub(crate) fn seq(mut self, seq: u32) -> Seg {
-        self.seq = seq;
-        self
-    }
-
-    pub(crate) fn ttl(mut self, ttl: u8) -> Seg {
-        self.ttl = ttl;
-        self
-    }
-
-    pub(crate) fn may_fragment(mut self) -> Seg {
-        self.dont_fragment = false;
-        self
-    }
-
-    /// With zeros behind the IP packet.
-    pub(crate) fn tail(mut self, len: usize) -> Seg {
-        self.tail = len;
-        self
-    }
-}
-
-/// The four endpoints of a connection, and the service's options that its frames depend on.
-#[derive(Debug, Clone)]
-pub(crate) struct Conn {
-    pub(crate) client: (Ipv4Addr, u16),
-    pub(crate) virtual_: (Ipv4Addr, u16),
-    pub(crate) local: (Ipv4Addr, u16),
-    pub(crate) real: (Ipv4Addr, u16),
-}
-
-type End = (MacAddr, (Ipv4Addr, u16));
-
-impl Conn {
-    /// The `n`th connection of the case with this number. No two have a port in common.
-    pub(crate) fn new(case: u16, n: u16) -> Conn {
-        let id = case * 10 + n;
-        Conn {
-            client: (CLIENT, 40_000 + id),
-            virtual_: (VIP, 1_000 + id),
-            local: (LIP, Conn::local_port(case, n)),
-            real: (RIP, 8_000 + id),
+impl Default for Ip {
+    /// As our hosts send.
+    fn default() -> Ip {
+        Ip {
+            hops: 64,
+            class: 0,
+            id: HOST_ID,
+            dont_fragment: true,
+            options: Vec::new(),
+            flow_label: 0x54321,
+            extensions: Vec::new(),
         }
     }
+}
 
-    /// The first of its two local ports; the second one is there only when there are two workers.
-    pub(crate) fn local_port(case: u16, n: u16) -> u16 {
-        20_000 + 2 * (case * 10 + n)
+impl Ip {
+    /// As the gateway writes it where it writes a whole new header.
+    pub(crate) fn own(hops: u8) -> Ip {
+        Ip { hops, id: 0, flow_label: 0, ..Ip::default() }
     }
 
-    pub(crate) fn client_sends(&self, seg: &Seg) -> Frame {
-        frame(Port::Wan, (CLIENT_MAC, self.client), (WAN_MAC, self.virtual_), seg)
+    /// Bytes of the header with options or extension headers.
+    pub(crate) fn header_len(&self, family: Family) -> usize {
+        let zeros = either(family, Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+        self.packet(6, (zeros, zeros), &[]).len()
     }
 
-    pub(crate) fn client_gets(&self, seg: &Seg) -> Frame {
-        frame(Port::Wan, (WAN_MAC, self.virtual_), (CLIENT_MAC, self.client), &routed(seg))
+    /// A whole IP packet.
+    pub(crate) fn packet(&self, protocol: u8, ends: (IpAddr, IpAddr), payload: &[u8]) -> Vec<u8> {
+        let frame = match ends {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => self.v4(protocol, (src, dst), payload),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let base = Ipv6Base {
+                    src: src.octets(),
+                    dst: dst.octets(),
+                    protocol,
+                    hop_limit: self.hops,
+                    traffic_class: self.class,
+                    flow_label: self.flow_label,
+                    ..Ipv6Base::default()
+                };
+                with_extensions(&base.frame(payload), &self.extensions)
+            }
+            _ => Vec::new(),
+        };
+        assert!(!frame.is_empty(), "{ends:?} are of two families");
+        frame[14..].to_vec()
     }
 
-    pub(crate) fn real_sends(&self, seg: &Seg) -> Frame {
-        frame(Port::Lan, (REAL_MAC, self.real), (LAN_MAC, self.local), seg)
-    }
-
-    pub(crate) fn real_gets(&self, seg: &Seg) -> Frame {
-        frame(Port::Lan, (LAN_MAC, self.local), (REAL_MAC, self.real), &routed(seg))
-    }
-
-    /// The option that tells the client's address: kind, length, port, address.
-    pub(crate) fn toa(&self, kind: u8) -> [u8; 8] {
-        let (port, ip) = (self.client.1.to_be_bytes(), self.client.0.octets());
-        [kind, 8, port[0], port[1], ip[0], ip[1], ip[2], ip[3]]
+    /// As a frame, whose Ethernet header means nothing.
+    fn v4(&self, protocol: u8, (src, dst): (Ipv4Addr, Ipv4Addr), payload: &[u8]) -> Vec<u8> {
+        assert!(self.options.len().is_multiple_of(4), "{self:?}");
+        let base = Ipv4Base {
+            src: ipv4::addr(src),
+            dst: ipv4::addr(dst),
+            protocol,
+            ttl: self.hops,
+            dscp_ecn: self.class,
+            id: U16::new(self.id),
+            flags_fragment: U16::new(if self.dont_fragment { ipv4::FLAG_DONT_FRAGMENT } else { 0 }),
+            ..Ipv4Base::default()
+        };
+        let bytes = base.frame(&[&self.options[..], payload].concat());
+        let frame = Frame { port: Port::Wan, bytes };
+        frame.edit(|bytes| bytes[14] += (self.options.len() / 4) as u8).with_ip_checksum().bytes
     }
 }
 
-/// A router has passed it on.
-fn routed(seg: &Seg) -> Seg {
-    seg.clone().ttl(seg.ttl - 1)
-}
-
-fn frame(port: Port, (eth_src, src): End, (eth_dst, dst): End, seg: &Seg) -> Frame {
-    assert!(seg.options.len().is_multiple_of(4), "{seg:?}");
-    let tcp = TcpFrame {
-        eth_dst,
-        eth_src,
-        src: ipv4::addr(src.0),
-        dst: ipv4::addr(dst.0),
-        src_port: U16::new(src.1),
-        dst_port: U16::new(dst.1),
-        seq: U32::new(seg.seq),
-        ack: U32::new(seg.ack),
-        flags: seg.flags,
-        window: U16::new(seg.window),
-        options: seg.options.clone(),
-        payload: seg.payload.clone(),
-        ttl: seg.ttl,
-        id: U16::new(0x1234),
-        flags_fragment: U16::new(if seg.dont_fragment { ipv4::FLAG_DONT_FRAGMENT } else { 0 }),
-        ..TcpFrame::default()
+/// The checksum of TCP, UDP, ICMP and ICMPv6 over the whole payload, whose checksum field is zero, and a pseudo header
+/// where there is one (RFC 9293 §3.1, RFC 768, RFC 8200 §8.1).
+pub(crate) fn upper_checksum(protocol: u8, (src, dst): (IpAddr, IpAddr), payload: &[u8]) -> U16 {
+    let len = (payload.len() as u16).to_be_bytes();
+    let pseudo = if protocol == ipv4::PROTO_ICMP {
+        Vec::new()
+    } else {
+        [&octets(src)[..], &octets(dst), &[0, protocol], &len].concat()
     };
-    let mut bytes = tcp.to_vec();
-    bytes.resize(bytes.len() + seg.tail, 0);
-    Frame { port, bytes }
+    let sum = checksum::internet(&[pseudo, payload.to_vec()].concat());
+    if protocol == ipv4::PROTO_UDP && sum == U16::ZERO { U16::MAX_VALUE } else { sum }
 }
 
-/// The gateway's ICMP error about a frame: back to where it came from, from the address it was sent to.
-pub(crate) fn icmp_error(about: &Frame, kind: u8, code: u8, rest: u32) -> Frame {
-    let b = &about.bytes;
-    let mac = |at: usize| MacAddr([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5]]);
-    let ip = |at: usize| ipv4::addr(Ipv4Addr::new(b[at], b[at + 1], b[at + 2], b[at + 3]));
-    let base = Ipv4Base {
-        eth_dst: mac(6),
-        eth_src: mac(0),
-        src: ip(30),
-        dst: ip(26),
-        flags_fragment: U16::ZERO,
-        ..Ipv4Base::default()
-    };
-    let bytes = icmp_error_frame(base, (kind, code, U32::new(rest)), &b[14..]).unwrap_or_default();
-    Frame { port: about.port, bytes }
+/// The bytes of an address.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
 }

@@ -44,6 +44,9 @@ impl Recording {
             for (name, n) in &step.counts {
                 let _ = writeln!(index, "      {name} +{n}");
             }
+            if let Some((_, state)) = step.listed {
+                let _ = writeln!(index, "      then in {state}");
+            }
         }
         Recording { frames, index }
     }

@@ -1,42 +1,40 @@
 //! Runs cases on a dataplane and compares: with the case itself, with rules that hold for every frame, and with the
 //! recording.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use api::{
-    DesiredState, Protocol, RealServer, Request, Response, Scheduler, ServiceKey, StaticNeighbour,
-    StaticRoute, Timeouts, ToaMode,
+    ConnectionQuery, DesiredState, RealServer, Request, Response, Scheduler, ServiceKey, StaticNeighbour,
+    StaticRoute, Timeouts, ToaMode, Tunnel,
 };
 use wire::build::summary;
+use wire::{MacAddr, ipv4};
 
-use crate::case::{Case, Counts, Step};
+use crate::case::{Case, Counts, Mode, Service, Step};
+use crate::conn::{Conn, Marks, without_own_id};
 use crate::dataplane::{Dataplane, PATIENCE};
-use crate::frame::{CLIENT, CLIENT_MAC, Conn, Frame, LIP, Port, REAL_MAC, RIP};
+use crate::frame::{CLIENT, CLIENT_MAC, CLIENT6, Frame, Port, REAL_MAC, RIP, RIP6, TUNNEL, TUNNEL6, either};
+use crate::look::Packet;
 use crate::{recording, rules};
 
 /// Everything that the cases need, in force at once.
 pub(crate) fn apply(dataplane: &mut Dataplane, cases: &[Case]) -> Result<()> {
     let workers = dataplane.workers() as u16;
     let services = cases.iter().flat_map(|case| (0..case.conns).map(move |n| service(case, n, workers)));
-    let mac = |port: &str, address: std::net::Ipv4Addr, mac: wire::MacAddr| StaticNeighbour {
-        port: port.into(),
-        address: address.into(),
-        mac: mac.0,
-    };
-    let route = |port: &str, network: [u8; 4]| StaticRoute {
-        network: network.into(),
-        prefix_len: 24,
-        via: None,
-        port: port.into(),
-    };
     // Nothing ends by itself while the test runs, however slow the machine is.
     let timeouts = Timeouts { syn_recv_s: 1000, close_s: 1000, last_ack_s: 1000, ..Timeouts::default() };
     let state = DesiredState {
         generation: 1,
         services: services.collect(),
-        static_neighbours: vec![mac("wan", CLIENT, CLIENT_MAC), mac("lan", RIP, REAL_MAC)],
-        static_routes: vec![route("wan", [10, 1, 0, 0]), route("lan", [10, 2, 0, 0])],
+        static_neighbours: vec![
+            neighbour(Port::Wan, CLIENT, CLIENT_MAC),
+            neighbour(Port::Wan, CLIENT6, CLIENT_MAC),
+            neighbour(Port::Lan, RIP, REAL_MAC),
+            neighbour(Port::Lan, RIP6, REAL_MAC),
+        ],
+        static_routes: Port::ALL.into_iter().flat_map(routes).collect(),
         timeouts,
     };
     let response = dataplane.ask_workers(&Request::Apply(Box::new(state)))?;
@@ -44,19 +42,53 @@ pub(crate) fn apply(dataplane: &mut Dataplane, cases: &[Case]) -> Result<()> {
     Ok(())
 }
 
+fn neighbour(port: Port, address: impl Into<IpAddr>, mac: MacAddr) -> StaticNeighbour {
+    StaticNeighbour { port: port.name().into(), address: address.into(), mac: mac.0 }
+}
+
+/// The networks on a port's link.
+fn routes(port: Port) -> [StaticRoute; 2] {
+    let net = port as u8 + 1;
+    let route = |network: IpAddr, prefix_len| StaticRoute {
+        network,
+        prefix_len,
+        via: None,
+        port: port.name().into(),
+    };
+    [
+        route([10, net, 0, 0].into(), 24),
+        route(Ipv6Addr::new(0x2001, 0xdb8, net.into(), 0, 0, 0, 0, 0).into(), 64),
+    ]
+}
+
+fn api_mode(service: &Service) -> api::Mode {
+    match service.mode {
+        Mode::FullNat => api::Mode::FullNat,
+        Mode::Nat => api::Mode::Nat,
+        Mode::Dr => api::Mode::Dr,
+        Mode::Tun(kind) => api::Mode::Tun(Tunnel { kind, source: either(service.inside, TUNNEL, TUNNEL6) }),
+    }
+}
+
 /// With one local port for each worker.
 fn service(case: &Case, n: u16, workers: u16) -> api::Service {
-    let conn = Conn::new(case.number, n);
+    let conn = &case.conns()[usize::from(n)];
     let first = Conn::local_port(case.number, n);
-    let key = ServiceKey { protocol: Protocol::Tcp, virtual_: conn.virtual_.into() };
-    api::Service {
+    let key = ServiceKey { protocol: conn.service.protocol, virtual_: conn.virtual_.into() };
+    let mode = api_mode(&conn.service);
+    let real = RealServer { weight: case.service.weight, mode, ..RealServer::new(conn.real.into()) };
+    let mut service = api::Service {
         scheduler: Scheduler::Rr,
         toa: case.service.toa.map_or(ToaMode::Off, |kind| ToaMode::Option { kind }),
-        local_addresses: vec![LIP.into()],
+        local_addresses: if mode == api::Mode::FullNat { vec![conn.local.0] } else { Vec::new() },
         local_ports: (first, first + workers - 1),
-        real_servers: vec![RealServer { weight: case.service.weight, ..RealServer::new(conn.real.into()) }],
+        real_servers: vec![real],
         ..api::Service::new(key, format!("{}-{n}", case.name))
+    };
+    if let Some(tune) = case.service.tune {
+        tune(&mut service);
     }
+    service
 }
 
 /// A step as it went.
@@ -67,7 +99,7 @@ pub(crate) struct Went {
 
 /// Runs a case: every step's frames and counts must be what the case says.
 pub(crate) fn run(dataplane: &mut Dataplane, case: &Case, order: Order) -> Result<Vec<Went>> {
-    let mut conns: Vec<Conn> = (0..case.conns).map(|n| Conn::new(case.number, n)).collect();
+    let mut conns = case.conns();
     let mut before = dataplane.counts()?;
     let mut went = Vec::new();
     for number in 0..(case.steps)(&conns).len() {
@@ -75,26 +107,42 @@ pub(crate) fn run(dataplane: &mut Dataplane, case: &Case, order: Order) -> Resul
         let place = format!("{}: {}", case.name, step.what);
         dataplane.send(&step.input)?;
         let sent = dataplane.take_sent()?;
-        learn_local_ports(case, &mut conns, &sent);
+        learn(case, &mut conns, &sent);
         let step = (case.steps)(&conns).swap_remove(number);
-        compare(&sent, &step.output, order).with_context(|| place.clone())?;
         for frame in &sent {
             rules::check(frame, &step, &conns, case).with_context(|| place.clone())?;
         }
-        before = compare_counts(dataplane, &before, &step.counts).context(place)?;
+        let sent: Vec<Frame> = sent.iter().map(without_own_id).collect();
+        compare(&sent, &step.output, order).with_context(|| place.clone())?;
+        before = compare_counts(dataplane, &before, &step.counts).with_context(|| place.clone())?;
+        if let Some((conn, state)) = &step.listed {
+            compare_listed(dataplane, conn, state).context(place)?;
+        }
         went.push(Went { step, sent });
     }
     Ok(went)
 }
 
-/// With two workers a connection has the one or the other of two local ports, as its owner has it.
-fn learn_local_ports(case: &Case, conns: &mut [Conn], sent: &[Frame]) {
+/// Takes from frames what the gateway may choose: with two workers a connection has the one or the other of two local
+/// ports, as its owner has it, and what a tunnel's flows are spread by is the gateway's affair. Whatever came first
+/// has to stay.
+fn learn(case: &Case, conns: &mut [Conn], sent: &[Frame]) {
     for frame in sent.iter().filter(|frame| frame.port == Port::Lan) {
-        let Some(tcp) = wire::view::<wire::tcp::Header>(&frame.bytes, 34) else { continue };
+        let Some(outer) = Packet::of(frame.packet()) else { continue };
+        let marks = Marks { port: outer.ports().map_or(0, |[src, _]| src), label: outer.flow_label };
+        let is_tunnel = outer.inner().is_some();
+        let inner = outer.innermost();
+        let is_error = matches!(inner.protocol, ipv4::PROTO_ICMP | ipv4::PROTO_ICMPV6);
         for (n, conn) in conns.iter_mut().enumerate() {
             let second = Conn::local_port(case.number, n as u16) + 1;
-            if tcp.dst_port.get() == conn.real.1 && tcp.src_port.get() == second {
+            if conn.service.mode == Mode::FullNat && inner.ports() == Some([second, conn.real.1]) {
                 conn.local.1 = second;
+            }
+            if is_tunnel && (is_error || inner.ports() == Some([conn.client.1, conn.virtual_.1])) {
+                let known = if is_error { &mut conn.error_marks } else { &mut conn.marks };
+                if *known == Marks::default() {
+                    *known = marks;
+                }
             }
         }
     }
@@ -156,6 +204,25 @@ fn compare_counts(dataplane: &mut Dataplane, before: &Counts, expected: &Counts)
     }
 }
 
+/// Asks for the connection and compares all that is known of it.
+fn compare_listed(dataplane: &mut Dataplane, conn: &Conn, state: &str) -> Result<()> {
+    let key = ServiceKey { protocol: conn.service.protocol, virtual_: conn.virtual_.into() };
+    let query = ConnectionQuery { service: Some(key), limit: 10, ..ConnectionQuery::default() };
+    let Response::Connections(page) = dataplane.ask_workers(&Request::GetConnections(query))? else {
+        bail!("the answer is no page of connections");
+    };
+    let of_client = page.connections.iter().find(|listed| listed.client == conn.client.into());
+    let listed = of_client.with_context(|| format!("{} is not listed in {page:?}", conn.client.1))?;
+    let local = (conn.service.mode == Mode::FullNat).then(|| conn.local.into());
+    ensure!(
+        listed.state == state
+            && (listed.virtual_, listed.real) == (conn.virtual_.into(), conn.real.into())
+            && (listed.local, listed.mode) == (local, api_mode(&conn.service)),
+        "expected {state}; listed is {listed:?}"
+    );
+    Ok(())
+}
+
 /// Compares with the recording, or records when the environment variable `UPDATE_GOLDEN` is set.
 pub(crate) fn compare_with_recording(case: &Case, went: &[Went]) -> Result<()> {
     let folder = recording::folder();
@@ -165,12 +232,4 @@ pub(crate) fn compare_with_recording(case: &Case, went: &[Went]) -> Result<()> {
         return recording.write(&folder, case.name);
     }
     recording.compare(&folder, case.name)
-}
-
-/// Ports by which a frame can be told to belong to a connection.
-pub(crate) fn ports_of(conn: &Conn, port: Port) -> [(std::net::Ipv4Addr, u16); 2] {
-    match port {
-        Port::Wan => [conn.virtual_, conn.client],
-        Port::Lan => [conn.local, conn.real],
-    }
 }

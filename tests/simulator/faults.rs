@@ -1,5 +1,7 @@
 //! Deliberate faults between engine and link, to prove that the simulator notices.
 
+use std::net::IpAddr;
+
 use engine::Verdict;
 
 use crate::packet::{ACK, ETH_LEN, RST, SYN, finish_checksums, parse, toa_option};
@@ -38,13 +40,19 @@ impl Fault {
             return;
         }
         let (Some(input), Some(output)) = (parse(before), parse(after)) else { return };
-        let inbound = input.dst.ip().octets()[0] == 198;
+        let both_replaced = input.src.ip() != output.src.ip() && input.dst.ip() != output.dst.ip();
+        let (IpAddr::V4(client), IpAddr::V4(to)) = (input.src.ip(), input.dst.ip()) else { return };
+        // What is done here is done to TCP over IPv4 in FULLNAT.
+        if !both_replaced || output.src.is_ipv6() || !input.is_tcp() || !output.is_tcp() {
+            return;
+        }
+        let inbound = to.octets()[0] == 198;
         let header_len = ETH_LEN + 20 + output.ip_options.len();
         let payload_at = header_len + 20 + output.options.len();
         let payload_len = output.payload.len();
         let has_toa = inbound && output.options.first().is_some_and(|kind| *kind >= 200);
-        let (seq, flags, bad) = (output.seq, output.flags, !output.tcp_checksum_ok);
-        let client = input.src.ip().octets();
+        let (seq, flags, bad) = (output.seq, output.flags, !output.l4_checksum_ok);
+        let client = client.octets();
         let forged = toa_option(254, "192.0.2.99:99".parse().unwrap());
         let mut resum = true;
         match self {

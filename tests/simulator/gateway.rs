@@ -2,11 +2,12 @@
 //! rings between workers.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use engine::fib::{FibPort, Route};
 use engine::plan::Update;
+use engine::snapshot::Mode;
 use engine::{
     BURST_LEN_MAX, ConnFilter, ConnInfo, ConnState, Counter, Counters, DropReason, FibBuilder, PairId,
     Planner, PortId, PuntClass, RealId, Spec, Ticks, Verdict, Worker, WorkerConfig, WorkerId,
@@ -17,9 +18,14 @@ use crate::faults::Fault;
 use crate::oracle::Oracle;
 use crate::packet::Mac;
 use crate::rng::Rng;
-use crate::topology::{LIMITS, ROUTER, Shape, client_ip, gateway_mac};
+use crate::topology::{LIMITS, ROUTER, ROUTER6, Shape, client_ip, gateway_mac, server_ip};
 
 const PUNT_PER_SECOND: u32 = 2_000;
+/// As an error of IPv4 needs that becomes one of IPv6.
+const TAILROOM: usize = 64;
+/// What the engine may need in front of a frame, at most: an IPv6 header with UDP and GUE (52 bytes), and the
+/// address of what is to be resolved.
+const HEADROOM_MIN: usize = 52 + Verdict::TARGET_LEN;
 
 /// A packet that leaves the engine.
 #[derive(Debug)]
@@ -111,12 +117,18 @@ impl Gateway {
     pub(crate) fn network(shape: &Shape) -> FibBuilder {
         let mut fib = FibBuilder::default();
         for port in [PortId(0), PortId(1)] {
-            fib.set_port(port, FibPort { mac: MacAddr(gateway_mac(port)), mtu: 1500 });
+            fib.set_port(port, FibPort { mac: MacAddr(gateway_mac(port)), mtu: shape.mtu });
         }
         let client_side = PortId(0);
-        fib.set_route("0.0.0.0".parse().unwrap(), 0, Route { via: Some(ROUTER.into()), port: client_side });
-        fib.set_route(client_ip(0).into(), 24, Route { via: None, port: client_side });
-        fib.set_route("10.2.0.0".parse().unwrap(), 16, Route { via: None, port: shape.server_port });
+        let default = |via: IpAddr| Route { via: Some(via), port: client_side };
+        fib.set_route(Ipv4Addr::UNSPECIFIED.into(), 0, default(ROUTER.into()));
+        fib.set_route(Ipv6Addr::UNSPECIFIED.into(), 0, default(ROUTER6.into()));
+        for wide in [false, true] {
+            let near = if wide { 48 } else { 24 };
+            fib.set_route(client_ip(0, wide), near, Route { via: None, port: client_side });
+            let inside = if wide { 32 } else { 16 };
+            fib.set_route(server_ip(0, wide), inside, Route { via: None, port: shape.server_port });
+        }
         fib
     }
 
@@ -150,8 +162,8 @@ impl Gateway {
     /// A frame comes in on a port; which worker polls it is up to the NIC.
     pub(crate) fn receive(&mut self, port: PortId, frame: &[u8]) -> usize {
         let worker = self.rng.below(self.lanes.len() as u64) as usize;
-        let room = if self.rng.chance(50_000) { 128 } else { 8 };
-        self.lanes[worker].queue.push_back(HeapBuf::with_room(frame, room + 28, 0).on_port(port.0));
+        let room = if self.rng.chance(50_000) { 128 } else { HEADROOM_MIN };
+        self.lanes[worker].queue.push_back(HeapBuf::with_room(frame, room, TAILROOM).on_port(port.0));
         worker
     }
 
@@ -218,12 +230,14 @@ impl Gateway {
         *port.0 += 1;
         let port = port.1;
         let mut after = packet.to_vec();
+        let mut target = None;
         if let Verdict::Resolve(_) = verdict {
-            after.drain(..Verdict::TARGET_LEN);
+            let bytes: Vec<u8> = after.drain(..Verdict::TARGET_LEN).collect();
+            target = bytes.try_into().ok().map(|bytes: [u8; 16]| Ipv6Addr::from(bytes).to_canonical());
         }
         self.fault.strike(&before, verdict, &mut after);
         oracle
-            .check(id, &before, verdict, &after)
+            .check(id, &before, verdict, &after, target)
             .map_err(|broken| explain(&broken, id, verdict, &before, &after))?;
         if let Verdict::HandOver(to) = verdict {
             // Who knows a fragment's ports is not always who owns its connection.
@@ -310,8 +324,15 @@ impl Gateway {
                 }
             };
             expect("connections", counters.connections.get(), own.len())?;
-            let embryonic = own.iter().filter(|c| c.state.is_embryonic()).count();
-            expect("embryonic", counters.embryonic.get(), embryonic)?;
+            let embryonic = own.iter().filter(|c| c.state.is_embryonic()).count() as u64;
+            // Which UDP connections are unanswered is not exported.
+            let udp = own.iter().filter(|c| c.state == ConnState::Udp && !c.mode.is_one_way()).count() as u64;
+            let gauge = counters.embryonic.get();
+            if gauge < embryonic || gauge > embryonic + udp {
+                return Err(format!(
+                    "worker {id}: gauge embryonic is {gauge}, the table has {embryonic}, UDP {udp}"
+                ));
+            }
             for state in ConnState::ALL {
                 let count = own.iter().filter(|c| c.state == state).count();
                 expect(state.name(), counters.state(state).get(), count)?;
@@ -325,7 +346,8 @@ impl Gateway {
                 own.len() - active,
             )?;
             let pairs = (0..LIMITS.pairs_max as u32).map(|n| counters.pair(PairId(n)).in_use.get());
-            expect("ports in use", pairs.fold(0, u64::wrapping_add), own.len())?;
+            let with_port = own.iter().filter(|c| c.mode == Mode::FullNat).count();
+            expect("ports in use", pairs.fold(0, u64::wrapping_add), with_port)?;
         }
         Ok(())
     }

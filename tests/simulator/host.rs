@@ -3,19 +3,20 @@
 //! The stacks speak plain IP; the world puts the Ethernet headers on and takes them off, so no ARP is needed.
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
+use smoltcp::socket::udp;
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint};
+use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 
-use crate::packet::{ACK, ETH_LEN, Mac, SYN, parse};
+use crate::packet::{Mac, ip_of, parse_ip, segment_of, unwrap_tunnel};
 use crate::rng::Rng;
-use crate::stream::{Close, End, Plan, Pump, Side};
-use crate::topology::{LISTEN_PORTS, ROUTER};
+use crate::stream::{Close, End, Plan, Pump, Side, datagram, read_datagram};
+use crate::topology::{ROUTER, ROUTER6};
 
 const MTU: usize = 1500;
 /// Sockets that wait on each listening port.
@@ -24,6 +25,9 @@ const BACKLOG: usize = 4;
 const GIVE_UP: Duration = Duration::from_secs(400);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const SLOW_STEP_US: u64 = 20_000;
+/// When a client asks again that got no answer, and how often.
+const ASK_AGAIN_US: u64 = 700_000;
+const ASKS_MAX: u32 = 400;
 
 thread_local! {
     /// Virtual time for TCP timestamps, which smoltcp takes from a function without argument.
@@ -85,25 +89,53 @@ pub(crate) struct Session {
     handle: SocketHandle,
     pub(crate) pump: Pump,
     /// The other end as this host sees it.
-    pub(crate) remote: Option<SocketAddrV4>,
-    local_port: u16,
+    pub(crate) remote: Option<SocketAddr>,
+    /// This end; what a client's is called the world knows.
+    pub(crate) local: SocketAddr,
+}
+
+/// A client's side of a UDP plan.
+#[derive(Debug)]
+struct Exchange {
+    handle: SocketHandle,
+    conn: u32,
+    port: u16,
+    /// The request that is to be answered.
+    seq: u32,
+    tries: u32,
+    send_at_us: u64,
+}
+
+/// A datagram as a real server saw it.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) conn: u32,
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
 }
 
 /// A machine.
 pub(crate) struct Host {
-    pub(crate) ip: Ipv4Addr,
+    /// Its own addresses, one of either family.
+    pub(crate) ips: [IpAddr; 2],
     pub(crate) mac: Mac,
     side: Side,
+    listens: Vec<u16>,
     interface: Interface,
     sockets: SocketSet<'static>,
     wire: Wire,
     listening: Vec<(SocketHandle, u16)>,
+    udp_servers: Vec<SocketHandle>,
+    exchanges: Vec<Exchange>,
+    /// UDP plans that are over, for good or bad.
+    pub(crate) exchanged: Vec<(u32, End)>,
+    pub(crate) asked: Vec<Asked>,
     pub(crate) sessions: Vec<Session>,
     /// Sessions that are over, for good or bad.
     pub(crate) finished: Vec<Session>,
     next_accept: u32,
-    /// Sequence numbers of the SYNs that came last.
-    syns: HashMap<(u16, SocketAddrV4), u32>,
+    /// Sequence numbers of the SYNs that came between two endpoints.
+    syns: HashMap<(SocketAddr, SocketAddr), HashSet<u32>>,
     rng: Rng,
     buffer_len: usize,
     forgets_time_wait: bool,
@@ -115,26 +147,41 @@ fn instant(now_us: u64) -> Instant {
 }
 
 impl Host {
-    pub(crate) fn new(rng: &mut Rng, ip: Ipv4Addr, mac: Mac, side: Side, number: u32) -> Host {
+    /// Real servers also have the addresses `vips` and listen on `listens`.
+    pub(crate) fn new(
+        rng: &mut Rng,
+        (ips, mac): ([IpAddr; 2], Mac),
+        side: Side,
+        number: u32,
+        (vips, listens): (&[IpAddr], Vec<u16>),
+    ) -> Host {
         let mut rng = rng.fork();
         let mut wire = Wire::default();
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = rng.next();
         let mut interface = Interface::new(config, &mut wire, instant(0));
         interface.update_ip_addrs(|addresses| {
-            // One address on a fresh interface always fits.
-            let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(ip), 24));
+            // Six at most; there is room for eight.
+            for ip in ips.iter().chain(vips) {
+                let _ = addresses.push(IpCidr::new((*ip).into(), if ip.is_ipv4() { 24 } else { 64 }));
+            }
         });
         let _ = interface.routes_mut().add_default_ipv4_route(ROUTER);
+        let _ = interface.routes_mut().add_default_ipv6_route(ROUTER6);
         let buffer_len = *rng.pick(&[2_048, 6_000, 16_384, 100_000]);
-        Host {
-            ip,
+        let mut host = Host {
+            ips,
             mac,
             side,
+            listens,
             interface,
             sockets: SocketSet::new(Vec::new()),
             wire,
             listening: Vec::new(),
+            udp_servers: Vec::new(),
+            exchanges: Vec::new(),
+            exchanged: Vec::new(),
+            asked: Vec::new(),
             sessions: Vec::new(),
             finished: Vec::new(),
             next_accept: number << 16,
@@ -143,7 +190,20 @@ impl Host {
             forgets_time_wait: rng.coin(),
             rng,
             scratch: vec![0; 4096],
+        };
+        for port in host.listens.clone() {
+            let handle = host.add_udp(port);
+            host.udp_servers.push(handle);
         }
+        host
+    }
+
+    fn add_udp(&mut self, port: u16) -> SocketHandle {
+        let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 32], vec![0; 40_000]);
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        // A fresh socket takes any port but 0.
+        let _ = socket.bind(port);
+        self.sockets.add(socket)
     }
 
     fn socket(&mut self, timestamps: bool) -> Socket<'static> {
@@ -160,55 +220,70 @@ impl Host {
 
     /// Opens a connection from `port`. A closed predecessor of the same port is forgotten.
     pub(crate) fn connect(&mut self, conn: u32, plan: &Plan, port: u16) -> Result<(), String> {
+        if plan.is_udp() {
+            let handle = self.add_udp(port);
+            self.exchanges.push(Exchange { handle, conn, port, seq: 0, tries: 0, send_at_us: 0 });
+            return Ok(());
+        }
         let socket = self.socket(plan.timestamps);
         let handle = self.sockets.add(socket);
-        let remote = IpEndpoint::new(IpAddress::Ipv4(*plan.virtual_.ip()), plan.virtual_.port());
+        let remote = IpEndpoint::from(plan.virtual_);
         let socket = self.sockets.get_mut::<Socket<'_>>(handle);
         socket
             .connect(self.interface.context(), remote, port)
             .map_err(|error| format!("connection {conn} cannot be opened: {error}"))?;
         let remote = Some(plan.virtual_);
-        self.sessions.push(Session { handle, pump: Pump::client(conn), remote, local_port: port });
+        let local = SocketAddr::new(self.ips[usize::from(plan.virtual_.is_ipv6())], port);
+        self.sessions.push(Session { handle, pump: Pump::client(conn), remote, local });
         Ok(())
     }
 
     /// Whether a connection of this host still uses the port.
     pub(crate) fn port_in_use(&self, port: u16) -> bool {
-        self.sessions.iter().any(|s| s.local_port == port)
+        self.sessions.iter().any(|s| s.local.port() == port) || self.exchanges.iter().any(|e| e.port == port)
     }
 
     pub(crate) fn receive(&mut self, frame: &[u8]) {
-        let syn = parse(frame)
-            .filter(|s| self.side == Side::Server && s.has(SYN) && !s.has(ACK) && s.tcp_checksum_ok);
+        let Some(ip) = ip_of(frame) else { return };
+        // What is tunnelled to this host it takes as if it had come so.
+        let ip = match unwrap_tunnel(ip) {
+            Some(tunnel) if self.side == Side::Server && self.ips.contains(&tunnel.dst) => tunnel.inner,
+            _ => ip,
+        };
+        let syn = segment_of(ip)
+            .filter(|s| self.side == Side::Server && s.is_tcp() && s.is_opening() && s.l4_checksum_ok);
         if let Some(syn) = syn
-            && let Some(handle) = self.connected(syn.dst.port(), syn.src)
+            && let Some(handle) = self.connected(syn.dst, syn.src)
         {
             // smoltcp may give the SYN of an open connection to a listening socket, as if it were a new one (it takes
             // the first socket that fits), and never answers it. A double is lost here instead; a new one ends the
             // old connection, which the challenge of RFC 9293 §3.10.7.4 would have led to.
-            if self.syns.insert((syn.dst.port(), syn.src), syn.seq) != Some(syn.seq) {
+            if self.syns.entry((syn.dst, syn.src)).or_default().insert(syn.seq) {
                 self.sockets.get_mut::<Socket<'_>>(handle).abort();
             }
             return;
         }
         if let Some(syn) = syn {
-            self.syns.insert((syn.dst.port(), syn.src), syn.seq);
+            self.syns.entry((syn.dst, syn.src)).or_default().insert(syn.seq);
         }
-        self.wire.incoming.push_back(frame[ETH_LEN..].to_vec());
+        if parse_ip(ip).is_some() {
+            self.wire.incoming.push_back(ip.to_vec());
+        }
     }
 
     /// The socket that is connected so.
-    fn connected(&self, local_port: u16, remote: SocketAddrV4) -> Option<SocketHandle> {
-        let remote = IpEndpoint::new(IpAddress::Ipv4(*remote.ip()), remote.port());
+    fn connected(&self, local: SocketAddr, remote: SocketAddr) -> Option<SocketHandle> {
+        let (local, remote) = (IpEndpoint::from(local), IpEndpoint::from(remote));
         let fits = |socket: &Socket<'_>| {
-            let local = socket.local_endpoint().map(|e| e.port);
             socket.state() != State::Closed
-                && local == Some(local_port)
+                && socket.local_endpoint() == Some(local)
                 && socket.remote_endpoint() == Some(remote)
         };
-        let mut sockets =
-            self.sockets.iter().map(|(handle, smoltcp::socket::Socket::Tcp(socket))| (handle, socket));
-        sockets.find(|(_, socket)| fits(socket)).map(|(handle, _)| handle)
+        let tcp = self.sockets.iter().filter_map(|(handle, socket)| match socket {
+            smoltcp::socket::Socket::Tcp(socket) => Some((handle, socket)),
+            smoltcp::socket::Socket::Udp(_) => None,
+        });
+        tcp.into_iter().find(|(_, socket)| fits(socket)).map(|(handle, _)| handle)
     }
 
     /// Runs stack and programs until both have nothing to do; returns what is sent.
@@ -222,7 +297,8 @@ impl Host {
             if self.side == Side::Server {
                 self.accept();
             }
-            if !self.serve(now_us, plans)? {
+            let talked = self.answer()? | self.exchange(now_us, plans)?;
+            if !self.serve(now_us, plans)? && !talked {
                 break;
             }
         }
@@ -233,11 +309,12 @@ impl Host {
     pub(crate) fn wake_at_us(&mut self, now_us: u64) -> Option<u64> {
         let stack = self.interface.poll_at(instant(now_us), &self.sockets).map(|at| at.total_micros() as u64);
         let slow = self.sessions.iter().map(|s| s.pump.slow_until_us).filter(|at| *at > now_us).min();
-        stack.into_iter().chain(slow).min().map(|at| at.max(now_us + 1))
+        let asks = self.exchanges.iter().map(|e| e.send_at_us).min();
+        stack.into_iter().chain(slow).chain(asks).min().map(|at| at.max(now_us + 1))
     }
 
     fn keep_listening(&mut self) {
-        for port in LISTEN_PORTS {
+        for port in self.listens.clone() {
             let sockets = &self.sockets;
             let waits = |handle: SocketHandle| sockets.get::<Socket<'_>>(handle).state() == State::Listen;
             let waiting = self.listening.iter().filter(|(handle, p)| *p == port && waits(*handle)).count();
@@ -255,7 +332,7 @@ impl Host {
     /// Sockets whose handshake is done become sessions.
     fn accept(&mut self) {
         let sockets = &mut self.sockets;
-        let (next_accept, sessions) = (&mut self.next_accept, &mut self.sessions);
+        let (next_accept, sessions, ips) = (&mut self.next_accept, &mut self.sessions, self.ips);
         self.listening.retain(|(handle, port)| {
             let socket = sockets.get::<Socket<'_>>(*handle);
             match socket.state() {
@@ -265,17 +342,63 @@ impl Host {
                     false
                 }
                 _ => {
-                    let remote = socket.remote_endpoint().map(|e| {
-                        let IpAddress::Ipv4(ip) = e.addr;
-                        SocketAddrV4::new(ip, e.port)
-                    });
+                    let remote = socket.remote_endpoint().map(|e| SocketAddr::new(e.addr.into(), e.port));
+                    let local = socket.local_endpoint().map(|e| SocketAddr::new(e.addr.into(), e.port));
+                    let local = local.unwrap_or(SocketAddr::new(ips[0], *port));
                     let pump = Pump::server(*next_accept);
-                    sessions.push(Session { handle: *handle, pump, remote, local_port: *port });
+                    sessions.push(Session { handle: *handle, pump, remote, local });
                     *next_accept += 1;
                     false
                 }
             }
         });
+    }
+
+    /// Real servers answer every datagram that is a request; whether there was one.
+    fn answer(&mut self) -> Result<bool, String> {
+        let mut busy = false;
+        for handle in &self.udp_servers {
+            let socket = self.sockets.get_mut::<udp::Socket<'_>>(*handle);
+            let port = socket.endpoint().port;
+            while let Ok((bytes, meta)) = socket.recv() {
+                busy = true;
+                // What an enemy made up is no request.
+                let Some((conn, seq)) = read_datagram(bytes, Side::Client)? else { continue };
+                let remote = SocketAddr::new(meta.endpoint.addr.into(), meta.endpoint.port);
+                let local = meta.local_address.map_or(self.ips[0], IpAddr::from);
+                self.asked.push(Asked { conn, remote, local: SocketAddr::new(local, port) });
+                // A full buffer loses it, as a network may; the client asks again.
+                let _ = socket.send_slice(&datagram(conn, Side::Server, seq), meta);
+            }
+        }
+        Ok(busy)
+    }
+
+    /// Clients ask, ask again, and take answers; whether something moved.
+    fn exchange(&mut self, now_us: u64, plans: &[Plan]) -> Result<bool, String> {
+        let mut busy = false;
+        let mut i = 0;
+        while i < self.exchanges.len() {
+            let exchange = &mut self.exchanges[i];
+            let socket = self.sockets.get_mut::<udp::Socket<'_>>(exchange.handle);
+            let plan = &plans[exchange.conn as usize];
+            busy |= exchange.turn(socket, now_us, plan)?;
+            let over = exchange.seq == plan.exchanges;
+            if over || exchange.tries > ASKS_MAX {
+                let end = if over { End::Whole } else { End::Failed };
+                let exchange = self.exchanges.swap_remove(i);
+                self.sockets.remove(exchange.handle);
+                self.exchanged.push((exchange.conn, end));
+            } else {
+                i += 1;
+            }
+        }
+        Ok(busy)
+    }
+
+    /// Requests of a plan that were answered so far, on the client's side.
+    pub(crate) fn answered(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.exchanges.iter().map(|e| (e.conn, e.seq))
     }
 
     /// One turn of every session; whether the stack has something to do after it.
@@ -303,11 +426,33 @@ impl Host {
     }
 }
 
-impl Session {
-    pub(crate) fn local_port(&self) -> u16 {
-        self.local_port
+impl Exchange {
+    fn turn(&mut self, socket: &mut udp::Socket<'_>, now_us: u64, plan: &Plan) -> Result<bool, String> {
+        let mut busy = false;
+        while let Ok((bytes, meta)) = socket.recv() {
+            busy = true;
+            let Some((conn, seq)) = read_datagram(bytes, Side::Server)? else { continue };
+            // A late answer to a former user of the port may still come, but not from elsewhere.
+            if conn == self.conn && meta.endpoint != IpEndpoint::from(plan.virtual_) {
+                return Err(format!("connection {conn} is answered by {}", meta.endpoint));
+            }
+            if conn == self.conn && seq == self.seq {
+                (self.seq, self.tries, self.send_at_us) = (seq + 1, 0, now_us + plan.pause_us);
+            }
+        }
+        if self.seq < plan.exchanges && now_us >= self.send_at_us {
+            // A full buffer loses it; it is sent again.
+            let _ = socket
+                .send_slice(&datagram(self.conn, Side::Client, self.seq), IpEndpoint::from(plan.virtual_));
+            self.tries += 1;
+            self.send_at_us = now_us + ASK_AGAIN_US;
+            busy = true;
+        }
+        Ok(busy)
     }
+}
 
+impl Session {
     fn turn(
         &mut self,
         socket: &mut Socket<'_>,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use engine::snapshot::Mode;
 use engine::{Counter, DropReason, steer};
 
 use crate::stream::End;
@@ -15,14 +16,15 @@ impl World {
         let mut inside = HashSet::new();
         let mut outside = HashSet::new();
         for (worker, info) in gateway.connections(now) {
-            if !inside.insert((info.local, info.real)) {
+            let two_way = !info.mode.is_one_way();
+            if two_way && !inside.insert((info.protocol, info.local, info.real)) {
                 return Err(format!("two connections from {} to {}", info.local, info.real));
             }
-            if !outside.insert((info.client, info.virtual_)) {
+            if !outside.insert((info.protocol, info.client, info.virtual_)) {
                 return Err(format!("two connections of {} to {}", info.client, info.virtual_));
             }
             let owner = steer::owner_of_local_port(info.local.port(), self.shape.workers);
-            if owner != worker {
+            if info.mode == Mode::FullNat && owner != worker {
                 return Err(format!("replies to {} are owned by worker {owner}, not {worker}", info.local));
             }
         }
@@ -35,12 +37,13 @@ impl World {
         let Some(gateway) = &self.gateway else { return Err("the gateway never came back".into()) };
         self.report.reused = gateway.count(Counter::ConnectionsReused);
         let recycled = gateway.count(Counter::EmbryonicRecycled) > 0;
-        let refused =
-            gateway.count_drop(DropReason::TableFull) + gateway.count_drop(DropReason::LocalPortsExhausted);
+        let refusals = [DropReason::TableFull, DropReason::LocalPortsExhausted, DropReason::ReplyAmbiguous];
+        let refused: u64 = refusals.into_iter().map(|reason| gateway.count_drop(reason)).sum();
         for (i, (conn, plan)) in self.conns.iter().zip(&self.plans).enumerate() {
             let whole = conn.client_end == End::Whole && conn.server_end == End::Whole;
             self.report.whole += u64::from(whole);
-            // A crowded table and a service without real servers may turn newcomers away, nobody else.
+            // A crowded table, an ambiguity and a service without real servers may turn newcomers away, and only
+            // them.
             let turned_away = !conn.established && (refused > 0 || self.blackout_seen);
             if !whole && !plan.may_abort() && !conn.excused && !turned_away && !recycled {
                 return Err(format!("connection {i} of {:?} was cut: {conn:?} {plan:?}", conn.client));

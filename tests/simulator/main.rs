@@ -20,6 +20,7 @@ mod operator;
 mod oracle;
 mod packet;
 mod rng;
+mod rules;
 mod stream;
 mod topology;
 mod world;
@@ -100,8 +101,7 @@ fn every_byte_stream_arrives_whole() {
     // A world in which nothing happens proves nothing.
     let seen = report.seen;
     assert!(report.whole > report.connections / 2, "{report:?}");
-    assert!(report.reused > 0 && seen.toa > 0 && seen.handed_over > 0, "{report:?}");
-    assert!(seen.forged_stripped > 0 && seen.corrupt_forwarded > 0 && seen.mss_lowered > 0, "{report:?}");
+    assert!(report.reused > 0 && seen.missing().is_empty(), "{:?} in {report:?}", seen.missing());
 }
 
 #[test]
@@ -116,8 +116,8 @@ fn a_seed_decides_everything() {
 /// The first complaint about a gateway with this fault.
 fn complaint(fault: Fault, blind: bool) -> String {
     let options = Options { fault, blind, ..Options::default() };
-    (0..60)
-        .find_map(|seed| world::run(seed, options).err())
+    (0..300)
+        .find_map(|seed| world::run(seed, options).err().map(|error| format!("seed {seed}: {error}")))
         .unwrap_or_else(|| panic!("{fault:?} (blind: {blind}) goes unnoticed"))
 }
 

@@ -1,11 +1,11 @@
 //! What an operator and the network do to a world: reloads, new MAC addresses, crashes.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use engine::PortId;
 
 use crate::stream::End;
-use crate::topology::{ROUTER, ROUTER_MAC};
+use crate::topology::{ROUTER, ROUTER_MAC, ROUTER6};
 use crate::world::{Event, World};
 
 impl World {
@@ -43,23 +43,30 @@ impl World {
     }
 
     pub(crate) fn new_mac(&mut self, host: usize) {
-        let mac = [2, 0, 0, 0, 5, self.rng.next() as u8];
-        self.note(&format!("{} has a new MAC address", self.hosts[host].ip));
+        // No other host's.
+        let mac = [2, 0, 0, 5, host as u8, self.rng.next() as u8];
+        self.note(&format!("{} has a new MAC address", self.hosts[host].ips[0]));
         self.hosts[host].mac = mac;
-        let (port, ip) = (self.port_of(host), self.hosts[host].ip);
-        let after = self.rng.below(50_000);
-        self.at(self.now_us + after, Event::Learn(port, ip));
+        if host >= self.shape.clients {
+            self.oracle.learn_mac(mac, host - self.shape.clients);
+        }
+        let port = self.port_of(host);
+        for ip in self.hosts[host].ips {
+            let after = self.rng.below(50_000);
+            self.at(self.now_us + after, Event::Learn(port, ip));
+        }
     }
 
-    pub(crate) fn learn(&mut self, port: PortId, address: Ipv4Addr) {
+    pub(crate) fn learn(&mut self, port: PortId, address: IpAddr) {
         let host = self.by_ip.get(&address).map(|host| self.hosts[*host].mac);
-        let Some(mac) = (if address == ROUTER { Some(ROUTER_MAC) } else { host }) else { return };
+        let router = [IpAddr::from(ROUTER), ROUTER6.into()].contains(&address);
+        let Some(mac) = (if router { Some(ROUTER_MAC) } else { host }) else { return };
         if let Some(gateway) = &mut self.gateway {
-            gateway.set_neighbour(port, address.into(), mac);
+            gateway.set_neighbour(port, address, mac);
             self.send_updates();
         } else if let Some(network) = &mut self.network {
             // The kernel learns on while the gateway is down.
-            network.set_neighbour(port, address.into(), Some(wire::MacAddr(mac)));
+            network.set_neighbour(port, address, Some(wire::MacAddr(mac)));
         }
     }
 

@@ -1,14 +1,21 @@
 //! What must hold for every packet that goes into the engine and comes out of it.
 //!
 //! The oracle keeps its own small picture of the connections, made only of packets it saw, and never asks the engine
-//! what it thinks. A picture of a connection ("flow") begins when the engine forwards a SYN.
+//! what it thinks. A picture of a connection ("flow") begins when the engine forwards a SYN, or a datagram of a client
+//! that it does not know. How a flow reaches its real server is told by how the packet leaves.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-use engine::{Spec, Verdict, WorkerId};
+use engine::snapshot::Mode;
+use engine::{ConnState, Spec, Verdict, WorkerId};
 
-use crate::packet::{ACK, ADDRESS_KINDS, FIN, RST, SYN, Segment, options, parse, toa_endpoint, v4};
+use crate::packet::{
+    ACK, ADDRESS_KINDS, ETH_LEN, FIN, IcmpError, Mac, RST, SYN, Segment, icmp_error_of, ip_of, options,
+    parse, parse_ip, segment_of, toa_endpoint, toa_option, unwrap_tunnel,
+};
+use crate::rules::{checksums, in_padding, only_stripped, outbound_options, reply_is_sound, unchanged};
+use crate::topology::{server_ip, tunnel_source};
 
 /// One invariant that did not hold.
 pub(crate) type Broken = String;
@@ -16,10 +23,13 @@ pub(crate) type Broken = String;
 /// A connection as packets show it.
 #[derive(Debug, Clone)]
 pub(crate) struct Flow {
-    pub(crate) client: SocketAddrV4,
-    pub(crate) virtual_: SocketAddrV4,
-    pub(crate) local: SocketAddrV4,
-    pub(crate) real: SocketAddrV4,
+    pub(crate) protocol: u8,
+    pub(crate) mode: Mode,
+    pub(crate) client: SocketAddr,
+    pub(crate) virtual_: SocketAddr,
+    /// In NAT and DR the client, in TUN where the tunnel begins, with port 0.
+    pub(crate) local: SocketAddr,
+    pub(crate) real: SocketAddr,
     worker: WorkerId,
     /// Initial sequence numbers of SYNs that were forwarded; the last few.
     client_isns: Vec<u32>,
@@ -30,77 +40,136 @@ pub(crate) struct Flow {
     /// The last sequence numbers either side used.
     pub(crate) inbound_seq: u32,
     pub(crate) outbound_seq: u32,
-    /// A segment of the real server's, not its SYN-ACK, was seen.
-    pub(crate) spoken: bool,
+    /// When a packet of it was forwarded last, in virtual microseconds.
+    seen_us: u64,
+}
+
+impl Flow {
+    /// Bytes of the option that carries its client.
+    fn toa_len(&self) -> usize {
+        if self.client.is_ipv4() { 8 } else { 20 }
+    }
+
+    /// How far the real server is.
+    fn note_outbound(&mut self, input: &Segment<'_>) {
+        self.outbound_seq = input.seq.wrapping_add(input.span());
+        // Of what is corrupt its receiver sees nothing, so it is no progress.
+        if !input.l4_checksum_ok {
+            return;
+        }
+        if input.has(SYN) && input.has(ACK) {
+            let isn = input.ack.wrapping_sub(1);
+            if self.client_isns.contains(&isn) && self.answered != Some(isn) {
+                self.answered = Some(isn);
+                self.toa_needed = true;
+            }
+        } else if let Some(isn) = self.answered {
+            let first = isn.wrapping_add(1);
+            let beyond = input.has(ACK) && (input.ack.wrapping_sub(first) as i32) > 0;
+            if beyond || input.has(FIN | RST) || !input.payload.is_empty() {
+                self.toa_needed = false;
+            }
+        }
+    }
 }
 
 /// What is known about the configuration.
 #[derive(Debug, Clone, Default)]
 struct Service {
     toa: Option<u8>,
-    reals: HashSet<SocketAddrV4>,
+    reals: HashSet<(SocketAddr, Mode)>,
+    udp_timeout_us: u64,
 }
+
+/// Protocol and the two endpoints that name a flow on one of its sides.
+type SideKey = (u8, SocketAddr, SocketAddr);
 
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
-    services: HashMap<SocketAddrV4, Service>,
-    pub(crate) lips: HashSet<Ipv4Addr>,
+    services: HashMap<(u8, SocketAddr), Service>,
+    pub(crate) lips: HashSet<IpAddr>,
     flows: Vec<Flow>,
-    by_client: HashMap<(SocketAddrV4, SocketAddrV4), usize>,
-    by_local: HashMap<(SocketAddrV4, SocketAddrV4), usize>,
+    /// By client and virtual.
+    by_client: HashMap<SideKey, usize>,
+    /// By local and real, of those whose replies come this way.
+    by_local: HashMap<SideKey, usize>,
     /// Flows whose ends must be checked against the engine's table: they were displaced.
     displaced: Vec<usize>,
+    /// Real servers by every MAC address that they ever had.
+    macs: HashMap<Mac, usize>,
+    /// The present, in virtual microseconds.
+    pub(crate) now_us: u64,
+    /// The gateway may forget connections before their time, for want of room.
+    pub(crate) crowded: bool,
+    pub(crate) mtu: usize,
     /// For the tests of the simulator itself: look at no packet.
     pub(crate) blind: bool,
     pub(crate) seen: Seen,
 }
 
-/// How often the things happened that the simulator is for; a seed set without them tests nothing.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Seen {
-    pub(crate) forwarded: u64,
-    pub(crate) toa: u64,
-    pub(crate) toa_missing_for_room: u64,
-    pub(crate) forged_stripped: u64,
-    pub(crate) corrupt_forwarded: u64,
-    pub(crate) handed_over: u64,
-    pub(crate) mss_lowered: u64,
+macro_rules! seen {
+    ($($name:ident),* $(,)?) => {
+        /// How often the things happened that the simulator is for; a seed set without them tests nothing.
+        #[derive(Debug, Default, Clone, Copy)]
+        pub(crate) struct Seen {
+            $(pub(crate) $name: u64,)*
+        }
+
+        impl Seen {
+            pub(crate) fn add(&mut self, other: &Seen) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// What never happened.
+            pub(crate) fn missing(&self) -> Vec<&'static str> {
+                let all = [$((stringify!($name), self.$name)),*];
+                all.iter().filter(|(_, count)| *count == 0).map(|(name, _)| *name).collect()
+            }
+        }
+    };
 }
 
-impl Seen {
-    pub(crate) fn add(&mut self, other: &Seen) {
-        self.forwarded += other.forwarded;
-        self.toa += other.toa;
-        self.toa_missing_for_room += other.toa_missing_for_room;
-        self.forged_stripped += other.forged_stripped;
-        self.corrupt_forwarded += other.corrupt_forwarded;
-        self.handed_over += other.handed_over;
-        self.mss_lowered += other.mss_lowered;
-    }
+seen! {
+    forwarded, toa, toa_missing_for_room, toa_in_padding, forged_stripped, corrupt_forwarded, handed_over,
+    mss_lowered, fullnat, nat, dr, tun, udp, v6, v4_to_v6, v6_to_v4, toa_v6, icmp_errors,
 }
 
+/// Returns what is broken unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
         if !$condition { return Err(format!($($message)+)); }
     };
 }
+pub(crate) use ensure;
+
+/// A packet that goes to a real server, as it leaves.
+struct Leaving<'a> {
+    mode: Mode,
+    local: SocketAddr,
+    real: SocketAddr,
+    /// What the real server's stack gets.
+    output: Segment<'a>,
+}
 
 impl Oracle {
-    pub(crate) fn new(blind: bool) -> Oracle {
-        Oracle { blind, ..Oracle::default() }
+    pub(crate) fn new(blind: bool, crowded: bool, mtu: u16) -> Oracle {
+        Oracle { blind, crowded, mtu: mtu.into(), ..Oracle::default() }
     }
 
     /// Takes note of a configuration; former services and addresses stay known, their connections live on.
     pub(crate) fn configure(&mut self, spec: &Spec) {
         for service in &spec.services {
-            self.lips.extend(service.locals.iter().filter_map(|local| match local {
-                IpAddr::V4(v4) => Some(*v4),
-                IpAddr::V6(_) => None,
-            }));
-            let known = self.services.entry(v4(service.virtual_)).or_default();
+            self.lips.extend(&service.locals);
+            let known = self.services.entry((service.protocol, service.virtual_)).or_default();
             known.toa = service.toa;
-            known.reals.extend(service.reals.iter().map(|r| v4(r.real)));
+            known.udp_timeout_us = u64::from(service.timeouts.of(ConnState::Udp).0) * 10_000;
+            known.reals.extend(service.reals.iter().map(|r| (r.real, r.mode)));
         }
+    }
+
+    /// A real server has this MAC address from now on; frames to the one before may be on their way.
+    pub(crate) fn learn_mac(&mut self, mac: Mac, server: usize) {
+        self.macs.insert(mac, server);
     }
 
     /// The gateway lost its memory.
@@ -116,8 +185,8 @@ impl Oracle {
     }
 
     /// The live flow that a real server's socket belongs to.
-    pub(crate) fn by_real_side(&self, local: SocketAddrV4, real: SocketAddrV4) -> Option<&Flow> {
-        self.by_local.get(&(local, real)).map(|i| &self.flows[*i])
+    pub(crate) fn by_real_side(&self, protocol: u8, local: SocketAddr, real: SocketAddr) -> Option<&Flow> {
+        self.by_local.get(&(protocol, local, real)).map(|i| &self.flows[*i])
     }
 
     /// Flows that another took the place of since the last call.
@@ -125,20 +194,22 @@ impl Oracle {
         self.displaced.drain(..).map(|i| self.flows[i].clone()).collect()
     }
 
-    /// One packet, before and after, and what the engine made of it.
+    /// One packet, before and after, and what the engine made of it. `target` is where the next hop of an unresolved
+    /// packet leads.
     pub(crate) fn check(
         &mut self,
         worker: WorkerId,
         before: &[u8],
         verdict: Verdict,
         after: &[u8],
+        target: Option<IpAddr>,
     ) -> Result<(), Broken> {
         if self.blind {
             return Ok(());
         }
         match verdict {
             Verdict::Forward(_) | Verdict::ForwardCut { .. } | Verdict::Resolve(_) => {
-                self.forwarded(worker, before, after)
+                self.forwarded(worker, before, after, target)
             }
             Verdict::HandOver(to) => {
                 self.seen.handed_over += 1;
@@ -150,56 +221,158 @@ impl Oracle {
                 ensure!(before == after, "a packet that is punted or waits was changed");
                 Ok(())
             }
-            Verdict::Reply(_) => reply_is_sound(after),
-            Verdict::Drop(_) => Ok(()),
+            Verdict::Reply(_) => {
+                self.progress(before);
+                reply_is_sound(after)
+            }
+            Verdict::Drop(_) => {
+                self.progress(before);
+                Ok(())
+            }
         }
     }
 
-    fn forwarded(&mut self, worker: WorkerId, before: &[u8], after: &[u8]) -> Result<(), Broken> {
+    /// What a real server says tells how far it is, also when it is not forwarded.
+    fn progress(&mut self, before: &[u8]) {
+        let Some(input) = parse(before) else { return };
+        if let Some(index) = self.by_local.get(&(input.protocol, input.dst, input.src)) {
+            self.flows[*index].note_outbound(&input);
+        }
+    }
+
+    fn forwarded(
+        &mut self,
+        worker: WorkerId,
+        before: &[u8],
+        after: &[u8],
+        target: Option<IpAddr>,
+    ) -> Result<(), Broken> {
         self.seen.forwarded += 1;
         let Some(input) = parse(before) else {
-            return Err("a frame that is no whole TCP segment was forwarded".into());
+            let Some(error) = ip_of(before).and_then(icmp_error_of) else {
+                return Err("a frame that is no whole segment or datagram was forwarded".into());
+            };
+            return self.error_message(&error, after);
         };
+        if self.services.contains_key(&(input.protocol, input.dst)) {
+            let leaving = self.leaving(&input, after, target)?;
+            checksums(&input, &leaving.output)?;
+            unchanged(&input, &leaving.output)?;
+            return self.inbound(worker, &input, &leaving);
+        }
         let Some(output) = parse(after) else {
-            return Err("what was forwarded is no whole TCP segment any more".into());
+            return Err("what was forwarded is no whole segment or datagram any more".into());
         };
         checksums(&input, &output)?;
         unchanged(&input, &output)?;
-        if self.services.contains_key(&input.dst) {
-            return self.inbound(worker, &input, &output);
-        }
-        ensure!(self.lips.contains(input.dst.ip()), "forwarded, but for no service and no local address");
         self.outbound(worker, &input, &output)
     }
 
-    fn inbound(&mut self, worker: WorkerId, input: &Segment<'_>, output: &Segment<'_>) -> Result<(), Broken> {
-        let service = self.services.get(&input.dst).cloned().unwrap_or_default();
-        ensure!(self.lips.contains(output.src.ip()), "{} is no local address", output.src);
-        ensure!(output.src.ip() != input.src.ip(), "the real server sees the client's address");
-        ensure!(service.reals.contains(&output.dst), "{} is no real server of {}", output.dst, input.dst);
-        let known = self.by_client.get(&(input.src, input.dst)).copied();
-        let same = known.filter(|i| self.flows[*i].local == output.src && self.flows[*i].real == output.dst);
-        let is_syn = input.has(SYN) && !input.has(ACK);
+    /// How a packet of a client leaves.
+    fn leaving<'a>(
+        &self,
+        input: &Segment<'_>,
+        after: &'a [u8],
+        target: Option<IpAddr>,
+    ) -> Result<Leaving<'a>, Broken> {
+        let vport = input.dst.port();
+        let ip = after.get(ETH_LEN..).unwrap_or_default();
+        if let Some(tunnel) = unwrap_tunnel(ip)
+            && let Some(output) = segment_of(tunnel.inner)
+        {
+            let wide = tunnel.dst.is_ipv6();
+            ensure!(tunnel.src == tunnel_source(wide), "a tunnel from {}", tunnel.src);
+            ensure!(output.dst == input.dst, "the packet in the tunnel is for {}", output.dst);
+            let (local, real) = (SocketAddr::new(tunnel.src, 0), SocketAddr::new(tunnel.dst, vport));
+            return Ok(Leaving { mode: Mode::Tun, local, real, output });
+        }
+        // Not resolved, it has no Ethernet type of its own yet where the family changed.
+        let Some(output) = segment_of(ip) else {
+            return Err("what was forwarded is no whole segment or datagram any more".into());
+        };
+        if output.dst == input.dst {
+            let to = self.macs.get(&after[..6]).map(|j| server_ip(*j, input.dst.is_ipv6()));
+            let Some(to) = target.or(to) else {
+                return Err("DR: to a station that is no real server".into());
+            };
+            let real = SocketAddr::new(to, vport);
+            return Ok(Leaving { mode: Mode::Dr, local: input.src, real, output });
+        }
+        let mode = if output.src == input.src { Mode::Nat } else { Mode::FullNat };
+        Ok(Leaving { mode, local: output.src, real: output.dst, output })
+    }
+
+    fn inbound(
+        &mut self,
+        worker: WorkerId,
+        input: &Segment<'_>,
+        leaving: &Leaving<'_>,
+    ) -> Result<(), Broken> {
+        let service = self.services.get(&(input.protocol, input.dst)).cloned().unwrap_or_default();
+        let Leaving { mode, local, real, output } = leaving;
+        let translated = service.reals.contains(&(*real, Mode::FullNat));
+        ensure!(
+            *mode != Mode::Nat || !translated || service.reals.contains(&(*real, Mode::Nat)),
+            "the real server sees the client's address, and {} is no local address",
+            output.src
+        );
+        if *mode == Mode::FullNat {
+            ensure!(self.lips.contains(&output.src.ip()), "{} is no local address", output.src);
+        } else {
+            ensure!(output.src == input.src, "{mode:?}: the real server sees {}", output.src);
+        }
+        ensure!(
+            service.reals.contains(&(*real, *mode)),
+            "{real} is no real server of {} by {mode:?}",
+            input.dst
+        );
+        let known = self.by_client.get(&(input.protocol, input.src, input.dst)).copied();
+        let same = known.filter(|i| {
+            let flow = &self.flows[*i];
+            (flow.mode, flow.local, flow.real) == (*mode, *local, *real)
+        });
+        let opens = !input.is_tcp() || input.is_opening();
         let index = match same {
             Some(index) => index,
-            None if is_syn => self.begin(worker, input, output, known),
+            None if opens => self.begin(worker, input, leaving, known, &service)?,
             None => {
                 return Err(format!(
-                    "{} without SYN goes to {} > {}, known is {:?}",
+                    "{} without SYN goes to {local} > {real}, known is {:?}",
                     input.src,
-                    output.src,
-                    output.dst,
                     known.map(|i| &self.flows[i])
                 ));
             }
         };
+        let now_us = self.now_us;
         let flow = &mut self.flows[index];
         ensure!(flow.worker == worker, "worker {worker} forwards for a connection of worker {}", flow.worker);
-        if is_syn && input.tcp_checksum_ok && !flow.client_isns.contains(&input.seq) {
+        if input.is_opening() && input.l4_checksum_ok && !flow.client_isns.contains(&input.seq) {
             flow.client_isns.push(input.seq);
         }
         flow.inbound_seq = input.seq.wrapping_add(input.span());
-        address_options(&mut self.seen, &self.flows[index], service.toa, input, output)
+        flow.seen_us = now_us;
+        self.count(input, output, *mode);
+        if *mode == Mode::FullNat && input.is_tcp() {
+            return self.address_options(index, service.toa, input, output);
+        }
+        ensure!(input.options == output.options, "options changed");
+        Ok(())
+    }
+
+    fn count(&mut self, input: &Segment<'_>, output: &Segment<'_>, mode: Mode) {
+        let seen = &mut self.seen;
+        let of_mode = match mode {
+            Mode::FullNat => &mut seen.fullnat,
+            Mode::Nat => &mut seen.nat,
+            Mode::Dr => &mut seen.dr,
+            Mode::Tun => &mut seen.tun,
+        };
+        *of_mode += 1;
+        seen.udp += u64::from(!input.is_tcp());
+        seen.v6 += u64::from(input.src.is_ipv6());
+        seen.v4_to_v6 += u64::from(input.src.is_ipv4() && output.src.is_ipv6());
+        seen.v6_to_v4 += u64::from(input.src.is_ipv6() && output.src.is_ipv4());
+        seen.corrupt_forwarded += u64::from(!input.l4_checksum_ok);
     }
 
     /// A new flow; what stood in its place has to be gone.
@@ -207,38 +380,53 @@ impl Oracle {
         &mut self,
         worker: WorkerId,
         input: &Segment<'_>,
-        output: &Segment<'_>,
+        leaving: &Leaving<'_>,
         known: Option<usize>,
-    ) -> usize {
+        service: &Service,
+    ) -> Result<usize, Broken> {
         let index = self.flows.len();
+        let Leaving { mode, local, real, .. } = *leaving;
+        let protocol = input.protocol;
+        if let Some(old) = known {
+            let old_flow = &self.flows[old];
+            let silent_us = self.now_us - old_flow.seen_us;
+            ensure!(
+                input.is_tcp() || self.crowded || silent_us >= service.udp_timeout_us,
+                "a datagram of {} goes to {local} > {real} after {silent_us} us of silence, known is {old_flow:?}",
+                input.src
+            );
+            let key = (protocol, old_flow.local, old_flow.real);
+            if self.by_local.get(&key) == Some(&old) {
+                self.by_local.remove(&key);
+            }
+        }
         self.flows.push(Flow {
+            protocol,
+            mode,
             client: input.src,
             virtual_: input.dst,
-            local: output.src,
-            real: output.dst,
+            local,
+            real,
             worker,
             client_isns: Vec::new(),
             answered: None,
             toa_needed: false,
             inbound_seq: input.seq,
             outbound_seq: 0,
-            spoken: false,
+            seen_us: self.now_us,
         });
-        if let Some(old) = known {
-            let (local, real) = (self.flows[old].local, self.flows[old].real);
-            if self.by_local.get(&(local, real)) == Some(&old) {
-                self.by_local.remove(&(local, real));
-            }
+        self.by_client.insert((protocol, input.src, input.dst), index);
+        if mode.is_one_way() {
+            return Ok(index);
         }
-        self.by_client.insert((input.src, input.dst), index);
-        if let Some(old) = self.by_local.insert((output.src, output.dst), index) {
-            let (client, virtual_) = (self.flows[old].client, self.flows[old].virtual_);
-            if self.by_client.get(&(client, virtual_)) == Some(&old) {
-                self.by_client.remove(&(client, virtual_));
+        if let Some(old) = self.by_local.insert((protocol, local, real), index) {
+            let key = (protocol, self.flows[old].client, self.flows[old].virtual_);
+            if self.by_client.get(&key) == Some(&old) {
+                self.by_client.remove(&key);
                 self.displaced.push(old);
             }
         }
-        index
+        Ok(index)
     }
 
     fn outbound(
@@ -247,9 +435,10 @@ impl Oracle {
         input: &Segment<'_>,
         output: &Segment<'_>,
     ) -> Result<(), Broken> {
-        let Some(index) = self.by_local.get(&(input.dst, input.src)).copied() else {
+        let Some(index) = self.by_local.get(&(input.protocol, input.dst, input.src)).copied() else {
             return Err(format!("{} > {} belongs to no connection but was forwarded", input.src, input.dst));
         };
+        let now_us = self.now_us;
         let flow = &mut self.flows[index];
         ensure!(
             flow.worker == worker,
@@ -258,150 +447,97 @@ impl Oracle {
         );
         ensure!(output.src == flow.virtual_, "the client sees {}, not {}", output.src, flow.virtual_);
         ensure!(output.dst == flow.client, "{} gets what is {}'s", output.dst, flow.client);
-        flow.outbound_seq = input.seq.wrapping_add(input.span());
-        let acked = input.has(ACK).then_some(input.ack);
-        if !input.tcp_checksum_ok {
-            // Its receiver throws it away, so it is no progress.
-        } else if input.has(SYN) && input.has(ACK) {
-            let isn = input.ack.wrapping_sub(1);
-            if flow.client_isns.contains(&isn) && flow.answered != Some(isn) {
-                flow.answered = Some(isn);
-                flow.toa_needed = true;
-                flow.spoken = false;
-            }
-        } else if let Some(isn) = flow.answered {
-            let beyond = acked.is_some_and(|ack| (ack.wrapping_sub(isn.wrapping_add(1)) as i32) > 0);
-            flow.spoken = true;
-            if beyond || input.has(FIN | RST) || !input.payload.is_empty() {
-                flow.toa_needed = false;
-            }
-        }
-        let toa = self.services.get(&flow.virtual_).and_then(|s| s.toa);
-        let lowered = outbound_options(toa, input, output)?;
+        flow.note_outbound(input);
+        flow.seen_us = now_us;
+        let service = self.services.get(&(flow.protocol, flow.virtual_));
+        let toa = service.and_then(|s| s.toa).filter(|_| flow.mode == Mode::FullNat && input.is_tcp());
+        let lowered = outbound_options(toa.map(|_| flow.toa_len() as u16), input, output)?;
         self.seen.mss_lowered += u64::from(lowered);
         Ok(())
     }
-}
 
-fn checksums(input: &Segment<'_>, output: &Segment<'_>) -> Result<(), Broken> {
-    // Both are sums over what arrived: what was wrong stays wrong, or a corruption would be covered up.
-    ensure!(
-        input.ip_checksum_ok == output.ip_checksum_ok,
-        "IP checksum: {} came in, {} went out",
-        input.ip_checksum_ok,
-        output.ip_checksum_ok
-    );
-    ensure!(
-        input.tcp_checksum_ok == output.tcp_checksum_ok,
-        "TCP checksum: {} came in, {} went out",
-        input.tcp_checksum_ok,
-        output.tcp_checksum_ok
-    );
-    Ok(())
-}
-
-/// Everything that no translation touches.
-fn unchanged(input: &Segment<'_>, output: &Segment<'_>) -> Result<(), Broken> {
-    ensure!(output.ttl.wrapping_add(1) == input.ttl, "TTL {} became {}", input.ttl, output.ttl);
-    ensure!(input.tos == output.tos, "DSCP or ECN changed");
-    ensure!(input.id == output.id && input.fragment == output.fragment, "IP identification or flags changed");
-    ensure!(input.ip_options == output.ip_options, "IP options changed");
-    ensure!(input.seq == output.seq && input.ack == output.ack, "sequence numbers changed");
-    ensure!(input.flags == output.flags, "TCP flags changed");
-    ensure!(
-        input.window == output.window && input.urgent == output.urgent,
-        "window or urgent pointer changed"
-    );
-    ensure!(input.payload == output.payload, "payload changed");
-    Ok(())
-}
-
-/// Options towards the real server: ours and only ours says who the client is.
-fn address_options(
-    seen: &mut Seen,
-    flow: &Flow,
-    toa: Option<u8>,
-    input: &Segment<'_>,
-    output: &Segment<'_>,
-) -> Result<(), Broken> {
-    let Some(kind) = toa else {
-        ensure!(input.options == output.options, "options changed though TOA is off");
-        return Ok(());
-    };
-    let found: Vec<_> =
-        options(output.options).into_iter().filter(|o| ADDRESS_KINDS.contains(&o.bytes[0])).collect();
-    let never = output.has(SYN | RST);
-    for option in &found {
-        ensure!(!never, "an address option on a SYN or RST");
-        ensure!(option.at == 0, "an address option that is not the first option");
-        ensure!(option.bytes[0] == kind, "an address option of kind {}, not {kind}", option.bytes[0]);
-        let says = toa_endpoint(option.bytes);
-        ensure!(says == Some(flow.client), "TOA says {says:?}, the client is {}", flow.client);
-    }
-    let inserted = found.len();
-    ensure!(inserted <= 1, "{inserted} address options");
-    seen.toa += inserted as u64;
-    if inserted == 0 && flow.toa_needed && !never {
-        let no_room = input.options.len() + 8 > 40 || input.total_len + 8 > 1500;
-        ensure!(no_room, "a client segment without TOA before the real server went on");
-        seen.toa_missing_for_room += 1;
-    }
-    let rest = &output.options[8 * inserted..];
-    ensure!(rest.len() == input.options.len(), "the options' length changed");
-    only_stripped(input, rest)?;
-    let forged = options(input.options).iter().any(|o| ADDRESS_KINDS.contains(&o.bytes[0]));
-    seen.forged_stripped += u64::from(forged);
-    seen.corrupt_forwarded += u64::from(!input.tcp_checksum_ok);
-    Ok(())
-}
-
-/// Where options differ there stood an address option (or Fast Open on a SYN), and stand NOPs now.
-fn only_stripped(input: &Segment<'_>, rest: &[u8]) -> Result<(), Broken> {
-    let mut expected = input.options.to_vec();
-    for option in options(input.options) {
-        let kind = option.bytes[0];
-        if ADDRESS_KINDS.contains(&kind) || kind == 34 && input.has(SYN) {
-            expected[option.at..option.at + option.bytes.len()].fill(1);
+    /// Options towards the real server: ours and only ours says who the client is.
+    fn address_options(
+        &mut self,
+        index: usize,
+        toa: Option<u8>,
+        input: &Segment<'_>,
+        output: &Segment<'_>,
+    ) -> Result<(), Broken> {
+        let (flow, seen) = (&self.flows[index], &mut self.seen);
+        let Some(kind) = toa else {
+            ensure!(input.options == output.options, "options changed though TOA is off");
+            return Ok(());
+        };
+        let found: Vec<_> =
+            options(output.options).into_iter().filter(|o| ADDRESS_KINDS.contains(&o.bytes[0])).collect();
+        let never = output.has(SYN | RST);
+        for option in &found {
+            ensure!(!never, "an address option on a SYN or RST");
+            ensure!(option.at == 0, "an address option that is not the first option");
+            ensure!(option.bytes[0] == kind, "an address option of kind {}, not {kind}", option.bytes[0]);
+            let says = toa_endpoint(option.bytes);
+            ensure!(says == Some(flow.client), "TOA says {says:?}, the client is {}", flow.client);
         }
-    }
-    ensure!(expected == rest, "options {:02x?} became {rest:02x?}", input.options);
-    Ok(())
-}
-
-/// Options towards the client: as they were, but for the MSS of a SYN-ACK. Whether that was lowered.
-fn outbound_options(toa: Option<u8>, input: &Segment<'_>, output: &Segment<'_>) -> Result<bool, Broken> {
-    ensure!(
-        input.options.len() == output.options.len(),
-        "the options' length changed on the way to the client"
-    );
-    let mut expected = input.options.to_vec();
-    let mut lowered = false;
-    if toa.is_some() && input.has(SYN) {
-        for option in options(input.options).iter().filter(|o| o.bytes[0] == 2 && o.bytes.len() == 4) {
-            let mss = u16::from_be_bytes([option.bytes[2], option.bytes[3]]);
-            // Never below what every host must take.
-            let less = mss.saturating_sub(8).max(528).min(mss);
-            expected[option.at + 2..option.at + 4].copy_from_slice(&less.to_be_bytes());
-            lowered |= less < mss;
+        let (inserted, toa_len) = (found.len(), flow.toa_len());
+        ensure!(inserted <= 1, "{inserted} address options");
+        seen.toa += inserted as u64;
+        seen.toa_v6 += u64::from(inserted == 1 && flow.client.is_ipv6());
+        let padded = in_padding(input, &toa_option(kind, flow.client));
+        if inserted == 0 && flow.toa_needed && !never {
+            let no_room = input.options.len() + toa_len > 40 || output.total_len + toa_len > self.mtu;
+            ensure!(no_room, "a client segment without TOA before the real server went on");
+            ensure!(padded.is_none(), "no TOA though there was padding to put it into");
+            seen.toa_missing_for_room += 1;
         }
+        if inserted == 1 && output.options.len() == input.options.len() {
+            ensure!(
+                padded.as_deref() == Some(output.options),
+                "TOA is not in the padding of the other options"
+            );
+            seen.toa_in_padding += 1;
+        } else {
+            let rest = &output.options[toa_len * inserted..];
+            ensure!(rest.len() == input.options.len(), "the options' length changed");
+            only_stripped(input, rest)?;
+        }
+        let forged = options(input.options).iter().any(|o| ADDRESS_KINDS.contains(&o.bytes[0]));
+        seen.forged_stripped += u64::from(forged);
+        Ok(())
     }
-    ensure!(expected == output.options, "options {:02x?} became {:02x?}", input.options, output.options);
-    Ok(lowered)
-}
 
-/// An answer of the gateway's own: an ICMP error with a valid IP header.
-fn reply_is_sound(frame: &[u8]) -> Result<(), Broken> {
-    ensure!(frame.len() >= 14 + 20 + 8, "a reply of {} bytes", frame.len());
-    ensure!(frame[12..14] == [8, 0] && frame[14] == 0x45, "a reply that is no IPv4");
-    let total_len = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
-    ensure!(total_len <= frame.len() - 14, "a reply cut short");
-    let sum = |bytes: &[u8]| {
-        let sum: u64 =
-            bytes.chunks(2).map(|c| u64::from(c[0]) << 8 | u64::from(*c.get(1).unwrap_or(&0))).sum();
-        sum.is_multiple_of(0xffff)
-    };
-    ensure!(sum(&frame[14..34]), "a reply with a wrong IP checksum");
-    ensure!(frame[23] == 1, "a reply of protocol {}", frame[23]);
-    ensure!(sum(&frame[34..14 + total_len]), "a reply with a wrong ICMP checksum");
-    Ok(())
+    /// An ICMP error about a connection: whoever gets it must find in it what he sent himself.
+    fn error_message(&mut self, input: &IcmpError, after: &[u8]) -> Result<(), Broken> {
+        let ip = after.get(ETH_LEN..).unwrap_or_default();
+        let inner = unwrap_tunnel(ip).map(|tunnel| tunnel.inner);
+        let Some(output) = icmp_error_of(inner.unwrap_or(ip)) else {
+            return Err("what was forwarded is no ICMP error any more".into());
+        };
+        self.seen.icmp_errors += 1;
+        let to_real = (input.protocol, input.quoted_src, input.quoted_dst);
+        let to_client = (input.protocol, input.quoted_dst, input.quoted_src);
+        let crossed = input.src.is_ipv4() != output.src.is_ipv4();
+        let right = input.checksum_ok == output.checksum_ok || (crossed && output.checksum_ok);
+        ensure!(right, "ICMP checksum: {} came in, {} went out", input.checksum_ok, output.checksum_ok);
+        ensure!(output.ttl.wrapping_add(1) == input.ttl, "TTL {} became {}", input.ttl, output.ttl);
+        let (to, quoted) = if let Some(flow) = self.by_local.get(&to_real).map(|i| &self.flows[*i]) {
+            (flow.client.ip(), (flow.client, flow.virtual_))
+        } else if let Some(flow) = self.by_client.get(&to_client).map(|i| &self.flows[*i]) {
+            match flow.mode {
+                Mode::FullNat | Mode::Nat => (flow.real.ip(), (flow.real, flow.local)),
+                Mode::Dr | Mode::Tun => (flow.virtual_.ip(), (flow.virtual_, flow.client)),
+            }
+        } else {
+            return Err("an ICMP error about no connection was forwarded".into());
+        };
+        let got = (output.quoted_src, output.quoted_dst);
+        ensure!(
+            output.dst == to && got == quoted,
+            "the error goes to {} quoting {got:?}, not {to}, {quoted:?}",
+            output.dst
+        );
+        let outer = parse_ip(ip).is_some_and(|outer| outer.ttl > 0);
+        ensure!(outer, "an ICMP error with a used up TTL");
+        Ok(())
+    }
 }

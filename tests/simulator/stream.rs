@@ -1,8 +1,10 @@
 //! What connections carry: a plan per connection, and bytes that tell which connection and place they belong to.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
+use crate::packet::UDP;
 use crate::rng::{Rng, mix};
+use crate::topology::REFUSED_PORT;
 
 /// Greeting of either side: magic, and who is speaking.
 pub(crate) const HELLO_LEN: usize = 8;
@@ -40,6 +42,31 @@ pub(crate) fn body(id: u32, side: Side, pos: usize, out: &mut [u8]) {
     }
 }
 
+/// Datagram `seq` of `side` of connection `id`: a greeting, the number, and bytes that belong there.
+pub(crate) fn datagram(id: u32, side: Side, seq: u32) -> Vec<u8> {
+    let len =
+        (mix(u64::from(id) << 33 ^ u64::from(seq) << 1 ^ u64::from(side == Side::Server)) % 1_300) as usize;
+    let mut bytes = hello(id).to_vec();
+    bytes.extend(seq.to_be_bytes());
+    let at = bytes.len();
+    bytes.resize(at + len, 0);
+    body(id, side, seq as usize * 2_048, &mut bytes[at..]);
+    bytes
+}
+
+/// Connection and number of a datagram of `side`'s; `None` when nobody here sent it, an error when it is changed.
+pub(crate) fn read_datagram(bytes: &[u8], side: Side) -> Result<Option<(u32, u32)>, String> {
+    let Some((greeting, rest)) = bytes.split_at_checked(HELLO_LEN) else { return Ok(None) };
+    let (Some(id), Some((seq, _))) = (read_hello(greeting), rest.split_first_chunk::<4>()) else {
+        return Ok(None);
+    };
+    let seq = u32::from_be_bytes(*seq);
+    if bytes != datagram(id, side, seq) {
+        return Err(format!("connection {id}: datagram {seq} of {side:?} arrives with wrong bytes"));
+    }
+    Ok(Some((id, seq)))
+}
+
 /// When a side ends its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Close {
@@ -52,7 +79,8 @@ pub(crate) enum Close {
 /// What one connection shall do.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    pub(crate) virtual_: SocketAddrV4,
+    pub(crate) protocol: u8,
+    pub(crate) virtual_: SocketAddr,
     pub(crate) client: usize,
     pub(crate) start_us: u64,
     /// Bytes behind the greetings.
@@ -73,11 +101,14 @@ pub(crate) struct Plan {
     /// Nobody listens there.
     pub(crate) refused: bool,
     pub(crate) timestamps: bool,
+    /// UDP: requests that are sent, each when the one before is answered, and the pause before each.
+    pub(crate) exchanges: u32,
+    pub(crate) pause_us: u64,
 }
 
 impl Plan {
-    pub(crate) fn of(rng: &mut Rng, virtuals: &[SocketAddrV4], clients: usize) -> Plan {
-        let virtual_ = *rng.pick(virtuals);
+    pub(crate) fn of(rng: &mut Rng, virtuals: &[(u8, SocketAddr)], clients: usize) -> Plan {
+        let (protocol, virtual_) = *rng.pick(virtuals);
         let size = |rng: &mut Rng| match rng.below(10) {
             0 => 0,
             1..=5 => rng.range(1, 1_500) as usize,
@@ -96,6 +127,7 @@ impl Plan {
         let spread = *rng.pick(&[20_000, 1_000_000, 20_000_000]);
         let start_us = rng.below(spread);
         Plan {
+            protocol,
             virtual_,
             client: rng.below(clients as u64) as usize,
             start_us,
@@ -109,13 +141,19 @@ impl Plan {
             slow_client: slow(rng),
             slow_server: slow(rng),
             silence_us: if rng.chance(10_000) { rng.below(40_000_000) } else { 0 },
-            refused: virtual_.port() == 9,
+            refused: virtual_.port() == REFUSED_PORT,
             timestamps: rng.chance(30_000),
+            exchanges: rng.range(1, 12) as u32,
+            pause_us: *rng.pick(&[0, 1_000, 300_000, 5_000_000]),
         }
     }
 
     pub(crate) fn may_abort(&self) -> bool {
-        self.client_abort.is_some() || self.server_abort.is_some() || self.refused
+        self.refused || (!self.is_udp() && (self.client_abort.is_some() || self.server_abort.is_some()))
+    }
+
+    pub(crate) fn is_udp(&self) -> bool {
+        self.protocol == UDP
     }
 }
 

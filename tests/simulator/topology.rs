@@ -1,52 +1,77 @@
 //! Who is where: addresses, services and the shape of one seed's world.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use engine::plan::{RealSpec, ServiceSpec};
-use engine::snapshot::{Mode, Scheduler};
+use engine::snapshot::{Mode, Scheduler, Tunnel, TunnelKind};
 use engine::tcp::Timeouts;
 use engine::{ConnState, Limits, PortId, Spec, Ticks};
 
-use crate::packet::Mac;
+use crate::packet::{GUE_PORT, Mac, TCP, UDP};
 use crate::rng::Rng;
 
 pub(crate) const SERVERS_MAX: usize = 5;
 pub(crate) const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+pub(crate) const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xfe);
 pub(crate) const ROUTER_MAC: Mac = [2, 0, 0, 0, 9, 9];
 /// Where nobody listens on any real server.
 pub(crate) const REFUSED_PORT: u16 = 9;
-/// Where real servers listen.
-pub(crate) const LISTEN_PORTS: [u16; 2] = [8080, 8443];
+/// Where real servers listen that are reached by translation; the others listen where the service does.
+const LISTEN_PORTS: [u16; 2] = [8080, 8443];
+const FIRST_VPORT: u16 = 80;
 pub(crate) const LIMITS: Limits = Limits { services_max: 16, reals_max: 64, pairs_max: 160 };
+pub(crate) const SCHEDULERS: [Scheduler; 3] = [Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc];
 
 /// The two sides of the gateway may share one port ("one-armed").
 pub(crate) fn gateway_mac(port: PortId) -> Mac {
     [2, 0, 0, 0, 0, 0x10 + port.0 as u8]
 }
 
-/// The first clients are neighbours, the others are behind a router.
-pub(crate) fn client_ip(i: usize) -> Ipv4Addr {
-    if i.is_multiple_of(2) {
-        Ipv4Addr::new(192, 0, 2, 10 + i as u8)
-    } else {
-        Ipv4Addr::new(203, 0, 113, 10 + i as u8)
+fn v6(net: [u16; 3], host: u16) -> IpAddr {
+    Ipv6Addr::new(net[0], net[1], net[2], 0, 0, 0, 0, host).into()
+}
+
+/// The first clients are neighbours, the others are behind a router. Every host has an address of either family.
+pub(crate) fn client_ip(i: usize, wide: bool) -> IpAddr {
+    let near = i.is_multiple_of(2);
+    match (wide, near) {
+        (false, true) => Ipv4Addr::new(192, 0, 2, 10 + i as u8).into(),
+        (false, false) => Ipv4Addr::new(203, 0, 113, 10 + i as u8).into(),
+        (true, near) => v6([0x2001, 0xdb8, if near { 1 } else { 2 }], 0x10 + i as u16),
     }
 }
 
-pub(crate) fn is_routed(ip: Ipv4Addr) -> bool {
-    ip.octets()[0] == 203
+pub(crate) fn is_routed(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.octets()[0] == 203,
+        IpAddr::V6(v6) => v6.segments()[..3] == [0x2001, 0xdb8, 2],
+    }
 }
 
-pub(crate) fn server_ip(j: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 2, 0, 10 + j as u8)
+pub(crate) fn server_ip(j: usize, wide: bool) -> IpAddr {
+    if wide { v6([0xfd00, 2, 0], 0x10 + j as u16) } else { Ipv4Addr::new(10, 2, 0, 10 + j as u8).into() }
 }
 
-pub(crate) fn vip(n: usize) -> Ipv4Addr {
-    Ipv4Addr::new(198, 51, 100, 1 + n as u8)
+pub(crate) fn vip(n: usize, wide: bool) -> IpAddr {
+    if wide {
+        v6([0x2001, 0xdb8, 0x100], 1 + n as u16)
+    } else {
+        Ipv4Addr::new(198, 51, 100, 1 + n as u8).into()
+    }
 }
 
-pub(crate) fn lip(n: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 2, 1, 1 + n as u8)
+/// All addresses that services are at.
+pub(crate) fn vips() -> Vec<IpAddr> {
+    [false, true].into_iter().flat_map(|wide| [vip(0, wide), vip(1, wide)]).collect()
+}
+
+pub(crate) fn lip(n: usize, wide: bool) -> IpAddr {
+    if wide { v6([0xfd00, 2, 1], 1 + n as u16) } else { Ipv4Addr::new(10, 2, 1, 1 + n as u8).into() }
+}
+
+/// Where tunnels to real servers begin.
+pub(crate) fn tunnel_source(wide: bool) -> IpAddr {
+    if wide { v6([0xfd00, 2, 0], 1) } else { Ipv4Addr::new(10, 2, 0, 1).into() }
 }
 
 /// How a seed's world differs from others.
@@ -58,6 +83,13 @@ pub(crate) struct Shape {
     pub(crate) server_port: PortId,
     pub(crate) connections: usize,
     pub(crate) connections_max: u32,
+    /// How real servers are reached.
+    pub(crate) modes: Vec<Mode>,
+    pub(crate) families: Families,
+    /// Some services are UDP's.
+    pub(crate) udp: bool,
+    /// Of the gateway's links; that of hosts is 1500, so tunnels need more.
+    pub(crate) mtu: u16,
     /// Pad frames to 60 bytes, as wires do.
     pub(crate) pad: bool,
     /// Answer stray segments with RST, as the kernel twin does.
@@ -84,9 +116,35 @@ pub(crate) enum FaultLevel {
     Harsh,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Families {
+    V4,
+    V6,
+    /// Services of either, and real servers of the other one where the mode can do that.
+    Both,
+}
+
+impl Families {
+    fn pick(self, rng: &mut Rng) -> bool {
+        match self {
+            Families::V4 => false,
+            Families::V6 => true,
+            Families::Both => rng.coin(),
+        }
+    }
+}
+
 impl Shape {
     pub(crate) fn of(rng: &mut Rng) -> Shape {
         let faults = *rng.pick(&[FaultLevel::Clean, FaultLevel::Light, FaultLevel::Light, FaultLevel::Harsh]);
+        let modes = match rng.below(8) {
+            0..=2 => vec![Mode::FullNat],
+            3 => vec![Mode::Nat],
+            4 => vec![Mode::Dr],
+            5 => vec![Mode::Tun],
+            6 => vec![Mode::FullNat, Mode::Nat],
+            _ => vec![Mode::FullNat, Mode::Nat, Mode::Dr, Mode::Tun],
+        };
         Shape {
             workers: rng.range(1, 4) as u16,
             clients: rng.range(1, 4) as usize,
@@ -94,6 +152,10 @@ impl Shape {
             server_port: PortId(rng.below(2) as u16),
             connections: rng.range(6, 22) as usize,
             connections_max: if rng.chance(12_000) { rng.range(4, 10) as u32 } else { 1024 },
+            families: *rng.pick(&[Families::V4, Families::V4, Families::V6, Families::Both]),
+            udp: rng.chance(40_000),
+            mtu: if modes.contains(&Mode::Tun) { 1600 } else { 1500 },
+            modes,
             pad: rng.coin(),
             kernel_answers: rng.coin(),
             lying_clients: if rng.chance(30_000) { 20_000 } else { 0 },
@@ -105,6 +167,15 @@ impl Shape {
             lazy_neighbours: rng.chance(20_000),
             faults,
         }
+    }
+
+    /// Ports that real servers listen on.
+    pub(crate) fn listens(&self) -> Vec<u16> {
+        let one_way = self.modes.iter().any(|mode| mode.is_one_way());
+        let translated = self.modes.iter().any(|mode| !mode.is_one_way());
+        let mut ports = if translated { LISTEN_PORTS.to_vec() } else { Vec::new() };
+        ports.extend((0..3).map(|n| FIRST_VPORT + n).filter(|_| one_way));
+        ports
     }
 }
 
@@ -121,37 +192,59 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
     } else {
         (1024, 65_535)
     };
-    let locals: Vec<Ipv4Addr> = (0..rng.range(1, 2) as usize).map(lip).collect();
-    let scheduler = *rng.pick(&[Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc]);
+    let lips = rng.range(1, 2) as usize;
+    let locals: Vec<IpAddr> = (0..lips).flat_map(|n| [lip(n, false), lip(n, true)]).collect();
+    let scheduler = *rng.pick(&SCHEDULERS);
     let timeouts = timeouts(rng);
     for n in 0..services {
         // The second service is on the same VIP, the third on another; the third shares the first's real servers.
-        let listen = LISTEN_PORTS[n % 2];
-        let reals = (0..shape.servers).map(|j| real(rng, SocketAddrV4::new(server_ip(j), listen)));
-        spec.services.push(ServiceSpec {
-            protocol: 6,
-            virtual_: (vip(n / 2), 80 + n as u16).into(),
+        let wide = shape.families.pick(rng);
+        let mut service = ServiceSpec {
+            protocol: if shape.udp && rng.coin() { UDP } else { TCP },
+            virtual_: SocketAddr::new(vip(n / 2, wide), FIRST_VPORT + n as u16),
             also: Vec::new(),
             scheduler,
             flags: Default::default(),
             toa: (!toa_off).then_some(kind),
             timeouts,
-            locals: locals.iter().map(|local| (*local).into()).collect(),
+            locals: locals.clone(),
             local_ports: ports,
-            reals: reals.collect(),
-        });
+            options: Default::default(),
+            sorry: None,
+            reals: Vec::new(),
+        };
+        service.reals = (0..shape.servers).map(|j| real(rng, shape, &service, j)).collect();
+        spec.services.push(service);
     }
     if rng.chance(30_000) {
         let mut refusing = spec.services[0].clone();
-        refusing.virtual_ = (vip(0), 9).into();
-        refusing.reals = vec![real(rng, SocketAddrV4::new(server_ip(0), REFUSED_PORT))];
+        refusing.virtual_.set_port(REFUSED_PORT);
+        refusing.reals = vec![real(rng, shape, &refusing, 0)];
         spec.services.push(refusing);
     }
     spec
 }
 
-fn real(rng: &mut Rng, real: SocketAddrV4) -> RealSpec {
-    RealSpec::new(real.into(), Mode::FullNat, rng.range(1, 4) as u16)
+/// A real server for a service: its `j`th.
+fn real(rng: &mut Rng, shape: &Shape, service: &ServiceSpec, j: usize) -> RealSpec {
+    let mode = *rng.pick(&shape.modes);
+    let vport = service.virtual_.port();
+    let any_family = matches!(mode, Mode::FullNat | Mode::Tun);
+    let wide = if any_family { shape.families.pick(rng) } else { service.virtual_.is_ipv6() };
+    let port = match vport {
+        REFUSED_PORT => REFUSED_PORT,
+        vport if mode.is_one_way() => vport,
+        vport => LISTEN_PORTS[usize::from(vport) % 2],
+    };
+    let weight = rng.range(1, 4) as u16;
+    let mut spec = RealSpec::new(SocketAddr::new(server_ip(j, wide), port), mode, weight);
+    if mode == Mode::Tun {
+        let checksum = rng.coin();
+        let kinds =
+            [TunnelKind::Ipip, TunnelKind::Gre { checksum }, TunnelKind::Gue { port: GUE_PORT, checksum }];
+        spec.tunnel = Some(Tunnel { kind: *rng.pick(&kinds), source: tunnel_source(wide) });
+    }
+    spec
 }
 
 /// IPVS's, or shorter ones that still outlast what links and stacks here may keep quiet.
@@ -169,9 +262,9 @@ fn timeouts(rng: &mut Rng) -> Timeouts {
 /// A change that an operator might make. Every service keeps a real server that takes connections.
 pub(crate) fn change(rng: &mut Rng, spec: &mut Spec, shape: &Shape) {
     spec.generation += 1;
-    let services = spec.services.iter().position(|s| s.virtual_.port() == 9).unwrap_or(spec.services.len());
+    let refusing = |s: &ServiceSpec| s.virtual_.port() == REFUSED_PORT;
+    let services = spec.services.iter().position(refusing).unwrap_or(spec.services.len());
     let service = &mut spec.services[rng.below(services as u64) as usize];
-    let listen = service.reals[0].real.port();
     match rng.below(6) {
         0 | 1 => {
             let n = rng.below(service.reals.len() as u64) as usize;
@@ -186,13 +279,14 @@ pub(crate) fn change(rng: &mut Rng, spec: &mut Spec, shape: &Shape) {
             service.reals.remove(n);
         }
         4 => {
-            service.scheduler = *rng.pick(&[Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc]);
+            service.scheduler = *rng.pick(&SCHEDULERS);
             service.reals.reverse();
         }
         _ => {
-            let present = |j: &usize| service.reals.iter().any(|r| r.real.ip() == server_ip(*j));
+            let is_host = |r: &RealSpec, j| [server_ip(j, false), server_ip(j, true)].contains(&r.real.ip());
+            let present = |j: &usize| service.reals.iter().any(|r| is_host(r, *j));
             if let Some(j) = (0..shape.servers).find(|j| !present(j)) {
-                let new = real(rng, SocketAddrV4::new(server_ip(j), listen));
+                let new = real(rng, shape, service, j);
                 service.reals.push(new);
             }
         }

@@ -2,8 +2,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
+use engine::snapshot::Mode;
 use engine::{PortId, PuntClass, Spec, Ticks, Verdict};
 
 use crate::faults::Fault;
@@ -12,10 +13,14 @@ use crate::gateway::{Emitted, Gateway};
 use crate::host::Host;
 use crate::link::{InFlight, Link};
 use crate::oracle::{Oracle, Seen};
-use crate::packet::{ACK, Build, ETH_LEN, Mac, RST, add_forged_option, frame, parse, summary, v4};
+use crate::packet::{
+    ACK, Build, ETH_LEN, Mac, RST, TCP, UDP, add_forged_option, frame, parse, parse_ip, summary,
+};
 use crate::rng::Rng;
 use crate::stream::{End, Plan, Side};
-use crate::topology::{self, ROUTER, ROUTER_MAC, Shape, client_ip, gateway_mac, is_routed, server_ip};
+use crate::topology::{
+    self, ROUTER, ROUTER_MAC, ROUTER6, Shape, client_ip, gateway_mac, is_routed, server_ip, vips,
+};
 
 /// A seed that goes on longer has gone wrong; the longest honest one takes a tenth.
 const EVENTS_MAX: u64 = 400_000;
@@ -41,7 +46,7 @@ pub(crate) enum Event {
     Reload,
     Blackout(bool),
     NewMac(usize),
-    Learn(PortId, Ipv4Addr),
+    Learn(PortId, IpAddr),
     Crash,
     Restart,
 }
@@ -86,7 +91,7 @@ impl Report {
 
 #[derive(Debug)]
 pub(crate) struct Conn {
-    pub(crate) client: Option<SocketAddrV4>,
+    pub(crate) client: Option<SocketAddr>,
     pub(crate) client_end: End,
     pub(crate) server_end: End,
     /// Data came back to the client, so the connection was established.
@@ -107,7 +112,7 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     /// By host: towards the gateway and back.
     pub(crate) links: Vec<(Link, Link)>,
-    pub(crate) by_ip: HashMap<Ipv4Addr, usize>,
+    pub(crate) by_ip: HashMap<IpAddr, usize>,
     pub(crate) gateway: Option<Gateway>,
     pub(crate) network: Option<engine::FibBuilder>,
     pub(crate) spec: Spec,
@@ -134,29 +139,28 @@ impl World {
         let tick_offset = if rng.chance(10_000) { u32::MAX - 3_000 } else { rng.next() as u32 };
         let mut hosts = Vec::new();
         for i in 0..shape.clients {
-            let ip = client_ip(i);
-            let mac = if is_routed(ip) { ROUTER_MAC } else { [2, 0, 0, 0, 1, i as u8] };
-            hosts.push(Host::new(&mut rng, ip, mac, Side::Client, i as u32));
+            let ips = [client_ip(i, false), client_ip(i, true)];
+            let mac = if is_routed(ips[0]) { ROUTER_MAC } else { [2, 0, 0, 0, 1, i as u8] };
+            hosts.push(Host::new(&mut rng, (ips, mac), Side::Client, i as u32, (&[], Vec::new())));
         }
+        let mut oracle = Oracle::new(options.blind, shape.connections_max < 100, shape.mtu);
         for j in 0..shape.servers {
-            hosts.push(Host::new(
-                &mut rng,
-                server_ip(j),
-                [2, 0, 0, 0, 2, j as u8],
-                Side::Server,
-                100 + j as u32,
-            ));
+            let ips = [server_ip(j, false), server_ip(j, true)];
+            let mac = [2, 0, 0, 0, 2, j as u8];
+            let number = 100 + j as u32;
+            hosts.push(Host::new(&mut rng, (ips, mac), Side::Server, number, (&vips(), shape.listens())));
+            oracle.learn_mac(mac, j);
         }
         let links =
             hosts.iter().map(|_| (Link::of(&mut rng, shape.faults), Link::of(&mut rng, shape.faults)));
         let links = links.collect();
-        let virtuals: Vec<SocketAddrV4> = spec.services.iter().map(|s| v4(s.virtual_)).collect();
+        let virtuals: Vec<(u8, SocketAddr)> =
+            spec.services.iter().map(|s| (s.protocol, s.virtual_)).collect();
         let plans: Vec<Plan> =
             (0..shape.connections).map(|_| Plan::of(&mut rng, &virtuals, shape.clients)).collect();
         let network = Gateway::network(&shape);
-        let mut oracle = Oracle::new(options.blind);
         oracle.configure(&spec);
-        let by_ip = hosts.iter().enumerate().map(|(i, h)| (h.ip, i)).collect();
+        let by_ip = hosts.iter().enumerate().flat_map(|(i, h)| h.ips.map(|ip| (ip, i))).collect();
         let mut world = World {
             conns: plans.iter().map(|_| Conn::new()).collect(),
             next_run_us: vec![u64::MAX; hosts.len()],
@@ -191,10 +195,14 @@ impl World {
 
     fn start_gateway(&mut self, mut network: engine::FibBuilder) -> Result<(), String> {
         if !self.shape.lazy_neighbours {
-            network.set_neighbour(PortId(0), ROUTER.into(), Some(wire::MacAddr(ROUTER_MAC)));
+            for router in [IpAddr::from(ROUTER), ROUTER6.into()] {
+                network.set_neighbour(PortId(0), router, Some(wire::MacAddr(ROUTER_MAC)));
+            }
             for i in 0..self.hosts.len() {
-                let (ip, mac) = (self.hosts[i].ip, self.hosts[i].mac);
-                network.set_neighbour(self.port_of(i), IpAddr::V4(ip), Some(wire::MacAddr(mac)));
+                let mac = wire::MacAddr(self.hosts[i].mac);
+                for ip in self.hosts[i].ips {
+                    network.set_neighbour(self.port_of(i), ip, Some(mac));
+                }
             }
         }
         let now = self.ticks();
@@ -218,7 +226,7 @@ impl World {
         }
         for at in times(&mut self.rng, self.shape.mac_changes) {
             let host = self.rng.below(self.hosts.len() as u64) as usize;
-            if !is_routed(self.hosts[host].ip) {
+            if !is_routed(self.hosts[host].ips[0]) {
                 self.at(at, Event::NewMac(host));
             }
         }
@@ -303,7 +311,8 @@ impl World {
             }
             Event::Connect(conn) => self.connect(conn)?,
             Event::Forge => {
-                let services: Vec<SocketAddrV4> = self.spec.services.iter().map(|s| v4(s.virtual_)).collect();
+                let services: Vec<(u8, SocketAddr)> =
+                    self.spec.services.iter().map(|s| (s.protocol, s.virtual_)).collect();
                 let (port, bytes) = forge(&mut self.rng, &self.shape, self.oracle.flows(), &services);
                 self.trace("forged", &bytes);
                 self.give_to_gateway(port, &bytes);
@@ -349,7 +358,8 @@ impl World {
         let port = if host.port_in_use(usual) { self.next_port } else { usual };
         self.next_port += u16::from(port != usual);
         host.connect(conn as u32, plan, port)?;
-        self.conns[conn].client = Some(SocketAddrV4::new(host.ip, port));
+        let ip = host.ips[usize::from(plan.virtual_.is_ipv6())];
+        self.conns[conn].client = Some(SocketAddr::new(ip, port));
         self.report.connections += 1;
         let client = plan.client;
         self.run_host(client)
@@ -377,13 +387,17 @@ impl World {
             if host < self.shape.clients && self.rng.chance(self.shape.lying_clients) {
                 packet = add_forged_option(&packet, &mut self.rng).unwrap_or(packet);
             }
-            let bytes = frame(gateway_mac(port), self.hosts[host].mac, &packet, self.shape.pad);
+            let direct = self.direct(host, &packet);
+            let to_mac = direct.map_or(gateway_mac(port), |to| self.hosts[to].mac);
+            let bytes = frame(to_mac, self.hosts[host].mac, &packet, self.shape.pad);
             self.trace("sent by host", &bytes);
+            let to = direct.map_or(Node::Gateway(port), Node::Host);
             for flight in self.links[host].0.carry(bytes) {
-                self.fly(Node::Gateway(port), flight);
+                self.fly(to, flight);
             }
         }
         self.identify(host)?;
+        self.identify_asked(host)?;
         self.collect(host)
     }
 
@@ -412,23 +426,42 @@ impl World {
             }
             conn.identified = true;
             let Some(remote) = session.remote else { continue };
-            let real = SocketAddrV4::new(own.ip, session.local_port());
-            if !self.oracle.lips.contains(remote.ip()) {
-                return Err(format!("{real} was connected to by {remote}, which is no local address"));
-            }
-            let flow = self.oracle.by_real_side(remote, real);
-            if !self.oracle.blind && !conn.excused && flow.map(|f| f.client) != conn.client {
-                return Err(format!(
-                    "{real} speaks with {:?} through {remote}, seen is {flow:?}",
-                    conn.client
-                ));
+            identify_peer(&self.oracle, TCP, conn, remote, session.local)?;
+        }
+        Ok(())
+    }
+
+    /// The same of datagrams.
+    fn identify_asked(&mut self, host: usize) -> Result<(), String> {
+        for asked in std::mem::take(&mut self.hosts[host].asked) {
+            let Some(conn) = self.conns.get(asked.conn as usize) else {
+                return Err(format!("{asked:?} by a connection that does not exist"));
+            };
+            // A late double may arrive when its flow is over; its place may be another's by then.
+            if conn.client_end == End::Open {
+                identify_peer(&self.oracle, UDP, conn, asked.remote, asked.local)?;
             }
         }
         Ok(())
     }
 
+    /// Whom a real server's packet goes to without the gateway: it comes from a virtual address.
+    fn direct(&self, host: usize, packet: &[u8]) -> Option<usize> {
+        let header = parse_ip(packet).filter(|_| host >= self.shape.clients)?;
+        vips().contains(&header.src).then(|| self.by_ip.get(&header.dst).copied())?
+    }
+
     /// Takes note of sessions that are over.
     fn collect(&mut self, host: usize) -> Result<(), String> {
+        for (id, seq) in self.hosts[host].answered() {
+            self.conns[id as usize].established |= seq > 0;
+        }
+        for (id, end) in std::mem::take(&mut self.hosts[host].exchanged) {
+            let conn = &mut self.conns[id as usize];
+            conn.established |= end == End::Whole;
+            (conn.client_end, conn.server_end) = (end, end);
+            self.note(&format!("connection {id}: datagrams {end:?}"));
+        }
         for session in std::mem::take(&mut self.hosts[host].finished) {
             let Some(id) = session.pump.conn else { continue };
             let Some(conn) = self.conns.get_mut(id as usize) else { continue };
@@ -470,24 +503,22 @@ impl World {
         let now = self.ticks();
         let Some(gateway) = &mut self.gateway else { return Ok(()) };
         let mut out = Vec::new();
+        self.oracle.now_us = self.now_us;
         let woken = gateway.turn(worker, now, &mut self.oracle, &mut out)?;
         let again = gateway.has_work(worker);
         let wanted = gateway.take_wanted();
         for flow in self.oracle.take_displaced() {
             let all = self.gateway.as_ref().map(|g| g.connections(now)).unwrap_or_default();
-            let at = |e: SocketAddrV4, other| std::net::SocketAddr::V4(e) == other;
-            if let Some((_, live)) = all
-                .iter()
-                .find(|(_, c)| at(flow.client, c.client) && at(flow.local, c.local) && at(flow.real, c.real))
+            let flow = (flow.protocol, flow.client, flow.virtual_, flow.local, flow.real);
+            if let Some((_, live)) =
+                all.iter().find(|(_, c)| (c.protocol, c.client, c.virtual_, c.local, c.real) == flow)
             {
                 return Err(format!("the local endpoint of {live:?} was given to another connection"));
             }
         }
         for (port, address) in wanted {
-            if let IpAddr::V4(address) = address {
-                let after = self.rng.range(50, 3_000);
-                self.at(self.now_us + after, Event::Learn(port, address));
-            }
+            let after = self.rng.range(50, 3_000);
+            self.at(self.now_us + after, Event::Learn(port, address));
         }
         for worker in woken {
             self.wake(worker);
@@ -510,8 +541,8 @@ impl World {
             Verdict::Forward(_) | Verdict::Reply(_) => self.leave(port, verdict, after),
             Verdict::Punt(PuntClass::Stray) if self.shape.kernel_answers => {
                 if let Some(answer) = kernel_rst(&before) {
-                    let ip = Ipv4Addr::new(answer[16], answer[17], answer[18], answer[19]);
-                    if let Some(host) = self.by_ip.get(&ip).copied() {
+                    let ip = parse_ip(&answer).map(|header| header.dst);
+                    if let Some(host) = ip.and_then(|ip| self.by_ip.get(&ip).copied()) {
                         let bytes = frame(self.hosts[host].mac, gateway_mac(port), &answer, self.shape.pad);
                         self.trace("kernel answers", &bytes);
                         self.send_to_host(host, bytes);
@@ -526,18 +557,25 @@ impl World {
     /// A frame leaves through a port: it must be addressed from us to the right neighbour.
     fn leave(&mut self, port: PortId, verdict: Verdict, bytes: Vec<u8>) -> Result<(), String> {
         let reply = matches!(verdict, Verdict::Reply(_));
-        if bytes.len() < 34 {
-            return Err(format!("{verdict:?}: a frame of {} bytes", bytes.len()));
-        }
+        let header = crate::packet::ip_of(&bytes).and_then(parse_ip);
+        let Some(to) = header.map(|header| header.dst) else {
+            return Err(format!("{verdict:?}: a frame that is no IP, of {} bytes", bytes.len()));
+        };
         if !reply && bytes[6..12] != gateway_mac(port) {
             return Err(format!(
                 "{verdict:?}: the source MAC address is not the port's: {:02x?}",
                 &bytes[..12]
             ));
         }
-        let to = Ipv4Addr::new(bytes[30], bytes[31], bytes[32], bytes[33]);
-        let Some(host) = self.by_ip.get(&to).copied() else {
-            if !reply && bytes[..6] != ROUTER_MAC && !to.is_private() {
+        let mac: Mac = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
+        // In DR the real server has the virtual address, too, and only the MAC address tells which one it is.
+        let host = match vips().contains(&to) {
+            true => self.hosts.iter().position(|host| host.mac == mac),
+            false => self.by_ip.get(&to).copied(),
+        };
+        let Some(host) = host else {
+            let outside = is_routed(to) || vips().contains(&to) && self.shape.mac_changes == 0;
+            if !reply && bytes[..6] != ROUTER_MAC && outside {
                 return Err(format!("what is for {to} does not go to the router"));
             }
             return Ok(());
@@ -545,7 +583,6 @@ impl World {
         if !reply && self.port_of(host) != port {
             return Err(format!("what is for {to} leaves through port {port}"));
         }
-        let mac: Mac = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
         let changed = self.shape.mac_changes > 0;
         if !reply && mac != self.hosts[host].mac && !changed {
             return Err(format!("what is for {to} goes to {mac:02x?}"));
@@ -574,10 +611,33 @@ impl Conn {
     }
 }
 
+/// Whoever speaks with a real server is who the gateway said.
+fn identify_peer(
+    oracle: &Oracle,
+    protocol: u8,
+    conn: &Conn,
+    remote: SocketAddr,
+    real: SocketAddr,
+) -> Result<(), String> {
+    let flow = oracle.by_real_side(protocol, remote, real);
+    // In DR and TUN the real server speaks for the virtual address, in NAT the client is seen as it is.
+    let bare = oracle.blind || vips().contains(&real.ip()) || flow.is_some_and(|flow| flow.mode == Mode::Nat);
+    if bare && Some(remote) == conn.client {
+        return Ok(());
+    }
+    if !oracle.lips.contains(&remote.ip()) && !conn.excused {
+        return Err(format!("{real} was connected to by {remote}, which is no local address"));
+    }
+    if !oracle.blind && !conn.excused && flow.map(|f| f.client) != conn.client {
+        return Err(format!("{real} speaks with {:?} through {remote}, seen is {flow:?}", conn.client));
+    }
+    Ok(())
+}
+
 /// RFC 9293 §3.10.7.1: what a kernel answers to a segment that belongs to no connection.
 fn kernel_rst(bytes: &[u8]) -> Option<Vec<u8>> {
     let segment = parse(bytes)?;
-    if segment.has(RST) || !segment.ip_checksum_ok || !segment.tcp_checksum_ok {
+    if segment.has(RST) || !segment.ip_checksum_ok || !segment.l4_checksum_ok || !segment.is_tcp() {
         return None;
     }
     let mut answer = Build::new(segment.dst, segment.src, RST);

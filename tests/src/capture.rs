@@ -3,7 +3,7 @@
 //! The few header fields that are needed are read here by hand, on purpose not with Tollgate's own parser: a test
 //! that checks Tollgate's packets must not share its mistakes.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -69,13 +69,13 @@ impl Capture {
     }
 }
 
-/// A TCP segment over IPv4.
+/// A TCP segment over IPv4 or IPv6.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// Sender.
-    pub from: SocketAddrV4,
+    pub from: SocketAddr,
     /// Receiver.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     /// See [`flag`].
     pub flags: u8,
     /// Sequence number.
@@ -87,21 +87,19 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// `None`: not TCP over IPv4, or cut off.
+    /// `None`: not TCP right behind an IP header, or cut off.
     pub fn parse(frame: &Frame) -> Option<Segment> {
         let ethernet = frame.bytes.get(..14)?;
         let ip = frame.bytes.get(14..)?;
-        let ip_header_len = usize::from(ip.first()? & 0x0f) * 4;
-        if ethernet[12..] != [0x08, 0x00] || ip[0] >> 4 != 4 || *ip.get(9)? != 6 {
-            return None;
-        }
-        let ip_len = usize::from(u16_at(ip, 2)?);
-        let tcp = ip.get(ip_header_len..ip_len)?;
+        let (src, dst, tcp) = match ethernet[12..] {
+            [0x08, 0x00] => ipv4_tcp(ip)?,
+            [0x86, 0xdd] => ipv6_tcp(ip)?,
+            _ => return None,
+        };
         let tcp_header_len = usize::from(tcp.get(12)? >> 4) * 4;
-        let address = |at: usize| Some(Ipv4Addr::from(u32_at(ip, at)?));
         Some(Segment {
-            from: SocketAddrV4::new(address(12)?, u16_at(tcp, 0)?),
-            to: SocketAddrV4::new(address(16)?, u16_at(tcp, 2)?),
+            from: SocketAddr::new(src, u16_at(tcp, 0)?),
+            to: SocketAddr::new(dst, u16_at(tcp, 2)?),
             flags: tcp[13],
             sequence: u32_at(tcp, 4)?,
             options: options(tcp.get(20..tcp_header_len)?),
@@ -109,16 +107,40 @@ impl Segment {
         })
     }
 
-    /// The client that a TOA option of this kind names.
-    pub fn toa(&self, kind: u8) -> Option<SocketAddrV4> {
-        let (_, value) = self.options.iter().find(|(found, value)| *found == kind && value.len() == 6)?;
-        Some(SocketAddrV4::new(Ipv4Addr::from(u32_at(value, 2)?), u16_at(value, 0)?))
+    /// The client that a TOA option of this kind names: of 8 bytes with IPv4, of 20 bytes with IPv6.
+    pub fn toa(&self, kind: u8) -> Option<SocketAddr> {
+        self.options.iter().filter(|(found, _)| *found == kind).find_map(|(_, value)| {
+            let address = match value.len() {
+                6 => IpAddr::V4(u32_at(value, 2)?.into()),
+                18 => IpAddr::V6(ipv6_at(value, 2)?),
+                _ => return None,
+            };
+            Some(SocketAddr::new(address, u16_at(value, 0)?))
+        })
     }
 
     /// Whether exactly these of SYN, ACK, FIN and RST are set.
     pub fn has_flags(&self, flags: u8) -> bool {
         self.flags & (flag::SYN | flag::ACK | flag::FIN | flag::RST) == flags
     }
+}
+
+fn ipv4_tcp(ip: &[u8]) -> Option<(IpAddr, IpAddr, &[u8])> {
+    let header_len = usize::from(ip.first()? & 0x0f) * 4;
+    if ip[0] >> 4 != 4 || *ip.get(9)? != 6 {
+        return None;
+    }
+    let tcp = ip.get(header_len..usize::from(u16_at(ip, 2)?))?;
+    let address = |at| Some(IpAddr::V4(Ipv4Addr::from(u32_at(ip, at)?)));
+    Some((address(12)?, address(16)?, tcp))
+}
+
+fn ipv6_tcp(ip: &[u8]) -> Option<(IpAddr, IpAddr, &[u8])> {
+    if ip.first()? >> 4 != 6 || *ip.get(6)? != 6 {
+        return None;
+    }
+    let tcp = ip.get(40..40 + usize::from(u16_at(ip, 4)?))?;
+    Some((IpAddr::V6(ipv6_at(ip, 8)?), IpAddr::V6(ipv6_at(ip, 24)?), tcp))
 }
 
 fn options(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
@@ -145,6 +167,11 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
+fn ipv6_at(bytes: &[u8], at: usize) -> Option<Ipv6Addr> {
+    let octets: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
+    Some(octets.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +189,21 @@ mod tests {
         assert_eq!(segment.toa(253), None);
         assert!(segment.has_flags(flag::ACK));
         assert_eq!(segment.payload_len, 0);
+    }
+
+    #[test]
+    fn an_ipv6_client_is_found_in_a_segment_over_ipv6() {
+        let mut bytes = vec![0; 12];
+        bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20 + 20, 6, 64]);
+        for last in [9, 11] {
+            bytes.extend([0x20, 0x01, 0x0d, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        }
+        bytes.extend([0x04, 0x00, 0, 80, 0, 0, 0, 5, 0, 0, 0, 6, 0xa0, flag::ACK, 0, 0, 0, 0, 0, 0]);
+        bytes.extend([254, 20, 0x30, 0x39, 0x20, 0x01, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11]);
+        let segment = Segment::parse(&Frame { time_ns: 0, bytes }).unwrap();
+        assert_eq!(segment.from, "[2001:db8:2::9]:1024".parse().unwrap());
+        assert_eq!(segment.to, "[2001:db8:2::b]:80".parse().unwrap());
+        assert_eq!(segment.toa(254), Some("[2001:db8:1::b]:12345".parse().unwrap()));
     }
 
     #[test]

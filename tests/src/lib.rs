@@ -12,8 +12,11 @@
 
 pub mod capture;
 pub mod config;
+pub mod dns;
+pub mod frames;
 pub mod gateway;
 pub mod ipvs_guest;
+pub mod lab;
 pub mod load;
 pub mod netns;
 pub mod nginx;

@@ -1,17 +1,15 @@
 //! Network namespaces, and the links between them.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
 use nix::unistd::Pid;
 
+use crate::frames::{self, FrameSender};
 use crate::run::Cmd;
 use crate::wait::{Cleanup, wait_until};
 
@@ -78,25 +76,14 @@ impl Netns {
     /// Sends frames, from the Ethernet header on, out of `interface` exactly as they are.
     pub fn send_frames(&self, interface: &str, frames: &[Vec<u8>]) -> Result<()> {
         self.inside(|| {
-            let mut addresses = getifaddrs()?.filter(|address| address.interface_name == interface);
-            let link = addresses.find_map(|address| address.address?.as_link_addr().copied());
-            let link = link.with_context(|| format!("{} has no interface {interface}", self.name))?;
-            let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
-            for frame in frames {
-                sendto(socket.as_raw_fd(), frame, &link, MsgFlags::empty())
-                    .with_context(|| format!("sending a frame of {} bytes", frame.len()))?;
-            }
-            Ok(())
+            let sender = FrameSender::open(interface)?;
+            frames.iter().try_for_each(|frame| sender.send(frame))
         })
     }
 
     /// The MAC address of `interface`.
     pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
-        self.inside(|| {
-            let mut addresses = getifaddrs()?.filter(|address| address.interface_name == interface);
-            let mac = addresses.find_map(|address| address.address?.as_link_addr()?.addr());
-            mac.with_context(|| format!("{} has no interface {interface}", self.name))
-        })
+        self.inside(|| frames::mac(interface)).with_context(|| format!("in {}", self.name))
     }
 
     /// The processes in it.

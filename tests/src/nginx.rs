@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::netns::Netns;
 use crate::process::{Bond, Process};
@@ -13,8 +13,8 @@ use crate::wait::wait_until;
 /// How long nginx may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// nginx on port 80 of a namespace. `/` answers with the server's name, `/health` with `ok`, `/files/` serves the
-/// directory that it was given.
+/// nginx on port 80 of a namespace, over IPv4 and IPv6. `/` answers with the server's name, `/health` with `ok`,
+/// `/files/` serves the directory that it was given, `/upload` keeps what it is sent and then answers as `/` does.
 #[derive(Debug)]
 pub struct Nginx {
     process: Option<Process>,
@@ -51,6 +51,13 @@ impl Nginx {
         Ok(())
     }
 
+    /// What `/upload` was sent: one file each.
+    pub fn uploads(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.dir.join(format!("{}.body", self.name));
+        let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    }
+
     /// The running process.
     pub fn process(&self) -> Option<&Process> {
         self.process.as_ref()
@@ -69,9 +76,15 @@ http {{
   fastcgi_temp_path {dir}/{name}.fastcgi; uwsgi_temp_path {dir}/{name}.uwsgi; scgi_temp_path {dir}/{name}.scgi;
   server {{
     listen 80 backlog=4096;
+    listen [::]:80 ipv6only=on backlog=4096;
     location / {{ return 200 \"{name}\\n\"; }}
     location /health {{ return 200 \"ok\\n\"; }}
     location /files/ {{ alias {files}/; }}
+    client_max_body_size 0;
+    location /upload {{
+      client_body_buffer_size 16k; client_body_in_file_only on;
+      proxy_pass http://127.0.0.1:80/;
+    }}
   }}
 }}
 "

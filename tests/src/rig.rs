@@ -10,7 +10,8 @@
 //!
 //! Each name is a namespace. The gateway's veth ends have no address: a DPDK port takes their packets (AF_XDP, see
 //! docs/adr/0002-ports-in-namespaces.md), the addresses are on the kernel twins that the dataplane makes. Real
-//! servers have no route to the clients: only FULLNAT's local addresses let an answer come back.
+//! servers have no route to the clients: only FULLNAT's local addresses let an answer come back. Hosts have an IPv6
+//! address each as well, 2001:db8:1::11 for 10.1.0.11 and so on; [`crate::lab`] adds what the other modes need.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,6 +34,10 @@ pub const URL: &str = "http://10.1.0.100/";
 pub const CLIENTS: [&str; 2] = ["10.1.0.11", "10.1.0.12"];
 /// The real servers' addresses.
 pub const REAL_SERVERS: [&str; 3] = ["10.2.0.11", "10.2.0.12", "10.2.0.13"];
+/// The clients' IPv6 addresses.
+pub const CLIENTS6: [&str; 2] = ["2001:db8:1::11", "2001:db8:1::12"];
+/// The real servers' IPv6 addresses.
+pub const REAL_SERVERS6: [&str; 3] = ["2001:db8:2::11", "2001:db8:2::12", "2001:db8:2::13"];
 /// Length of the file that is downloaded.
 pub const DOWNLOAD_LEN: usize = 200_000_000;
 
@@ -70,6 +75,7 @@ pub struct Rig {
     /// The real servers' namespaces.
     pub reals: Vec<Netns>,
     switch: Netns,
+    prefix: String,
     dir: Option<TempDir>,
     succeeded: bool,
 }
@@ -91,20 +97,21 @@ impl Rig {
         attach(&gw, "veth-wan", &switch, "wan", "gw-wan")?;
         attach(&gw, "veth-lan", &switch, "lan", "gw-lan")?;
         let mut clients = Vec::new();
-        for (number, address) in (1..).zip(CLIENTS) {
+        for (number, addresses) in (1..).zip(CLIENTS.into_iter().zip(CLIENTS6)) {
             let name = format!("client{number}");
-            clients.push(host(make(&name)?, &switch, "wan", &name, address)?);
+            clients.push(host(make(&name)?, &switch, "wan", &name, addresses)?);
         }
         let files = dir.path().join("files");
         std::fs::create_dir(&files)?;
         let (mut reals, mut nginx) = (Vec::new(), Vec::new());
-        for (number, address) in (1..).zip(REAL_SERVERS) {
+        for (number, addresses) in (1..).zip(REAL_SERVERS.into_iter().zip(REAL_SERVERS6)) {
             let name = format!("real{number}");
-            reals.push(host(make(&name)?, &switch, "lan", &name, address)?);
+            reals.push(host(make(&name)?, &switch, "lan", &name, addresses)?);
             nginx.push(Nginx::new(&name, dir.path(), &files, options.bond)?);
         }
         let gateway = Gateway::new(&prefix, options.config, dir.path(), options.bond)?;
-        let mut rig = Rig { gateway, nginx, clients, gw, reals, switch, dir: Some(dir), succeeded: false };
+        let dir = Some(dir);
+        let mut rig = Rig { gateway, nginx, clients, gw, reals, switch, prefix, dir, succeeded: false };
         for number in 0..rig.reals.len() {
             rig.start_nginx(number)?;
         }
@@ -142,6 +149,16 @@ impl Rig {
     /// Kills a real server's nginx.
     pub fn crash_nginx(&mut self, number: usize) -> Result<()> {
         self.nginx[number].crash(&self.reals[number])
+    }
+
+    /// One more namespace.
+    pub(crate) fn make_netns(&self, name: &str) -> Result<Netns> {
+        Netns::create(&format!("{}-{name}", self.prefix))
+    }
+
+    /// One more interface for a namespace, on the bridge `wan` or `lan`.
+    pub(crate) fn attach(&self, netns: &Netns, interface: &str, bridge: &str, port: &str) -> Result<()> {
+        attach(netns, interface, &self.switch, bridge, port)
     }
 
     /// Where logs, captures and configurations go.
@@ -185,9 +202,10 @@ impl Drop for Rig {
 }
 
 /// A host with one interface `eth0` on a bridge.
-fn host(netns: Netns, switch: &Netns, bridge: &str, name: &str, address: &str) -> Result<Netns> {
+fn host(netns: Netns, switch: &Netns, bridge: &str, name: &str, addresses: (&str, &str)) -> Result<Netns> {
     attach(&netns, "eth0", switch, bridge, name)?;
-    netns.ip(&format!("addr add {address}/24 dev eth0"))?;
+    netns.ip(&format!("addr add {}/24 dev eth0", addresses.0))?;
+    netns.ip(&format!("addr add {}/64 dev eth0", addresses.1))?;
     // Thousands of short connections from one address, and bursts of them to one nginx.
     netns.sysctl("net.ipv4.ip_local_port_range", "1024 65000")?;
     netns.sysctl("net.core.somaxconn", "4096")?;
@@ -243,7 +261,7 @@ pub fn sha256(path: &Path) -> Result<String> {
 
 /// Bytes without a pattern (xorshift64), the same every time: nothing that is lost, repeated or swapped in them stays
 /// unseen.
-fn noise(len: usize) -> Vec<u8> {
+pub(crate) fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {

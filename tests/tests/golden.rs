@@ -10,16 +10,24 @@
 mod case;
 #[path = "../golden/cases/mod.rs"]
 mod cases;
+#[path = "../golden/conn.rs"]
+mod conn;
 #[path = "../golden/dataplane.rs"]
 mod dataplane;
 #[path = "../golden/frame.rs"]
 mod frame;
+#[path = "../golden/load.rs"]
+mod load;
+#[path = "../golden/look.rs"]
+mod look;
 #[path = "../golden/recording.rs"]
 mod recording;
 #[path = "../golden/rules.rs"]
 mod rules;
 #[path = "../golden/run.rs"]
 mod run;
+#[path = "../golden/trouble.rs"]
+mod trouble;
 
 use std::collections::BTreeSet;
 
@@ -98,4 +106,31 @@ fn cases_have_names_numbers_and_recordings_of_their_own() {
     let wanted: BTreeSet<_> =
         names.iter().flat_map(|name| [format!("{name}.pcap"), format!("{name}.txt")]).collect();
     assert_eq!(files, wanted, "recordings belong to cases; take away what is left over");
+}
+
+/// What stands between backticks in the tables under "Tests" of docs/modes.md, without what is no name of a test.
+fn named_in_docs() -> Result<BTreeSet<String>> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/modes.md"))?;
+    let (_, tests) = page.split_once("\n## Tests\n").unwrap_or_default();
+    let cells = tests
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .flat_map(|line| line.split('`').skip(1).step_by(2));
+    Ok(cells.filter(|name| !name.contains('/')).map(str::to_owned).collect())
+}
+
+#[test]
+fn the_page_about_modes_names_its_cases_and_none_that_is_not_there() -> Result<()> {
+    let named = named_in_docs()?;
+    let modes = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/modes.rs"))?;
+    let cases: BTreeSet<_> = cases::all().iter().map(|case| case.name).collect();
+    let unknown: Vec<_> = named
+        .iter()
+        .filter(|name| !cases.contains(name.as_str()) && !modes.contains(&format!("fn {name}()")))
+        .collect();
+    assert!(unknown.is_empty(), "docs/modes.md names tests that there are not: {unknown:?}");
+    let of_modes = cases::of_modes().into_iter().map(|case| case.name);
+    let missing: Vec<_> = of_modes.filter(|name| !named.contains(*name)).collect();
+    assert!(missing.is_empty(), "docs/modes.md does not name {missing:?}");
+    Ok(())
 }

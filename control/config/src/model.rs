@@ -122,6 +122,8 @@ pub struct Port {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Largest IP packet; `None`: the device's own.
     pub mtu: Option<u16>,
+    /// The VLAN that its network is, whose tag all its frames carry; `None`: they carry none.
+    pub vlan: Option<u16>,
     /// Receive and transmit queues; `None`: as many as workers, if the device has them.
     pub queues: Option<u16>,
     /// Descriptors per receive queue.

@@ -16,12 +16,13 @@ pub(crate) const PORT: Schema = Schema {
         "kernel_interface",
         "addresses",
         "mtu",
+        "vlan",
         "queues",
         "rx_descriptors",
         "tx_descriptors",
         "promiscuous",
     ],
-    not_built: &[("vlan", "VLANs are not built yet; give the port an untagged network")],
+    not_built: &[],
 };
 
 pub(crate) const LOCAL_POOL: Schema =
@@ -78,6 +79,8 @@ pub(crate) fn port(table: &Reader<'_>) -> PortDraft {
             addresses,
             // RFC 791 asks every link for 68, but below 576 nothing useful passes; above is what NICs call jumbo.
             mtu: table.integer_or_word("mtu", 576..=9600, "device"),
+            // IEEE 802.1Q §9.6: 0 means "no VLAN, priority only", 4095 is reserved.
+            vlan: table.integer_or_word("vlan", 1..=4094, "none"),
             queues: table.integer_or_word("queues", 1..=128, "workers"),
             rx_descriptors: descriptors("rx_descriptors"),
             tx_descriptors: descriptors("tx_descriptors"),

@@ -270,6 +270,17 @@ fn what_is_not_built_says_so_and_names_what_exists() {
 }
 
 #[test]
+fn a_port_is_in_one_vlan_or_in_none() {
+    let vlan = |value: &str| minimal_with("name = \"wan\"", &format!("vlan = {value}"));
+    for (value, read) in [("1", Some(1)), ("4094", Some(4094)), ("\"none\"", None)] {
+        assert_eq!(Config::from_str("t", &vlan(value)).unwrap().ports[0].vlan, read, "{value}");
+    }
+    for value in ["0", "4095"] {
+        complains(&vlan(value), "4:8", "4094");
+    }
+}
+
+#[test]
 fn steering_that_is_not_built_says_so() {
     let rss = format!("[dataplane]\nsteering = \"rss\"\n{MINIMAL}");
     complains(&rss, "2:12", "steering `rss` is not built yet; what exists is `auto` and `software`");

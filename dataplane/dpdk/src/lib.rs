@@ -23,6 +23,7 @@ mod port;
 mod queue;
 mod ring;
 mod rss;
+mod tap;
 mod time;
 
 pub mod alloc;
@@ -37,6 +38,7 @@ pub use port::{Link, Port, PortConfig, PortId, PortInfo, PortStats};
 pub use queue::{RX_BURST_MAX, RxQueue, TxQueue};
 pub use ring::{RingConsumer, RingProducer, ring};
 pub use rss::softrss;
+pub use tap::{Received, Tap};
 pub use time::{tsc, tsc_hz};
 
 /// The most packets that a [`Burst`] holds.

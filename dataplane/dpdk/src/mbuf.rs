@@ -95,6 +95,35 @@ impl Mbuf {
         unsafe { field!(self.0, u64, TG_MBUF_OL_FLAGS).read() }
     }
 
+    /// The VLAN tag (its TCI: priority and number) that the NIC took off the frame, if it did; told once.
+    #[inline(always)]
+    pub fn take_stripped_tag(&mut self) -> Option<u16> {
+        const STRIPPED: u64 = dpdk_sys::RTE_MBUF_F_RX_VLAN_STRIPPED as u64;
+        const BOTH: u64 = STRIPPED | dpdk_sys::RTE_MBUF_F_RX_VLAN as u64;
+        let flags = self.offload_flags();
+        if flags & STRIPPED == 0 {
+            return None;
+        }
+        self.set_offload_flags(flags & !BOTH);
+        // SAFETY: as in `buf_addr`.
+        Some(unsafe { field!(self.0, u16, TG_MBUF_VLAN_TCI).read() })
+    }
+
+    /// Has the NIC put a VLAN tag of this TCI on the frame when it sends it; for ports that do, see
+    /// [`crate::Port::inserts_tags`].
+    #[inline(always)]
+    pub fn request_tag(&mut self, tci: u16) {
+        self.set_offload_flags(self.offload_flags() | dpdk_sys::RTE_MBUF_F_TX_VLAN);
+        // SAFETY: as in `set_lengths`.
+        unsafe { field!(self.0, u16, TG_MBUF_VLAN_TCI).write(tci) }
+    }
+
+    #[inline(always)]
+    fn set_offload_flags(&mut self, flags: u64) {
+        // SAFETY: as in `set_lengths`.
+        unsafe { field!(self.0, u64, TG_MBUF_OL_FLAGS).write(flags) }
+    }
+
     /// Writes both lengths; the frame has one segment, or `pkt_len` counts the others too.
     #[inline(always)]
     fn set_lengths(&mut self, data_len: u16, pkt_len: u32) {

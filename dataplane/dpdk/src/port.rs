@@ -29,6 +29,8 @@ pub struct PortConfig {
     pub promiscuous: bool,
     /// Spread IP, TCP and UDP over the receive queues by hash, as far as the port can.
     pub rss: bool,
+    /// Take VLAN tags off and put them on in the NIC, as far as the port can.
+    pub vlan_offload: bool,
 }
 
 impl Default for PortConfig {
@@ -41,6 +43,7 @@ impl Default for PortConfig {
             mtu: None,
             promiscuous: false,
             rss: false,
+            vlan_offload: false,
         }
     }
 }
@@ -124,6 +127,8 @@ pub(crate) struct PortShared {
     info: PortInfo,
     mac: [u8; 6],
     warnings: Vec<String>,
+    /// Whether it puts VLAN tags on.
+    inserts_tags: bool,
     mempool: Mempool,
     /// Mbufs booked on the pool.
     claimed: u32,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use engine::Ticks;
-use rig::{BURST, Burst, Rig};
+use rig::{BURST, Burst, Kind, Rig};
 
 /// Times `iterations` bursts, taking their frames from `frames` in turn.
 fn time_bursts(rig: &mut Rig, frames: &[Vec<u8>], iterations: u64) -> Duration {
@@ -34,7 +34,7 @@ fn translate(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("translate");
     group.throughput(Throughput::Elements(BURST as u64));
     for flows in [1, 1000, 100_000, 1_000_000] {
-        let mut rig = Rig::established(flows);
+        let mut rig = Rig::established(Kind::PLAINEST, flows);
         for (name, both) in [("inbound", false), ("both", true)] {
             let frames = rig.data_frames(both, (2 * flows as usize).clamp(1024, 1 << 20));
             let before = rig.forwarded();
@@ -51,7 +51,7 @@ fn translate(criterion: &mut Criterion) {
 fn refuse(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("refuse");
     group.throughput(Throughput::Elements(BURST as u64));
-    let mut rig = Rig::established(1000);
+    let mut rig = Rig::established(Kind::PLAINEST, 1000);
     for (name, frame) in [("parse", rig::cut_frame()), ("parse_and_lookup", rig::foreign_frame())] {
         let frames = vec![frame; BURST];
         group.bench_function(name, |bencher| {
@@ -66,7 +66,7 @@ fn admit(criterion: &mut Criterion) {
     const ROOM: u32 = 200_000;
     let mut group = criterion.benchmark_group("admit");
     group.throughput(Throughput::Elements(BURST as u64));
-    let mut rig = Rig::empty(ROOM + 1024);
+    let mut rig = Rig::empty(Kind::PLAINEST, ROOM + 1024);
     let frames: Vec<Vec<u8>> = (0..ROOM).map(rig::syn_frame).collect();
     group.bench_function("syn", |bencher| {
         bencher.iter_custom(|iterations| {
@@ -93,7 +93,7 @@ fn expire_all(rig: &mut Rig) {
 
 /// Not timed: how much memory a connection takes.
 fn memory(_criterion: &mut Criterion) {
-    let worker = Rig::empty(1_000_000).worker;
+    let worker = Rig::empty(Kind::PLAINEST, 1_000_000).worker;
     let bytes = worker.table_bytes() as f64 / f64::from(worker.connections_max());
     println!("memory: {bytes:.1} bytes per connection, record and index");
 }

@@ -2,7 +2,8 @@
 //! [`process_burst`] only, and divide by the packets that it prints. `tollgate-bench` does that.
 //!
 //! ```text
-//! valgrind --tool=callgrind --collect-atstart=no '--toggle-collect=*process_burst*' instructions 1000 both 3000
+//! valgrind --tool=callgrind --collect-atstart=no '--toggle-collect=*process_burst*' \
+//!     instructions fullnat tcp ipv4 both 1000 3000
 //! ```
 #![forbid(unsafe_code)]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A tool of the bench.
@@ -12,18 +13,24 @@ mod rig;
 
 use std::hint::black_box;
 
+use engine::snapshot::Mode;
 use engine::{Ticks, Worker};
-use rig::{Burst, Rig};
+use rig::{Burst, Kind, Rig};
 
 fn main() {
-    let mut args = std::env::args().skip(1);
-    let flows: u32 = args.next().map_or(1000, |text| text.parse().expect("flows: a number"));
-    let traffic = args.next().unwrap_or_else(|| "both".to_owned());
-    let bursts: usize = args.next().map_or(3000, |text| text.parse().expect("bursts: a number"));
-    assert!(["inbound", "both"].contains(&traffic.as_str()), "traffic: inbound or both");
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let [mode, proto, family, traffic, flows, bursts] = words[..] else {
+        panic!("usage: instructions MODE PROTOCOL FAMILY TRAFFIC FLOWS BURSTS")
+    };
+    let kind = kind(mode, proto, family);
+    let both = one_of("traffic", traffic, &[("inbound", false), ("both", true)]);
+    assert!(!(both && kind.is_one_way()), "in this mode there is inbound traffic only");
+    let flows: u32 = flows.parse().expect("flows: a number");
+    let bursts: usize = bursts.parse().expect("bursts: a number");
 
-    let mut rig = Rig::established(flows);
-    let frames = rig.data_frames(traffic == "both", (4 * flows as usize).clamp(4096, 1 << 20));
+    let mut rig = Rig::established(kind, flows);
+    let frames = rig.data_frames(both, (4 * flows as usize).clamp(4096, 1 << 20));
     let mut burst = Burst::new();
     let mut at = 0;
     for _ in 0..bursts {
@@ -32,6 +39,24 @@ fn main() {
         assert!(burst.all_forwarded(), "{:?}", burst.verdicts);
     }
     println!("packets {}", bursts * burst.packets.len());
+}
+
+fn kind(mode: &str, proto: &str, family: &str) -> Kind {
+    let modes = [("fullnat", Mode::FullNat), ("nat", Mode::Nat), ("dr", Mode::Dr), ("tun", Mode::Tun)];
+    let families = [("ipv4", (false, false)), ("ipv6", (true, true)), ("nat64", (true, false))];
+    let (client_is_v6, real_is_v6) = one_of("family", family, &families);
+    Kind {
+        mode: one_of("mode", mode, &modes),
+        is_udp: one_of("protocol", proto, &[("tcp", false), ("udp", true)]),
+        client_is_v6,
+        real_is_v6,
+    }
+}
+
+fn one_of<T: Copy>(what: &str, given: &str, known: &[(&str, T)]) -> T {
+    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    let found = known.iter().find(|(name, _)| *name == given);
+    found.unwrap_or_else(|| panic!("{what} `{given}` is none of {names:?}")).1
 }
 
 /// What is measured: one burst through the engine.

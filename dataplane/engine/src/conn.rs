@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::addr::{Endpoint, Tuple};
 use crate::hash::Key;
 use crate::ids::{AdjacencyId, PairId, RealId, ServiceId};
-use crate::snapshot::Mode;
+use crate::snapshot::{Mode, Tunnel};
 use crate::tcp::ConnState;
 use crate::time::Ticks;
 
@@ -63,6 +63,12 @@ pub(crate) mod trait_ {
     pub(crate) const ONE_WAY: u8 = 1 << 0;
     /// Ends with the packet that made it.
     pub(crate) const ONE_PACKET: u8 = 1 << 1;
+    /// Its client has a persistence template.
+    pub(crate) const PERSISTENT: u8 = 1 << 2;
+    /// `seq_shift` or `timestamp_shift` is not 0.
+    pub(crate) const SHIFTED: u8 = 1 << 3;
+    /// Handshakes lose their timestamps.
+    pub(crate) const STRIP_TIMESTAMPS: u8 = 1 << 4;
 }
 
 /// The flag that says whether packets that come in in this direction are IPv6.
@@ -135,6 +141,9 @@ pub(crate) struct Conn {
     /// Embryonic list.
     pub embryonic_next: u32,
     pub embryonic_prev: u32,
+    /// What is added to the client's sequence numbers, and to its timestamps.
+    pub seq_shift: u32,
+    pub timestamp_shift: u32,
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);
@@ -166,6 +175,8 @@ impl Conn {
         wheel_slot: NIL,
         embryonic_next: NIL,
         embryonic_prev: NIL,
+        seq_shift: 0,
+        timestamp_shift: 0,
     };
 
     /// The five-tuple of packets that come in in this direction, which is IPv4.
@@ -254,6 +265,10 @@ pub struct ConnInfo {
     pub real: SocketAddr,
     /// Mode.
     pub mode: Mode,
+    /// The tunnel, in mode TUN.
+    pub tunnel: Option<Tunnel>,
+    /// Protocol and first VIP:vport of its service; `None`: the service is gone.
+    pub service: Option<(u8, SocketAddr)>,
     /// State.
     pub state: ConnState,
     /// Time left if no packet comes.

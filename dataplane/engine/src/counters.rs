@@ -93,6 +93,10 @@ named_counters! {
         ConnectionsExpired = "connections_expired",
         /// Old connections in TIME_WAIT or CLOSE replaced by a new one of the same client port.
         ConnectionsReused = "connections_reused",
+        /// Connections ended because their real server is gone or its drain deadline has passed.
+        ConnectionsEnded = "connections_ended",
+        /// Connections of persistent services for which no template could be kept; they were scheduled all the same.
+        TemplatesFull = "templates_full",
         /// Embryonic connections given up because the table was full.
         EmbryonicRecycled = "embryonic_recycled",
         /// RST segments outside the window; forwarded, but the connection lives on.
@@ -113,6 +117,8 @@ named_counters! {
         FastOpenStripped = "fast_open_stripped",
         /// Segments with malformed TCP options; what stands behind the fault is not looked at.
         TcpOptionsMalformed = "tcp_options_malformed",
+        /// Handshake segments whose TCP timestamps were overwritten.
+        TimestampsStripped = "timestamps_stripped",
         /// SYN-ACKs whose MSS was lowered to make room for TOA.
         MssLowered = "mss_lowered",
     }

@@ -112,6 +112,14 @@ impl Secret {
         fold(second ^ ports ^ self.0[0], first ^ 0x9e37_79b9_7f4a_7c15 ^ self.0[1])
     }
 
+    /// 64 well-mixed bits of a tuple of either family.
+    pub(crate) fn hash_tuple(self, tuple: &Tuple) -> u64 {
+        match Key::of(tuple) {
+            Some(key) => self.hash(key),
+            None => self.hash6(&Key6::of(tuple)),
+        }
+    }
+
     /// 64 well-mixed bits of an endpoint.
     #[inline(always)]
     pub(crate) fn hash_endpoint(self, endpoint: Endpoint) -> u64 {

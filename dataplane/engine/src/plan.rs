@@ -5,6 +5,7 @@
 //! no connection remembers its former tenant.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -12,10 +13,14 @@ use crate::counters::Counters;
 use crate::fib::Fib;
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId, WorkerId};
+use crate::persist::Templates;
 use crate::ports::PortSet;
 use crate::sched::{self, Locality};
-use crate::snapshot::{Mode, Real, Scheduler, SchedulerFlags, Service, Snapshot, Tunnel};
+use crate::snapshot::{Mode, Options, Real, Scheduler, SchedulerFlags, Service, Snapshot, Tunnel};
 use crate::tcp::Timeouts;
+
+/// Clients that persistence remembers at most, over all services: 35 MB, which the first persistent service takes.
+const TEMPLATES_MAX: usize = 1 << 20;
 
 /// What one worker is given between two bursts; it gives the same box back with what it no longer needs, to be
 /// dropped on the main thread.
@@ -38,7 +43,9 @@ impl Update {
     }
 }
 
-/// What there may be at most; fixed at start, so that workers never allocate.
+/// What there may be at most; fixed at start, so that workers never allocate. A change needs slots for what comes
+/// and what leaves together ([`Planner::plan`]), so with twice as many as a configuration may have, one change
+/// can replace everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Services.
@@ -79,6 +86,10 @@ pub struct ServiceSpec {
     pub locals: Vec<IpAddr>,
     /// First and last local port.
     pub local_ports: (u16, u16),
+    /// What else it wants.
+    pub options: Options,
+    /// Gets connections that no real server can have; none of the real servers.
+    pub sorry: Option<RealSpec>,
     /// Real servers.
     pub reals: Vec<RealSpec>,
 }
@@ -95,6 +106,11 @@ pub struct Listen {
 }
 
 impl ServiceSpec {
+    /// The real servers and the sorry server.
+    fn all_reals(&self) -> impl Iterator<Item = &RealSpec> {
+        self.reals.iter().chain(&self.sorry)
+    }
+
     /// Everything that it listens at. Port 0 means every port.
     pub fn listens(&self) -> impl Iterator<Item = Listen> {
         let ports = match self.virtual_.port() {
@@ -125,12 +141,24 @@ pub struct RealSpec {
     pub upper: u32,
     /// Connections below which it gets new ones again; 0: 3/4 of `upper`.
     pub lower: u32,
+    /// Its connections and templates end now.
+    pub end_connections: bool,
 }
 
 impl RealSpec {
     /// A real server that is up, at its full weight, without tunnel and thresholds.
     pub fn new(real: SocketAddr, mode: Mode, weight: u16) -> RealSpec {
-        RealSpec { real, mode, tunnel: None, weight, up: true, ramp_percent: 100, upper: 0, lower: 0 }
+        RealSpec {
+            real,
+            mode,
+            tunnel: None,
+            weight,
+            up: true,
+            ramp_percent: 100,
+            upper: 0,
+            lower: 0,
+            end_connections: false,
+        }
     }
 }
 
@@ -213,7 +241,9 @@ impl<K: Clone + Ord + std::hash::Hash> Slots<K> {
         Slots { what, by_key: HashMap::new(), free: Vec::new(), leaving: HashMap::new(), limit, next: 0 }
     }
 
-    /// Whether these keys fit.
+    /// Whether these keys fit besides all that are there now. What leaves with this very change makes no room for
+    /// it: until a worker has taken the new snapshot it may open connections to what leaves, and they would then
+    /// be counted, and give their ports back, as the next tenant's.
     fn check_room(&self, wanted: &HashSet<K>) -> Result<(), PlanError> {
         let new =
             wanted.iter().filter(|k| !self.by_key.contains_key(k) && !self.leaving.contains_key(k)).count();
@@ -290,8 +320,16 @@ pub struct Planner {
     installed: HashSet<PairId>,
     /// Addresses that services listen at, also of those that left while connections live.
     addresses: HashMap<ServiceSlotKey, HashSet<IpAddr>>,
+    /// By slot of the service: how many tenants it had.
+    tenants: Vec<u32>,
     /// By slot of the real server.
     tunnels: Vec<Option<Tunnel>>,
+    /// Services, also those that left, that end the connections of real servers that are gone.
+    expiring: HashSet<ServiceSlotKey>,
+    /// By slot: whether connections end, and how often a slot was added.
+    ended: Vec<bool>,
+    ends: u64,
+    templates: Option<Arc<Templates>>,
     /// Services whose localities the workers have.
     localities: HashSet<ServiceId>,
     /// What was planned last; the next one shares what stays.
@@ -309,14 +347,20 @@ impl Planner {
             pairs: Slots::new("local pairs", limits.pairs_max),
             installed: HashSet::new(),
             addresses: HashMap::new(),
+            tenants: vec![0; limits.services_max],
             tunnels: Vec::new(),
+            expiring: HashSet::new(),
+            ended: Vec::new(),
+            ends: 0,
+            templates: None,
             localities: HashSet::new(),
             last: Arc::default(),
             counters,
         }
     }
 
-    /// Plans `spec`: one update per worker, in order. All of them must be given to their workers.
+    /// Plans `spec`: one update per worker, in order. All of them must be taken by their workers before the next
+    /// plan, which gives away the slots of what has left and has no connections.
     ///
     /// # Errors
     /// [`PlanError`]; the planner is then as before.
@@ -328,7 +372,7 @@ impl Planner {
         let mut pairs = HashSet::new();
         for service in &spec.services {
             services.insert((service.protocol, service.virtual_));
-            for real in &service.reals {
+            for real in service.all_reals() {
                 reals.insert((service.protocol, service.virtual_, real.real));
                 pairs.extend(pair_keys(service, real));
             }
@@ -343,6 +387,7 @@ impl Planner {
         self.pairs.retarget(&pairs);
 
         self.remember(spec);
+        self.note_ended(spec);
 
         let snapshot = Arc::new(self.snapshot(spec));
         let new_pairs: Vec<(PairId, (u16, u16))> = self
@@ -424,13 +469,40 @@ impl Planner {
             let key = (service.protocol, service.virtual_);
             let addresses = self.addresses.entry(key).or_default();
             addresses.extend(service.listens().map(|listen| listen.address));
-            for real in &service.reals {
+            for real in service.all_reals() {
                 let slot = self.reals.by_key[&(service.protocol, service.virtual_, real.real)];
                 // A change of mode leaves old tunnelled connections their tunnel.
                 if let Some(tunnel) = real.tunnel {
                     self.tunnels[slot as usize] = Some(tunnel);
                 }
             }
+        }
+    }
+
+    /// Finds the real servers whose connections end now: those whose time is up, and of services that want it so those
+    /// that are gone or down.
+    fn note_ended(&mut self, spec: &Spec) {
+        let services = &self.services;
+        self.expiring.retain(|key| services.leaving.contains_key(key));
+        let wants = spec.services.iter().filter(|service| service.options.expire_nodest_conn);
+        self.expiring.extend(wants.map(|service| (service.protocol, service.virtual_)));
+        let mut ended = vec![false; self.reals.next as usize];
+        for ((protocol, virtual_, _), slot) in &self.reals.leaving {
+            ended[*slot as usize] = self.expiring.contains(&(*protocol, *virtual_));
+        }
+        for service in &spec.services {
+            for real in service.all_reals() {
+                let slot = self.reals.by_key[&(service.protocol, service.virtual_, real.real)];
+                ended[slot as usize] = real.end_connections || service.options.expire_nodest_conn && !real.up;
+            }
+        }
+        let was = |slot: usize| self.ended.get(slot).copied().unwrap_or(false);
+        self.ends += u64::from(ended.iter().enumerate().any(|(slot, ends)| *ends && !was(slot)));
+        self.ended = ended;
+        let persistent = spec.services.iter().any(|service| service.options.persistence.is_some());
+        if persistent && self.templates.is_none() {
+            let secret = [RandomState::new().hash_one(1), RandomState::new().hash_one(2)];
+            self.templates = Some(Arc::new(Templates::new(TEMPLATES_MAX, secret)));
         }
     }
 
@@ -454,6 +526,9 @@ impl Planner {
             locals: AddressSet::new(locals),
             virtuals: AddressSet::new(virtuals),
             tunnels: self.tunnels.clone(),
+            ended: self.ended.clone(),
+            ends: self.ends,
+            templates: self.templates.clone(),
         }
     }
 
@@ -465,11 +540,14 @@ impl Planner {
             id,
             protocol: spec.protocol,
             virtual_: spec.virtual_.into(),
+            tenant: self.tenants.get(id.index()).copied().unwrap_or(0),
             scheduler: spec.scheduler,
             flags: spec.flags,
             lookup: sched::prepare_or_share(self.last.service(id), spec.scheduler, spec.flags, &reals),
             toa: spec.toa,
             timeouts: spec.timeouts,
+            options: spec.options,
+            sorry: spec.sorry.as_ref().map(|real| self.real(spec, real)),
             weight_max: weights().max().unwrap_or(0),
             weight_gcd: weights().fold(0, gcd).max(1),
             reals,
@@ -513,6 +591,7 @@ impl Planner {
             .collect();
         for slot in self.services.reclaim(|slot| busy_slots.contains(&slot)) {
             counters.iter().for_each(|c| c.no_real_server(ServiceId(slot)).set(0));
+            self.tenants[slot as usize] += 1;
         }
         let services = &self.services;
         self.addresses
@@ -546,7 +625,7 @@ fn check(spec: &Spec) -> Result<(), PlanError> {
             return Err(PlanError::PortRange { service: service.virtual_, first, last });
         }
         let mut reals = HashSet::new();
-        for real in &service.reals {
+        for real in service.all_reals() {
             if !reals.insert(real.real) {
                 return Err(PlanError::DuplicateReal { service: service.virtual_, real: real.real });
             }

@@ -57,8 +57,9 @@ pub(crate) struct SchedState {
     weight: u32,
     /// Next local address.
     pub(crate) local: u32,
-    /// Whether the starting point was set.
+    /// Whether the starting point was set, and for which tenant of the slot.
     started: bool,
+    tenant: u32,
     /// Of lblc and lblcr: which destination has which real servers. The planner brings and takes it.
     pub(crate) locality: Option<Box<Locality>>,
 }
@@ -75,8 +76,8 @@ impl SchedState {
         if service.weight_max == 0 {
             return None;
         }
-        if !self.started {
-            self.started = true;
+        if !self.started || self.tenant != service.tenant {
+            (self.started, self.tenant) = (true, service.tenant);
             (self.last, self.weight) = rounds::start(service, worker, counters.len());
         }
         let last = self.last as usize;

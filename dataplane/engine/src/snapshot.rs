@@ -10,7 +10,9 @@ use std::sync::Arc;
 use crate::addr::{Addr, Endpoint};
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId};
+use crate::persist::Templates;
 use crate::tcp::Timeouts;
+use crate::time::Ticks;
 
 /// How packets reach a real server (IPVS: packet-forwarding-method).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -149,6 +151,44 @@ impl Real {
     }
 }
 
+/// What a service wants beside forwarding; all off by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Each datagram is scheduled on its own and leaves no connection behind (IPVS: one-packet scheduling).
+    pub one_packet: bool,
+    /// Clients stay with their real server.
+    pub persistence: Option<Persistence>,
+    /// Connections of real servers that are gone or down end at once; otherwise they live on.
+    pub expire_nodest_conn: bool,
+    /// Persistent clients of a real server of weight 0 are scheduled anew with their next connection.
+    pub expire_quiescent_template: bool,
+    /// FULLNAT: each connection of a local endpoint begins at a sequence number beyond that of the last one.
+    pub rebase_sequence: bool,
+    /// FULLNAT: what becomes of TCP timestamps.
+    pub timestamps: Timestamps,
+}
+
+/// What becomes of clients' TCP timestamps (RFC 7323) on the way to the real server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Timestamps {
+    /// They pass.
+    #[default]
+    Keep,
+    /// Handshakes lose them, so the connection has none.
+    Strip,
+    /// They are shifted so that those of one local endpoint never go back.
+    Rewrite,
+}
+
+/// How clients stay with their real server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Persistence {
+    /// How long after the last connection.
+    pub timeout: Ticks,
+    /// Clients that agree in so many bits of their address are one.
+    pub prefix_len: u8,
+}
+
 /// Everything a worker needs of one virtual service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
@@ -158,6 +198,8 @@ pub struct Service {
     pub protocol: u8,
     /// VIP:vport; of a group the first.
     pub virtual_: Endpoint,
+    /// Another number for each tenant of the slot, so that nobody inherits a scheduler's place.
+    pub tenant: u32,
     /// Scheduler.
     pub scheduler: Scheduler,
     /// Its options.
@@ -166,6 +208,10 @@ pub struct Service {
     pub toa: Option<u8>,
     /// Timeouts of its connections.
     pub timeouts: Timeouts,
+    /// What else it wants.
+    pub options: Options,
+    /// Gets connections that no real server can have.
+    pub sorry: Option<Real>,
     /// Real servers, in the order of the configuration.
     pub reals: Vec<Real>,
     /// Greatest usable weight.
@@ -191,6 +237,26 @@ pub struct Snapshot {
     pub(crate) virtuals: AddressSet,
     /// How the real server of a slot is reached in mode TUN; also of slots whose tenant left while connections live.
     pub(crate) tunnels: Vec<Option<Tunnel>>,
+    /// By slot: whether the connections and templates of a real server end now.
+    pub(crate) ended: Vec<bool>,
+    /// Grows whenever a slot is added to `ended`.
+    pub(crate) ends: u64,
+    /// Which client has which real server; there once a service was persistent.
+    pub(crate) templates: Option<Arc<Templates>>,
+}
+
+impl Service {
+    /// A real server by what [`Service::sorry_index`] and the scheduler call it.
+    #[inline(always)]
+    pub(crate) fn real(&self, index: usize) -> Option<&Real> {
+        if index == self.sorry_index() { self.sorry.as_ref() } else { self.reals.get(index) }
+    }
+
+    /// Stands for the sorry server among the indices of real servers.
+    #[inline(always)]
+    pub(crate) fn sorry_index(&self) -> usize {
+        self.reals.len()
+    }
 }
 
 impl Snapshot {
@@ -209,6 +275,12 @@ impl Snapshot {
     /// The service at a socket address.
     pub fn find_at(&self, protocol: u8, address: SocketAddr) -> Option<&Service> {
         self.find(protocol, address.into())
+    }
+
+    /// Whether connections and templates of the real server of that slot end now.
+    #[inline(always)]
+    pub(crate) fn has_ended(&self, id: RealId) -> bool {
+        self.ended.get(id.index()).copied().unwrap_or(false)
     }
 
     /// The tunnel to the real server of that slot.

@@ -165,10 +165,7 @@ impl Table {
     }
 
     fn hash_tuple(&self, tuple: &Tuple) -> u64 {
-        match Key::of(tuple) {
-            Some(key) => self.hash(key),
-            None => self.hash6(&Key6::of(tuple)),
-        }
+        self.secret.hash_tuple(tuple)
     }
 
     #[inline(always)]

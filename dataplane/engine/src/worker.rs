@@ -8,8 +8,11 @@ mod admit;
 mod errors;
 mod forward;
 mod fragment;
+mod persistence;
+mod shift;
 mod steady;
 mod track;
+mod tunnel_errors;
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -31,7 +34,7 @@ use crate::parse::{Fragment, Message, Parsed, Segment, parse};
 use crate::plan::{Limits, Update};
 use crate::ports::PortSet;
 use crate::sched::SchedState;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Mode, Snapshot};
 use crate::steer;
 use crate::table::{Table, is_live};
 use crate::tcp::{ConnState, Timeouts};
@@ -41,6 +44,8 @@ use crate::wheel::Wheel;
 
 /// Records that one [`Worker::housekeep`] looks at: about 10 µs when every one is a cache miss.
 const HOUSEKEEP_MAX: usize = 64;
+/// Records that one [`Worker::housekeep`] asks whether they have to end because of a change of the configuration.
+const ENDING_MAX: u32 = 256;
 /// Next hops that are remembered for [`Worker::take_wanted`] between two calls.
 pub const WANTED_MAX: usize = 16;
 
@@ -117,6 +122,11 @@ pub struct Worker {
     wanted: ArrayVec<(PortId, IpAddr), WANTED_MAX>,
     packet_id: PacketId,
     fragments: Fragments,
+    /// The first record that was not yet asked whether it has to end.
+    ending: Option<u32>,
+    /// The first bucket of templates that was not yet swept in this round, and when the last was.
+    sweep_at: usize,
+    swept: Ticks,
 }
 
 /// Identifications for IPv4 headers that the gateway writes (RFC 6864 §4.2).
@@ -153,6 +163,9 @@ impl Worker {
             wanted: ArrayVec::new(),
             packet_id: PacketId::default(),
             fragments: Fragments::new(),
+            ending: None,
+            sweep_at: 0,
+            swept: config.now,
         }
     }
 
@@ -254,7 +267,7 @@ impl Worker {
         let verdict = match parsed {
             Parsed::IcmpError(message) => {
                 // An error belongs to who owns what it quotes.
-                if steer && let Some(about) = errors::about(data, message) {
+                if steer && let Some(about) = errors::about(&self.snapshot, data, message) {
                     let owner = steer::owner(&self.snapshot, self.steering, self.workers, &about);
                     if owner != self.id {
                         return Meta::other(Other::Settled(self.hand_over(owner)));
@@ -307,14 +320,19 @@ impl Worker {
 
     /// Ends connections whose time is up: bounded work, to be called once per loop turn. Returns how many ended.
     pub fn housekeep(&mut self, now: Ticks) -> usize {
-        let mut ended = 0;
+        self.sweep_templates(now);
+        let mut ended = self.end_some();
         for _ in 0..HOUSEKEEP_MAX {
             let Some(index) = self.wheel.pop(&mut self.table.conns, now) else { break };
             let deadline = self.deadline(index);
+            let template = self.refresh_template(index, now);
             if now.reached(deadline) {
                 self.end(index);
                 ended += 1;
             } else {
+                // A template that outlives its refreshments would be lost under a silent connection.
+                let sooner = template.map(|lives| now.plus(Ticks(lives.0 / 2 + 1)));
+                let deadline = sooner.filter(|sooner| deadline.reached(*sooner)).unwrap_or(deadline);
                 self.wheel.arm(&mut self.table.conns, index, now, deadline);
             }
         }
@@ -329,9 +347,30 @@ impl Worker {
         self.fragments.take_released()
     }
 
+    /// Ends connections of real servers whose connections end now: looks at some records per call until it has seen all.
+    fn end_some(&mut self) -> usize {
+        let Some(start) = self.ending else { return 0 };
+        let used = self.table.used().len() as u32;
+        let end = start.saturating_add(ENDING_MAX).min(used);
+        let mut ended = 0;
+        for index in start..end {
+            let conn = &self.table.conns[index as usize];
+            if is_live(conn) && self.snapshot.has_ended(conn.real_id) {
+                self.counters.event(Counter::ConnectionsEnded).add(1);
+                self.end(index);
+                ended += 1;
+            }
+        }
+        self.ending = (end < used).then_some(end);
+        ended
+    }
+
     /// Takes the new parts of an update and leaves the old ones in it, for the main thread to drop.
     pub fn apply(&mut self, update: &mut Update) {
         if let Some(snapshot) = &mut update.snapshot {
+            if snapshot.ends != self.snapshot.ends {
+                self.ending = Some(0);
+            }
             std::mem::swap(&mut self.snapshot, snapshot);
         }
         if let Some(fib) = &mut update.fib {
@@ -387,6 +426,11 @@ impl Worker {
                 local: tuples.local().to_socket_addr(),
                 real: tuples.real().to_socket_addr(),
                 mode: conn.mode,
+                tunnel: self.snapshot.tunnel(conn.real_id).filter(|_| conn.mode == Mode::Tun).copied(),
+                service: self
+                    .snapshot
+                    .service(conn.service)
+                    .map(|service| (service.protocol, service.virtual_.to_socket_addr())),
                 state: conn.state,
                 expires_in: self.deadline(index).since(now),
             });

@@ -10,22 +10,26 @@ use crossbeam_channel::Sender;
 
 use crate::state::Inbox;
 
-/// How long a client may take for a greeting, or for a frame that it has begun.
+/// How long a client may take for a whole greeting, or for a whole frame that it has begun.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long one read waits; between two frames a client may be silent for ever.
+/// How long one read waits, and so how late a deadline is noticed; between two frames a client may be silent for ever.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Talks to the client until it leaves or breaks the rules.
-pub(super) fn serve(mut stream: UnixStream, inbox: &Sender<Inbox>) -> Result<(), Error> {
+pub(super) fn serve(stream: UnixStream, inbox: &Sender<Inbox>) -> Result<(), Error> {
+    converse(stream, inbox, FRAME_TIMEOUT)
+}
+
+fn converse(mut stream: UnixStream, inbox: &Sender<Inbox>, limit: Duration) -> Result<(), Error> {
     stream.set_nonblocking(false)?;
-    stream.set_write_timeout(Some(FRAME_TIMEOUT))?;
-    stream.set_read_timeout(Some(FRAME_TIMEOUT))?;
-    // Sends our greeting before it reads the other's, so a client of another version learns ours.
-    frame::greet(&mut stream)?;
+    stream.set_write_timeout(Some(limit))?;
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
+    // Sends our greeting before it reads the other's, so a client of another version learns ours.
+    let deadline = Some(Instant::now() + limit);
+    frame::greet(&mut Patient { stream: &mut stream, limit, deadline })?;
     loop {
-        let mut patient = Patient { stream: &mut stream, deadline: None };
+        let mut patient = Patient { stream: &mut stream, limit, deadline: None };
         let request = match frame::read::<Request>(&mut patient) {
             Ok(None) => return Ok(()),
             Ok(Some(request)) => request,
@@ -51,32 +55,43 @@ pub(super) fn serve(mut stream: UnixStream, inbox: &Sender<Inbox>) -> Result<(),
     }
 }
 
-/// Waits for a frame's first byte as long as it takes, for the rest only [`FRAME_TIMEOUT`].
+/// Waits for a frame's first byte as long as it takes, for all the rest together only `limit`.
 struct Patient<'a> {
     stream: &'a mut UnixStream,
+    limit: Duration,
+    /// Set by the first byte.
     deadline: Option<Instant>,
 }
 
 impl Read for Patient<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
+            // Looked at before each read: a client that sends a byte now and then never makes one wait in vain.
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "a greeting or request was begun and not finished in time",
+                ));
+            }
             match self.stream.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self.deadline {
-                    Some(deadline) if Instant::now() >= deadline => {
-                        return Err(io::Error::new(
-                            io::ErrorKind::TimedOut,
-                            "a frame was begun and not finished",
-                        ));
-                    }
-                    _ => {}
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(len) => {
-                    self.deadline.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
+                    self.deadline.get_or_insert_with(|| Instant::now() + self.limit);
                     return Ok(len);
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl Write for Patient<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.stream.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
     }
 }
 
@@ -86,9 +101,13 @@ mod tests {
 
     /// A client's end of a conversation with a server thread that answers every request with generation 1.
     fn conversation() -> UnixStream {
+        conversation_within(FRAME_TIMEOUT)
+    }
+
+    fn conversation_within(limit: Duration) -> UnixStream {
         let (client, server) = UnixStream::pair().unwrap();
         let (inbox, requests) = crossbeam_channel::unbounded();
-        std::thread::spawn(move || serve(server, &inbox));
+        std::thread::spawn(move || converse(server, &inbox, limit));
         std::thread::spawn(move || {
             for message in requests {
                 if let Inbox::Request(_, reply) = message {
@@ -140,5 +159,40 @@ mod tests {
         let refused = frame::read::<Response>(&mut client).unwrap();
         assert!(matches!(refused, Some(Response::Refused(Refusal::Malformed(_)))), "{refused:?}");
         assert_eq!(frame::read::<Response>(&mut client).unwrap(), None);
+    }
+
+    /// Sends a byte whenever nothing has come for 20 ms, at most 500; returns how many were sent when the server closed,
+    /// or `None` if it answered.
+    fn drip(client: &mut UnixStream) -> Option<usize> {
+        client.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        for sent in 0..500 {
+            match client.read(&mut [0; 1]) {
+                Ok(0) => return Some(sent),
+                Ok(_) => return None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Some(sent),
+            }
+            if client.write_all(&[0]).is_err() {
+                return Some(sent);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_request_that_trickles_in_is_cut_off() {
+        let mut client = conversation_within(Duration::from_millis(200));
+        frame::greet(&mut client).unwrap();
+        client.write_all(&600u32.to_le_bytes()).unwrap();
+        assert!(drip(&mut client).is_some(), "the server waited for the whole request");
+    }
+
+    #[test]
+    fn a_client_that_does_not_finish_its_greeting_is_cut_off() {
+        let mut client = conversation_within(Duration::from_millis(200));
+        client.read_exact(&mut [0; frame::GREETING_LEN]).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        client.write_all(&frame::Greeting::ours().to_bytes()[..3]).unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
     }
 }

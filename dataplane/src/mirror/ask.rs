@@ -67,3 +67,14 @@ pub(crate) fn set_up_twin(index: u32, mac: MacAddr, mtu: u16) -> Result<(), Erro
     message.attributes.push(LinkAttribute::Mtu(mtu.into()));
     Socket::request()?.request_and_wait(RouteNetlinkMessage::SetLink(message))
 }
+
+/// Tells the kernel whether the port of a twin has a link; programs on the twin see it as its carrier.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn set_carrier(index: u32, up: bool) -> Result<(), Error> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::Carrier(up.into()));
+    Socket::request()?.request_and_wait(RouteNetlinkMessage::SetLink(message))
+}

@@ -22,9 +22,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 pub(crate) use ask::Asker;
 pub(crate) use socket::Error;
-pub(crate) use table::Change;
-#[cfg(test)]
-pub(crate) use table::LinkState;
+pub(crate) use table::{Change, LinkState};
 
 use crate::state::Inbox;
 use socket::{Received, Socket};

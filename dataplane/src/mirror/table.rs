@@ -35,6 +35,8 @@ pub(crate) struct LinkState {
     pub(crate) up: bool,
     /// MTU.
     pub(crate) mtu: u32,
+    /// MAC address; `None`: not told yet.
+    pub(crate) mac: Option<MacAddr>,
 }
 
 /// What an event asks for beyond its changes.
@@ -170,15 +172,18 @@ impl Kernel {
 
     fn link(&mut self, message: &LinkMessage, changes: &mut Vec<Change>) -> Need {
         let Some(&port) = self.ports.get(&message.header.index) else { return Need::Nothing };
-        let mtu = message.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Mtu(mtu) => Some(*mtu),
-            _ => None,
-        });
         let before = self.links.get(&port).copied().unwrap_or_default();
-        let state = LinkState {
-            up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-            mtu: mtu.unwrap_or(before.mtu),
-        };
+        let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
+        let mut state = LinkState { up, ..before };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::Mtu(mtu) => state.mtu = *mtu,
+                LinkAttribute::Address(bytes) => {
+                    state.mac = bytes.as_slice().try_into().ok().map(MacAddr).or(state.mac);
+                }
+                _ => {}
+            }
+        }
         self.links.insert(port, state);
         if state != before {
             changes.push(Change::Link(port, state));

@@ -14,7 +14,8 @@ pub(crate) use deal::{Deal, Queues, deal};
 
 use crate::counts::TwinPage;
 use crate::mirror::Twin;
-use crate::slow_path::TwinQueues;
+use crate::slow_path::TwinEnd;
+use crate::vlan::Vlan;
 
 /// What goes wrong with ports.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,24 @@ pub(crate) enum Error {
     TooManyPorts(String, u16),
 }
 
+/// Says which port of the configuration is meant by a complaint about a device.
+pub(crate) fn of_port(error: dpdk::Error, config: &Config) -> Error {
+    let device = match &error {
+        dpdk::Error::BadPciAddress { address }
+        | dpdk::Error::UnknownPci { address, .. }
+        | dpdk::Error::PciNotDriven { address, .. } => address,
+        dpdk::Error::Vdev { vdev, .. } | dpdk::Error::NotFoundDriver { vdev } => vdev,
+        _ => return error.into(),
+    };
+    let mut ports = config.ports.iter().enumerate();
+    match ports.find(|(number, port)| name_of(port, *number) == *device) {
+        Some((_, port)) => {
+            Error::Port { name: port.name.clone(), device: device.clone(), error: Box::new(error) }
+        }
+        None => error.into(),
+    }
+}
+
 /// What to do beyond what DPDK's complaint says by itself: only where the device is taken.
 fn remedy(error: &dpdk::Error) -> &'static str {
     let (errno, said) = match error {
@@ -95,23 +114,43 @@ pub(crate) struct OpenPort {
     pub(crate) mac: MacAddr,
     /// Largest IP packet.
     pub(crate) mtu: u16,
+    /// The VLAN that its network is.
+    pub(crate) vlan: Option<Vlan>,
     /// Receive queues.
     pub(crate) rx_queues: u16,
     /// Transmit queues.
     pub(crate) tx_queues: u16,
     /// Its kernel twin.
     pub(crate) twin: Option<Twin>,
-    /// The DPDK side of the twin.
-    pub(crate) _tap: Option<Port>,
+    /// Whether its twin was last told that there is a link.
+    pub(crate) link_told: bool,
+    /// Why the device does not take the twin's MAC address, if it has another one.
+    pub(crate) mac_refused: Option<String>,
     /// What passed to and from the twin.
     pub(crate) twin_page: Arc<TwinPage>,
+}
+
+impl OpenPort {
+    /// Takes the MAC address that its twin has now.
+    pub(crate) fn take_mac(&mut self, mac: MacAddr) {
+        self.mac = mac;
+        let refused = self.dpdk.set_mac(mac.0).err().map(|error| error.to_string());
+        // Its own address it has, whether it can be told so or not.
+        self.mac_refused = refused.filter(|_| self.dpdk.mac() != mac.0);
+        match &self.mac_refused {
+            None => tracing::info!("port {} has the MAC address {mac} now", self.config.name),
+            Some(refusal) => {
+                tracing::warn!("port {} does not take the MAC address {mac}: {refusal}", self.config.name)
+            }
+        }
+    }
 }
 
 /// What the threads get of a port.
 pub(crate) struct PortQueues {
     pub(crate) rx: Vec<RxQueue>,
     pub(crate) tx: Vec<TxQueue>,
-    pub(crate) twin: Option<TwinQueues>,
+    pub(crate) twin: Option<TwinEnd>,
 }
 
 /// A device that DPDK knows but that is not open yet.
@@ -126,12 +165,21 @@ pub(crate) struct Found {
 pub(crate) fn devices(config: &Config) -> (Vec<String>, Vec<String>) {
     let (mut pci, mut vdevs) = (Vec::new(), Vec::new());
     for (number, port) in config.ports.iter().enumerate() {
-        match &port.device {
-            Device::Pci(address) => pci.push(address.clone()),
-            Device::Vdev(text) => vdevs.push(numbered(text, number)),
-        }
+        let list = match &port.device {
+            Device::Pci(_) => &mut pci,
+            Device::Vdev(_) => &mut vdevs,
+        };
+        list.push(name_of(port, number));
     }
     (pci, vdevs)
+}
+
+/// The device of the `number`th port as DPDK is told.
+fn name_of(port: &config::Port, number: usize) -> String {
+    match &port.device {
+        Device::Pci(address) => address.clone(),
+        Device::Vdev(text) => numbered(text, number),
+    }
 }
 
 fn numbered(vdev: &str, number: usize) -> String {
@@ -165,10 +213,7 @@ pub(crate) fn check_interfaces(config: &Config) -> Result<(), Error> {
 /// Looks a configured port up and decides how many queues it gets.
 pub(crate) fn find(eal: &Eal, config: &Config, number: usize) -> Result<Found, Error> {
     let port = &config.ports[number];
-    let device = match &port.device {
-        Device::Pci(address) => address.clone(),
-        Device::Vdev(text) => numbered(text, number),
-    };
+    let device = name_of(port, number);
     let name = device.split(',').next().unwrap_or(&device);
     let found = Port::by_name(eal, name).and_then(|id| Ok((id, Port::probe_info(eal, id)?)));
     let (id, info) = found.map_err(|error| Error::Port {
@@ -189,7 +234,6 @@ pub(crate) fn open(
     mempool: &Mempool,
     found: Found,
     config: &config::Port,
-    number: usize,
 ) -> Result<(OpenPort, PortQueues, Vec<String>), Error> {
     let wishes = PortConfig {
         rx_queues: found.queues.rx,
@@ -199,6 +243,7 @@ pub(crate) fn open(
         mtu: config.mtu,
         promiscuous: config.promiscuous,
         rss: found.queues.rx > 1 && found.info.rss_offloads != 0,
+        vlan_offload: config.vlan.is_some(),
     };
     let (dpdk, rx, tx) = Port::open(eal, found.id, &wishes, mempool).map_err(|error| Error::Port {
         name: config.name.clone(),
@@ -207,11 +252,13 @@ pub(crate) fn open(
     })?;
     let id = PortId(found.id.0);
     let (mac, mtu) = (MacAddr(dpdk.mac()), dpdk.mtu());
-    let mut warnings: Vec<String> =
+    let warnings: Vec<String> =
         dpdk.warnings().iter().map(|warning| format!("port {}: {warning}", config.name)).collect();
     let twin_page = Arc::new(TwinPage::default());
+    let vlan = config.vlan.map(|id| Vlan { id, offload: dpdk.inserts_tags() });
     let mut open = OpenPort {
         id,
+        vlan,
         config: config.clone(),
         device: found.device,
         dpdk,
@@ -220,16 +267,16 @@ pub(crate) fn open(
         rx_queues: found.queues.rx,
         tx_queues: found.queues.tx,
         twin: None,
-        _tap: None,
+        // A TAP begins with a carrier.
+        link_told: true,
+        mac_refused: None,
         twin_page: twin_page.clone(),
     };
     let mut queues = PortQueues { rx, tx, twin: None };
     if let Some(name) = &config.kernel_interface {
-        let twin = twin::open(eal, mempool, number, name, (id, mac, mtu), twin_page)?;
-        warnings.extend(twin.warnings);
-        open.twin = Some(twin.twin);
-        open._tap = Some(twin.dpdk);
-        queues.twin = Some(twin.queues);
+        let (twin, end) = twin::open(mempool, name, (id, mac, mtu), twin_page)?;
+        open.twin = Some(twin);
+        queues.twin = Some(end);
     }
     Ok((open, queues, warnings))
 }

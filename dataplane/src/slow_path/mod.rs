@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use dpdk::{Burst, RX_BURST_MAX, RingConsumer, RingProducer, RxQueue, TxQueue};
+use dpdk::{Burst, Mbuf, Mempool, RX_BURST_MAX, RingConsumer, RingProducer, Tap};
 use engine::{Fib, PortId, WorkerId};
 
 use crate::counts::{Page, PlatformDrop, TwinPage};
@@ -56,17 +56,16 @@ pub(crate) struct Side {
     /// Packets to it.
     pub(crate) inject: Out,
     /// The kernel twin, if there is one.
-    pub(crate) twin: Option<TwinQueues>,
+    pub(crate) twin: Option<TwinEnd>,
 }
 
-/// The DPDK side of a kernel twin.
-pub(crate) struct TwinQueues {
-    /// From the kernel.
-    pub(crate) rx: RxQueue,
-    /// To the kernel.
-    pub(crate) tx: Out,
+/// Our end of a kernel twin.
+pub(crate) struct TwinEnd {
+    tap: Tap,
+    /// Where the buffers for the kernel's frames come from.
+    pool: Mempool,
     /// Counters, written here.
-    pub(crate) page: Arc<TwinPage>,
+    page: Arc<TwinPage>,
 }
 
 impl Side {
@@ -76,10 +75,19 @@ impl Side {
     }
 }
 
-impl TwinQueues {
-    /// Of a twin's only queues.
-    pub(crate) fn new(rx: RxQueue, tx: TxQueue, page: Arc<TwinPage>) -> TwinQueues {
-        TwinQueues { rx, tx: Out::new(Sink::Queue(tx), PlatformDrop::TwinFull), page }
+impl TwinEnd {
+    /// From its parts.
+    pub(crate) fn new(tap: Tap, pool: Mempool, page: Arc<TwinPage>) -> TwinEnd {
+        TwinEnd { tap, pool, page }
+    }
+
+    /// Hands a frame to the kernel; `page` counts it if the kernel does not take it.
+    fn punt(&mut self, frame: &Mbuf, page: &Page) {
+        if self.tap.send(frame) {
+            self.page.punted.add(1);
+        } else {
+            page.dropped(PlatformDrop::TwinFull).add(1);
+        }
     }
 }
 
@@ -102,7 +110,7 @@ pub(crate) struct SlowPath {
 /// What the loop remembers from turn to turn.
 struct Memory {
     fib: Arc<Fib>,
-    pending: Pending<dpdk::Mbuf>,
+    pending: Pending<Mbuf>,
     settled: Instant,
     asked: HashMap<(PortId, IpAddr), Instant>,
     /// Index into `sides`, by port number.
@@ -142,17 +150,14 @@ impl SlowPath {
                 continue;
             }
             busy = true;
-            for packet in burst.drain(..) {
+            for packet in &*burst {
                 let side = side_of.get(usize::from(packet.port())).copied().flatten();
                 match side.and_then(|index| self.sides[index].twin.as_mut()) {
-                    Some(twin) => twin.tx.put(packet, &source.page),
+                    Some(twin) => twin.punt(packet, &source.page),
                     None => source.page.dropped(PlatformDrop::NoTwin).add(1),
                 }
             }
-            // Per worker, so that drops are booked on the worker that they came from.
-            for twin in self.sides.iter_mut().filter_map(|side| side.twin.as_mut()) {
-                twin.page.punted.add(twin.tx.flush(&source.page) as u64);
-            }
+            Mbuf::free_bulk(burst);
         }
         busy
     }
@@ -162,17 +167,14 @@ impl SlowPath {
         let mut busy = false;
         for side in &mut self.sides {
             let Some(twin) = &mut side.twin else { continue };
-            if twin.rx.receive(burst) == 0 {
+            let received = twin.tap.receive(&twin.pool, burst);
+            let page = &self.sources[side.sender.index()].page;
+            // The kernel sends longer frames when somebody raises the twin's MTU; ports are not set up for them.
+            page.dropped(PlatformDrop::MultiSegment).add(received.too_long as u64);
+            if received.frames == 0 {
                 continue;
             }
             busy = true;
-            let page = &self.sources[side.sender.index()].page;
-            // The kernel sends longer frames when somebody raises the twin's MTU; ports are not set up for them.
-            if burst.iter().any(|packet| packet.segment_count() > 1) {
-                let before = burst.len();
-                burst.retain(|packet| packet.segment_count() == 1);
-                page.dropped(PlatformDrop::MultiSegment).add((before - burst.len()) as u64);
-            }
             side.inject.with_room(RX_BURST_MAX, page).extend(burst.drain(..));
             twin.page.injected.add(side.inject.flush(page) as u64);
         }

@@ -4,14 +4,17 @@
 //! It alone builds and frees what workers read. It waits on its inbox; the workers' replies it polls, because a
 //! waiting receiver would cost a worker a system call to wake it.
 
+mod links;
 mod pairs;
 mod report;
 mod routing;
+mod threads;
 mod translate;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use api::{
@@ -28,6 +31,7 @@ use crate::ports::OpenPort;
 use crate::worker::{Export, FromWorker, ToWorker};
 use pairs::PairCounts;
 use routing::Routing;
+use threads::Threads;
 
 /// What the main thread is told.
 pub(crate) enum Inbox {
@@ -69,6 +73,11 @@ pub(crate) enum Fault {
     /// The slow path has ended.
     #[error("the slow path has ended (a bug in the dataplane); restart it")]
     SlowPath,
+    /// The kernel mirror has ended.
+    #[error(
+        "the thread that follows the kernel's routes and neighbours has ended (a bug in the dataplane); restart it"
+    )]
+    Mirror,
 }
 
 /// A worker as the main thread sees it.
@@ -115,8 +124,7 @@ pub(crate) struct Core {
     reals_max: u64,
     /// The state in force.
     desired: DesiredState,
-    /// Whether a worker is still alive.
-    is_running: Box<dyn Fn(usize) -> bool>,
+    threads: Threads,
 }
 
 /// What [`Core`] is made of.
@@ -131,12 +139,14 @@ pub(crate) struct Parts {
     pub(crate) services_max: u64,
     /// Real servers that the configuration allows.
     pub(crate) reals_max: u64,
+    /// Whether a worker, or behind them the slow path, is still running.
     pub(crate) is_running: Box<dyn Fn(usize) -> bool>,
 }
 
 impl Core {
-    /// From its parts.
-    pub(crate) fn new(parts: Parts) -> Core {
+    /// From its parts, and the mirror's thread.
+    pub(crate) fn new(parts: Parts, mirror: JoinHandle<()>) -> Core {
+        let threads = Threads { workers: parts.workers.len(), is_running: parts.is_running, mirror };
         let fib_ports =
             parts.ports.iter().map(|port| (port.id, FibPort { mac: port.mac, mtu: port.mtu })).collect();
         Core {
@@ -152,7 +162,7 @@ impl Core {
             services_max: parts.services_max,
             reals_max: parts.reals_max,
             desired: DesiredState::default(),
-            is_running: parts.is_running,
+            threads,
         }
     }
 
@@ -193,10 +203,10 @@ impl Core {
     /// Takes the kernel's news and all further news that wait, so that many changes make one table. Returns whether
     /// the table differs, and the first message that was something else.
     fn follow_kernel(&mut self, changes: &[Change], inbox: &Receiver<Inbox>) -> (bool, Option<Inbox>) {
-        let mut differs = self.routing.kernel_changed(changes);
+        let mut differs = self.take_changes(changes);
         for _ in 0..INBOX_LEN {
             match inbox.try_recv() {
-                Ok(Inbox::Kernel(changes)) => differs |= self.routing.kernel_changed(&changes),
+                Ok(Inbox::Kernel(changes)) => differs |= self.take_changes(&changes),
                 Ok(other) => return (differs, Some(other)),
                 Err(_) => break,
             }
@@ -204,14 +214,21 @@ impl Core {
         (differs, None)
     }
 
+    /// Whether the forwarding table differs now.
+    fn take_changes(&mut self, changes: &[Change]) -> bool {
+        self.follow_macs(changes);
+        self.routing.kernel_changed(changes)
+    }
+
+    /// Waits for the mirror, which ends with everything else.
+    pub(crate) fn end(self) {
+        // Whether it panicked on the way out changes nothing any more.
+        let _ = self.threads.mirror.join();
+    }
+
     fn tick(&mut self) -> Result<(), Fault> {
-        if let Some(dead) = (0..self.workers.len()).find(|worker| !(self.is_running)(*worker)) {
-            return Err(Fault::Worker(dead));
-        }
-        // The slow path's lcore follows the workers'.
-        if !(self.is_running)(self.workers.len()) {
-            return Err(Fault::SlowPath);
-        }
+        self.threads.check()?;
+        self.pass_links();
         self.ask_for_neighbours();
         Ok(())
     }
@@ -336,15 +353,17 @@ impl Core {
 }
 
 fn connection(found: &engine::ConnInfo, worker: usize) -> Connection {
-    let protocol = if found.protocol == Protocol::Udp.number() { Protocol::Udp } else { Protocol::Tcp };
+    let protocol = |number| if number == Protocol::Udp.number() { Protocol::Udp } else { Protocol::Tcp };
+    let (of_service, virtual_) = found.service.unwrap_or((found.protocol, found.virtual_));
+    let mode = translate::mode_of(found);
     Connection {
-        key: ServiceKey { protocol, virtual_: found.virtual_ },
-        protocol,
+        key: ServiceKey { protocol: protocol(of_service), virtual_ },
+        protocol: protocol(found.protocol),
         client: found.client,
         virtual_: found.virtual_,
-        local: Some(found.local),
+        local: (mode == Mode::FullNat).then_some(found.local),
         real: found.real,
-        mode: Mode::FullNat,
+        mode,
         state: found.state.name().to_owned(),
         expires_s: found.expires_in.0 / engine::time::TICKS_PER_SECOND,
         worker: worker as u16,

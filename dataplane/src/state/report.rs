@@ -7,6 +7,7 @@ use api::{
 use engine::counters::Count;
 use engine::{ConnState, Counter, Counters, DropReason, PuntClass};
 
+use super::links::troubles;
 use super::{Core, WorkerLink};
 use crate::counts::PlatformDrop;
 use crate::ports::OpenPort;
@@ -21,7 +22,7 @@ impl Core {
             pid: std::process::id(),
             uptime_s: facts.started.elapsed().as_secs(),
             generation: self.desired.generation,
-            warnings: facts.warnings.clone(),
+            warnings: facts.warnings.iter().cloned().chain(self.ports.iter().flat_map(troubles)).collect(),
             steering: facts.steering.to_owned(),
             idle: facts.idle.to_owned(),
             workers: self.workers.iter().enumerate().map(|(id, worker)| worker_status(id, worker)).collect(),
@@ -78,12 +79,14 @@ impl Core {
         let protocol = service.key.protocol.number();
         let virtual_ = service.key.virtual_;
         let id = self.planner.service_id(protocol, virtual_);
-        let real_servers = service.real_servers.iter().map(|real| {
+        let reals = service.real_servers.iter().map(|real| (real, false));
+        let sorry = service.sorry_server.iter().map(|real| (real, true));
+        let real_servers = reals.chain(sorry).map(|(real, is_sorry)| {
             let id = self.planner.real_id(protocol, virtual_, real.real);
             let mut stats = RealServerStats {
                 real: real.real,
                 mode: real.mode,
-                is_sorry: false,
+                is_sorry,
                 weight: real.weight,
                 ramp_percent: real.ramp_percent,
                 up: real.up,
@@ -94,12 +97,14 @@ impl Core {
                 persistent: 0,
             };
             for counters in self.workers.iter().map(|worker| &worker.counters) {
-                let Some(from) = id.map(|id| counters.real(id)) else { continue };
+                let Some(id) = id else { continue };
+                let from = counters.real(id);
                 stats.traffic.connections += from.connections.get();
                 stats.traffic.in_packets += from.in_packets.get();
                 stats.traffic.out_packets += from.out_packets.get();
                 stats.traffic.in_bytes += from.in_bytes.get();
                 stats.traffic.out_bytes += from.out_bytes.get();
+                stats.persistent = stats.persistent.wrapping_add(counters.persistent(id).get());
                 stats.active += from.active.get();
                 stats.inactive += from.inactive.get();
             }
@@ -161,8 +166,8 @@ fn port_status(port: &OpenPort) -> PortStatus {
         driver: port.dpdk.info().driver.clone(),
         device: port.device.clone(),
         mac: port.mac.to_string(),
-        link_up: link.up,
-        link_mbps: link.speed_mbps,
+        link_up: link.is_some_and(|link| link.up),
+        link_mbps: link.map_or(0, |link| link.speed_mbps),
         kernel_interface: port.twin.as_ref().map_or_else(String::new, |twin| twin.name.clone()),
         mtu: port.mtu,
         rx_queues: port.rx_queues,

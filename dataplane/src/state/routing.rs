@@ -9,7 +9,7 @@ use engine::fib::{FibPort, NextHop, Route};
 use engine::{Fib, FibBuilder, PortId};
 use wire::MacAddr;
 
-use crate::mirror::Change;
+use crate::mirror::{Change, LinkState};
 
 type Network = (IpAddr, u8);
 type NextHopKey = (PortId, IpAddr);
@@ -77,7 +77,7 @@ impl Routing {
         let mut differs = false;
         for change in changes {
             differs |= match *change {
-                Change::Link(port, state) => self.set_link_mtu(port, state.mtu),
+                Change::Link(port, state) => self.set_link(port, state),
                 Change::Route(network, route) => {
                     match route {
                         Some(route) => self.kernel_routes.insert(network, route),
@@ -148,10 +148,13 @@ impl Routing {
         self.statics.neighbours.contains_key(key) || self.kernel_neighbours.contains_key(key)
     }
 
-    /// A packet must fit both the port and what the operator allows on its twin.
-    fn set_link_mtu(&mut self, id: PortId, mtu: u32) -> bool {
+    /// A packet must fit both the port and what the operator allows on its twin, and bears the twin's MAC address.
+    fn set_link(&mut self, id: PortId, state: LinkState) -> bool {
         let Some(port) = self.ports.get(&id) else { return false };
-        let effective = FibPort { mtu: port.mtu.min(mtu.try_into().unwrap_or(u16::MAX)), ..*port };
+        let effective = FibPort {
+            mtu: port.mtu.min(state.mtu.try_into().unwrap_or(u16::MAX)),
+            mac: state.mac.unwrap_or(port.mac),
+        };
         let differs = self.fib.port(id) != Some(&effective);
         self.builder.set_port(id, effective);
         differs
@@ -240,9 +243,27 @@ mod tests {
     #[test]
     fn the_smaller_mtu_of_port_and_twin_counts() {
         let mut routing = routing();
-        assert!(routing.kernel_changed(&[Change::Link(PORT, LinkState { up: true, mtu: 1400 })]));
+        let link = |mtu| LinkState { up: true, mtu, mac: None };
+        assert!(routing.kernel_changed(&[Change::Link(PORT, link(1400))]));
         assert_eq!(routing.build().port(PORT).unwrap().mtu, 1400);
-        routing.kernel_changed(&[Change::Link(PORT, LinkState { up: true, mtu: 9000 })]);
+        routing.kernel_changed(&[Change::Link(PORT, link(9000))]);
         assert_eq!(routing.build().port(PORT).unwrap().mtu, 1500);
+    }
+
+    #[test]
+    fn packets_bear_the_mac_address_that_the_twin_has_now() {
+        let mut routing = routing();
+        routing.kernel_changed(&[
+            Change::Route((ip("10.0.0.0"), 8), Some(Route { via: None, port: PORT })),
+            Change::Neighbour(PORT, ip("10.0.0.1"), Some(FROM_KERNEL)),
+        ]);
+        let mac = MacAddr([2, 0, 0, 0, 0, 77]);
+        let link = Change::Link(PORT, LinkState { up: true, mtu: 1500, mac: Some(mac) });
+        assert!(routing.kernel_changed(&[link]));
+        let fib = routing.build();
+        assert_eq!(fib.port(PORT).unwrap().mac, mac);
+        let NextHop::Adjacency(id) = fib.lookup(ip("10.0.0.1")) else { panic!("it is known") };
+        assert_eq!(fib.adjacency(id).unwrap().source, mac);
+        assert!(!routing.kernel_changed(&[link]));
     }
 }

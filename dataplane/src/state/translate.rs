@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use api::{DesiredState, RealServer, Refusal, Service, TcpTimestamps, ToaMode, VirtualRange};
 use engine::fib::Route;
 use engine::plan::{Listen, PlanError, RealSpec, ServiceSpec, Spec};
-use engine::snapshot::{Mode, Scheduler, SchedulerFlags, Tunnel, TunnelKind};
+use engine::snapshot::{
+    Mode, Options, Persistence, Scheduler, SchedulerFlags, Timestamps, Tunnel, TunnelKind,
+};
 use engine::tcp::Timeouts;
 use engine::{ConnState, PortId, Ticks};
 use wire::MacAddr;
@@ -62,6 +64,22 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
         timeouts: timeouts(&service.timeouts.unwrap_or(state.timeouts)),
         locals: service.local_addresses.clone(),
         local_ports: service.local_ports,
+        options: Options {
+            one_packet: service.one_packet,
+            persistence: service.persistence.map(|persistence| Persistence {
+                timeout: Ticks::from_secs(persistence.timeout_s),
+                prefix_len: persistence.prefix_len,
+            }),
+            expire_nodest_conn: service.expire_nodest_conn,
+            expire_quiescent_template: service.expire_quiescent_template,
+            rebase_sequence: service.rebase_sequence,
+            timestamps: match service.tcp_timestamps {
+                TcpTimestamps::Keep => Timestamps::Keep,
+                TcpTimestamps::Strip => Timestamps::Strip,
+                TcpTimestamps::Rewrite => Timestamps::Rewrite,
+            },
+        },
+        sorry: service.sorry_server.as_ref().map(|real| real_server(name, real)).transpose()?,
         reals: reals.collect::<Result<_, _>>()?,
     })
 }
@@ -73,24 +91,11 @@ fn listen(range: &VirtualRange) -> Listen {
 
 /// The first thing that a service asks for and the engine cannot do, with its verb.
 fn not_built(service: &Service) -> Option<&'static str> {
-    let asked = [
-        (service.one_packet, "one-packet scheduling is"),
-        (service.persistence.is_some(), "persistence is"),
-        (service.sorry_server.is_some(), "a sorry server is"),
-        (service.tcp_timestamps != TcpTimestamps::Keep, "changing TCP timestamps is"),
-        (service.rebase_sequence, "re-basing of sequence numbers is"),
-        (service.expire_nodest_conn, "expire_nodest_conn is"),
-        (service.expire_quiescent_template, "expire_quiescent_template is"),
-        (service.reset_on_expiry, "reset_on_expiry is"),
-    ];
+    let asked = [(service.reset_on_expiry, "reset_on_expiry is")];
     asked.iter().find(|(is_asked, _)| *is_asked).map(|(_, what)| *what)
 }
 
 fn real_server(service: &str, real: &RealServer) -> Result<RealSpec, Refusal> {
-    let refuse = |what: &str| Err(invalid(format!("service {service}, {}: {what} not built yet", real.real)));
-    if real.end_connections {
-        return refuse("ending connections after a drain is");
-    }
     check_host(service, "real server", real.real)?;
     let (mode, tunnel) = mode(real.mode);
     Ok(RealSpec {
@@ -102,6 +107,7 @@ fn real_server(service: &str, real: &RealServer) -> Result<RealSpec, Refusal> {
         ramp_percent: real.ramp_percent,
         upper: real.upper_threshold,
         lower: real.lower_threshold,
+        end_connections: real.end_connections,
     })
 }
 
@@ -117,6 +123,24 @@ fn mode(mode: api::Mode) -> (Mode, Option<Tunnel>) {
                 api::TunnelKind::Gue { port, checksum } => TunnelKind::Gue { port, checksum },
             };
             (Mode::Tun, Some(Tunnel { kind, source: tunnel.source }))
+        }
+    }
+}
+
+/// How a connection's packets are forwarded, in the API's words.
+pub(super) fn mode_of(found: &engine::ConnInfo) -> api::Mode {
+    match (found.mode, found.tunnel) {
+        (Mode::FullNat, _) => api::Mode::FullNat,
+        (Mode::Nat, _) => api::Mode::Nat,
+        (Mode::Dr, _) => api::Mode::Dr,
+        (Mode::Tun, tunnel) => {
+            let kind = match tunnel.map(|tunnel| tunnel.kind) {
+                // The engine keeps a tunnel for as long as a connection uses it.
+                Some(TunnelKind::Ipip) | None => api::TunnelKind::Ipip,
+                Some(TunnelKind::Gre { checksum }) => api::TunnelKind::Gre { checksum },
+                Some(TunnelKind::Gue { port, checksum }) => api::TunnelKind::Gue { port, checksum },
+            };
+            api::Mode::Tun(api::Tunnel { kind, source: found.local.ip() })
         }
     }
 }
@@ -216,7 +240,7 @@ pub(crate) fn refusal(error: PlanError) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::{Persistence, Protocol, ServiceKey, StaticNeighbour};
+    use api::{Protocol, ServiceKey, StaticNeighbour};
 
     fn state(protocol: Protocol, virtual_: &str) -> DesiredState {
         let key = ServiceKey { protocol, virtual_: virtual_.parse().unwrap() };
@@ -242,12 +266,8 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         type Change = (&'static str, fn(&mut Service));
-        let changes: [Change; 2] = [
-            ("one-packet scheduling is not built yet", |service| service.one_packet = true),
-            ("persistence is not built yet", |service| {
-                service.persistence = Some(Persistence { timeout_s: 360, prefix_len: 32 });
-            }),
-        ];
+        let changes: [Change; 1] =
+            [("reset_on_expiry is not built yet", |service| service.reset_on_expiry = true)];
         for (wanted, change) in changes {
             let mut state = state(Protocol::Tcp, "10.1.0.100:80");
             change(&mut state.services[0]);

@@ -6,6 +6,7 @@
 //! packet (counted) or the hint, never time.
 
 mod clock;
+mod cut;
 mod out;
 
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ pub(crate) use clock::{Clock, Idle, IdleMode};
 pub(crate) use out::{Out, Outputs, Sink, Waiting};
 
 use crate::counts::{Page, PlatformDrop};
+use crate::vlan::Vlan;
 
 /// What the main thread asks of a worker.
 pub(crate) enum ToWorker {
@@ -57,6 +59,14 @@ pub(crate) struct Relay {
     pub(crate) port: PortId,
 }
 
+/// A receive queue.
+pub(crate) struct Inlet {
+    /// The queue.
+    pub(crate) queue: RxQueue,
+    /// The VLAN whose tag its frames bear.
+    pub(crate) vlan: Option<Vlan>,
+}
+
 /// How many turns pass between two looks at the control channel. A look costs about as much as one packet; 64 turns
 /// are some tens of microseconds under load.
 const CONTROL_INTERVAL: u32 = 64;
@@ -66,7 +76,7 @@ pub(crate) struct Worker {
     /// The gateway.
     pub(crate) engine: engine::Worker,
     /// Its receive queues.
-    pub(crate) rx: Vec<RxQueue>,
+    pub(crate) rx: Vec<Inlet>,
     /// Packets ready to be sent.
     pub(crate) relays: Vec<Relay>,
     /// Packets of connections that it owns, from the other workers.
@@ -124,8 +134,8 @@ impl Worker {
                 self.out.dispatch(burst, verdicts, &self.page);
             }
         }
-        for queue in &mut self.rx {
-            let received = queue.receive(burst);
+        for inlet in &mut self.rx {
+            let received = inlet.queue.receive(burst);
             if received == 0 {
                 continue;
             }
@@ -134,6 +144,9 @@ impl Worker {
             let first = burst.len() - received;
             if burst[first..].iter().any(|packet| packet.segment_count() > 1) {
                 drop_multi_segment(burst, &mut self.out, &self.page);
+            }
+            if let Some(vlan) = inlet.vlan {
+                take_tags_off(vlan, burst, first, &self.page);
             }
             // Queues with few packets share a burst, so that the engine's prefetching has something to overlap.
             if burst.remaining_capacity() < RX_BURST_MAX {
@@ -202,6 +215,19 @@ impl Worker {
             std::mem::forget(lost);
         }
     }
+}
+
+/// Of the packets from `first` on, frees those of other networks.
+fn take_tags_off(vlan: Vlan, burst: &mut Burst, first: usize, page: &Page) {
+    let mut index = 0;
+    burst.retain(|packet| {
+        let ours = index < first || vlan.receive(packet);
+        index += 1;
+        if !ours {
+            page.dropped(PlatformDrop::Untagged).add(1);
+        }
+        ours
+    });
 }
 
 /// Frees packets that came in several buffers: the engine sees only the first.

@@ -2,10 +2,13 @@
 //! per turn.
 
 use arrayvec::ArrayVec;
-use dpdk::{BURST_LEN_MAX, Burst, Mbuf, RingProducer, TxQueue};
+use dpdk::{BURST_LEN_MAX, Burst, Mbuf, Mempool, RingProducer, TxQueue};
 use engine::{PortId, Released, Verdict, WAIT_LEN_MAX, WAIT_SLOTS, WaitSlot, WorkerId};
+use wire::PacketBuf;
 
+use super::cut::cut;
 use crate::counts::{Page, PlatformDrop};
+use crate::vlan::Vlan;
 
 /// How often a full transmit queue is offered the same packets before they are dropped. Waiting longer would only
 /// move the loss to the receive queue, where nobody counts it by cause.
@@ -13,8 +16,8 @@ const TX_TRIES: u32 = 4;
 
 /// What takes the packets.
 pub(crate) enum Sink {
-    /// A transmit queue of ours.
-    Queue(TxQueue),
+    /// A transmit queue of ours, and the VLAN whose tag its frames get.
+    Queue(TxQueue, Option<Vlan>),
     /// A ring to the thread that goes on with them.
     Ring(RingProducer),
 }
@@ -58,7 +61,10 @@ impl Out {
         }
         let sent = match &mut self.sink {
             Sink::Ring(ring) => ring.push(&mut self.burst),
-            Sink::Queue(queue) => {
+            Sink::Queue(queue, vlan) => {
+                if let Some(vlan) = *vlan {
+                    put_tags_on(vlan, &mut self.burst, page);
+                }
                 let mut sent = 0;
                 for _ in 0..TX_TRIES {
                     sent += queue.send(&mut self.burst);
@@ -78,6 +84,17 @@ impl Out {
     }
 }
 
+/// Each frame comes here once: what the queue does not take is dropped.
+fn put_tags_on(vlan: Vlan, burst: &mut Burst, page: &Page) {
+    burst.retain(|packet| {
+        let room = vlan.send(packet);
+        if !room {
+            page.dropped(PlatformDrop::NoTagRoom).add(1);
+        }
+        room
+    });
+}
+
 /// All ways out of a worker.
 pub(crate) struct Outputs {
     /// By port number; `None` where there is no such port.
@@ -90,6 +107,8 @@ pub(crate) struct Outputs {
     pub(crate) resolve: Out,
     /// Fragments that wait for the first one of their packet.
     pub(crate) waiting: Waiting,
+    /// Where the buffers for fragments come from.
+    pub(crate) pool: Mempool,
     /// To be freed.
     pub(crate) freed: Burst,
 }
@@ -119,10 +138,7 @@ impl Outputs {
         for (packet, verdict) in burst.drain(..).zip(verdicts) {
             match *verdict {
                 Verdict::Forward(port) | Verdict::Reply(port) => self.send(port, packet, page),
-                Verdict::ForwardCut { .. } => {
-                    page.dropped(PlatformDrop::CutFailed).add(1);
-                    self.free(packet);
-                }
+                Verdict::ForwardCut { port, mtu } => self.send_cut(port, mtu, packet, page),
                 Verdict::HandOver(worker) => self.hand_over(worker, packet, page),
                 Verdict::Punt(_) => self.punt.put(packet, page),
                 Verdict::Resolve(_) => self.resolve.put(packet, page),
@@ -177,6 +193,18 @@ impl Outputs {
                 self.free(packet);
             }
         }
+    }
+
+    /// Sends a packet in fragments.
+    #[cold]
+    fn send_cut(&mut self, port: PortId, mtu: u16, packet: Mbuf, page: &Page) {
+        let Some(Some(out)) = self.ports.get_mut(port.index()) else {
+            return self.send(port, packet, page);
+        };
+        if !cut(&self.pool, packet.data(), mtu, |fragment| out.put(fragment, page)) {
+            page.dropped(PlatformDrop::CutFailed).add(1);
+        }
+        self.free(packet);
     }
 
     #[inline(always)]

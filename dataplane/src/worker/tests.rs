@@ -8,7 +8,7 @@ use engine::fib::{FibPort, Route};
 use engine::plan::{RealSpec, ServiceSpec, Spec};
 use engine::snapshot::{Mode, Scheduler};
 use engine::{Counter, DropReason, FibBuilder};
-use wire::build::{TcpFrame, fragments_v4};
+use wire::build::{Ipv4Base, TcpFrame, UdpFrame, fragments_v4};
 use wire::{MacAddr, U16, ipv4, tcp};
 
 use super::*;
@@ -20,7 +20,7 @@ const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 const WAN_MAC: MacAddr = MacAddr([0x02, 0x70, 0x63, 0x61, 0x70, 0x00]);
 
 /// SYNs of many clients to a service, to an unknown service, and to a service whose real server has no MAC address; some
-/// to the first in fragments, last one first.
+/// to the first in fragments, last one first; and datagrams that have to be cut.
 fn frames() -> Vec<Vec<u8>> {
     let ports = [80, 81, 82];
     let frame = |n: u16| TcpFrame {
@@ -42,7 +42,21 @@ fn frames() -> Vec<Vec<u8>> {
         ..frame(n)
     };
     let fragments = (0..8).flat_map(|n| fragments_v4(&in_fragments(n).to_vec(), 100).into_iter().rev());
-    (0..96).map(|n| frame(n).to_vec()).chain(fragments).collect()
+    let datagram = |n: u16| UdpFrame {
+        ip: Ipv4Base {
+            eth_dst: WAN_MAC,
+            src: ipv4::addr([10, 1, 0, 11].into()),
+            dst: ipv4::addr([10, 1, 0, 100].into()),
+            flags_fragment: U16::ZERO,
+            ..Ipv4Base::default()
+        },
+        src_port: U16::new(30_000 + n),
+        dst_port: U16::new(53),
+        payload: vec![0; 1_000],
+        ..UdpFrame::default()
+    };
+    let datagrams = (0..8).map(|n| datagram(n).to_vec());
+    (0..96).map(|n| frame(n).to_vec()).chain(fragments).chain(datagrams).collect()
 }
 
 fn write_pcap(path: &Path) {
@@ -100,6 +114,8 @@ fn service(port: u16, real: &str) -> ServiceSpec {
         timeouts: Default::default(),
         locals: vec!["10.2.0.200".parse().unwrap()],
         local_ports: (1024, 65_535),
+        options: Default::default(),
+        sorry: None,
         reals: vec![RealSpec::new(real.parse().unwrap(), Mode::FullNat, 1)],
     }
 }
@@ -107,7 +123,7 @@ fn service(port: u16, real: &str) -> ServiceSpec {
 fn fib() -> engine::Fib {
     let mut builder = FibBuilder::default();
     builder.set_port(WAN, FibPort { mac: WAN_MAC, mtu: 1500 });
-    builder.set_port(LAN, FibPort { mac: MAC, mtu: 1500 });
+    builder.set_port(LAN, FibPort { mac: MAC, mtu: 576 });
     builder.set_route("10.1.0.0".parse().unwrap(), 24, Route { via: None, port: WAN });
     builder.set_route("10.2.0.0".parse().unwrap(), 24, Route { via: None, port: LAN });
     builder.set_neighbour(LAN, "10.2.0.11".parse().unwrap(), Some(MAC));
@@ -122,8 +138,9 @@ fn a_turn_of_the_loop_allocates_nothing() {
     write_pcap(&directory.path().join("wan.pcap"));
     let stop = Arc::new(AtomicBool::new(false));
     let mut assembled = crate::start::assemble(&config(directory.path()), stop).unwrap();
-    let spec =
-        Spec { generation: 1, services: vec![service(80, "10.2.0.11:80"), service(81, "10.2.0.12:80")] };
+    let datagrams = ServiceSpec { protocol: ipv4::PROTO_UDP, ..service(53, "10.2.0.11:53") };
+    let services = vec![service(80, "10.2.0.11:80"), service(81, "10.2.0.12:80"), datagrams];
+    let spec = Spec { generation: 1, services };
     let updates = assembled.parts.planner.plan(&spec).unwrap();
     let fib = Arc::new(fib());
     for (link, mut update) in assembled.parts.workers.iter().zip(updates) {
@@ -156,6 +173,7 @@ fn a_turn_of_the_loop_allocates_nothing() {
         |count: &dyn Fn(&engine::Counters) -> u64| -> u64 { links.iter().map(|l| count(&l.counters)).sum() };
     assert!(sum(&|counters| counters.event(Counter::Forwarded).get()) > 0);
     assert!(sum(&|counters| counters.event(Counter::HandedOver).get()) > 0);
+    assert!(sum(&|counters| counters.event(Counter::Fragmented).get()) > 0);
     assert!(sum(&|counters| counters.event(Counter::Unresolved).get()) > 0);
     let waited = sum(&|counters| counters.event(Counter::FragmentsWaited).get());
     assert!(

@@ -47,7 +47,7 @@ fn a_device_that_does_not_exist_is_named_and_ends_with_1() {
         fs::write(&path, changed).unwrap();
         let (status, said) = crate::common::run(&["--config", path.to_str().unwrap()]);
         assert_eq!(status.code(), Some(1), "{said}");
-        assert!(said.contains(word), "{said}");
+        assert!(said.contains(word) && said.contains("port \"wan\""), "{said}");
         assert!(!directory.path().join("api.sock").exists(), "the socket is removed again");
     }
 }

@@ -23,11 +23,9 @@ pub(crate) struct Dataplane {
     pub(crate) directory: PathBuf,
 }
 
-/// A configuration of two net_pcap ports in `directory`; `wan` receives the frames of `wan.pcap` again and again.
-pub(crate) fn write_config(directory: &Path, workers: u16) -> PathBuf {
-    let at = directory.display();
-    let path = directory.join("tollgate.toml");
-    let text = format!(
+/// The `[dataplane]` of all tests.
+pub(crate) fn dataplane_section(directory: &Path, workers: u16) -> String {
+    format!(
         r#"
 [dataplane]
 workers = {workers}
@@ -39,9 +37,19 @@ connections_max = 1000
 services_max = 16
 real_servers_max = 64
 instance = "test"
-api_socket = "{at}/api.sock"
+api_socket = "{}/api.sock"
 seed = 1
+"#,
+        directory.display()
+    )
+}
 
+/// A configuration of two net_pcap ports in `directory`; `wan` receives the frames of `wan.pcap` again and again.
+pub(crate) fn write_config(directory: &Path, workers: u16) -> PathBuf {
+    let at = directory.display();
+    let dataplane = dataplane_section(directory, workers);
+    let text = format!(
+        r#"{dataplane}
 [[port]]
 name = "wan"
 device = "net_pcap,rx_pcap={at}/wan.pcap,tx_pcap={at}/wan-out.pcap,infinite_rx=1"
@@ -57,6 +65,12 @@ rx_descriptors = 64
 tx_descriptors = 64
 "#
     );
+    write_text(directory, &text)
+}
+
+/// Writes a configuration.
+pub(crate) fn write_text(directory: &Path, text: &str) -> PathBuf {
+    let path = directory.join("tollgate.toml");
     fs::write(&path, text).unwrap();
     path
 }
@@ -70,17 +84,30 @@ pub(crate) fn run(arguments: &[&str]) -> (ExitStatus, String) {
 impl Dataplane {
     /// Starts it on `wan` frames and waits until it serves.
     pub(crate) fn start(directory: &Path, workers: u16, wan: &[Vec<u8>]) -> Dataplane {
+        let config = write_config(directory, workers);
+        Dataplane::start_with(directory, &config, wan, None)
+    }
+
+    /// The same with a configuration of the test's own, in a network namespace if need be.
+    pub(crate) fn start_with(
+        directory: &Path,
+        config: &Path,
+        wan: &[Vec<u8>],
+        netns: Option<&str>,
+    ) -> Dataplane {
         write_pcap(&directory.join("wan.pcap"), wan);
         write_pcap(&directory.join("lan.pcap"), &[]);
-        let config = write_config(directory, workers);
         let log = fs::File::create(directory.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_tollgate-dataplane"))
-            .arg("--config")
-            .arg(config)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let program = env!("CARGO_BIN_EXE_tollgate-dataplane");
+        let mut command = match netns {
+            None => Command::new(program),
+            Some(netns) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", netns, program]);
+                command
+            }
+        };
+        let child = command.arg("--config").arg(config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let mut dataplane = Dataplane { child, directory: directory.to_owned() };
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -11,10 +11,10 @@ use nix::sys::signal::Signal;
 use wire::build::TcpFrame;
 use wire::{MacAddr, U16, ethernet, ipv4, tcp};
 
-const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
-const REAL_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
+pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+pub(crate) const REAL_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
 
-fn syn(client_port: u16) -> Vec<u8> {
+pub(crate) fn syn(client_port: u16) -> Vec<u8> {
     let frame = TcpFrame {
         eth_dst: MacAddr(WAN_MAC),
         eth_src: MacAddr(CLIENT_MAC),
@@ -29,7 +29,7 @@ fn syn(client_port: u16) -> Vec<u8> {
     frame.to_vec()
 }
 
-fn state(generation: u64) -> DesiredState {
+pub(crate) fn state(generation: u64) -> DesiredState {
     let key = ServiceKey { protocol: Protocol::Tcp, virtual_: "10.1.0.100:80".parse().unwrap() };
     DesiredState {
         generation,
@@ -61,11 +61,11 @@ fn state(generation: u64) -> DesiredState {
     }
 }
 
-fn apply(state: DesiredState) -> Request {
+pub(crate) fn apply(state: DesiredState) -> Request {
     Request::Apply(Box::new(state))
 }
 
-fn drops(response: &Response, name: &str) -> Vec<u64> {
+pub(crate) fn drops(response: &Response, name: &str) -> Vec<u64> {
     let Response::Stats(stats) = response else { panic!("{response:?}") };
     stats.drops.iter().find(|counter| counter.name == name).unwrap().per_worker.clone()
 }

@@ -5,4 +5,8 @@
 
 mod bad_input;
 mod common;
+mod cutting;
 mod forwarding;
+mod netns;
+mod twins;
+mod vlans;

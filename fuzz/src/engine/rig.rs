@@ -12,9 +12,10 @@ use engine::{
     ServiceSpec, Spec, Ticks, Update, Verdict, WAIT_LEN_MAX, Worker, WorkerConfig, WorkerId,
 };
 use wire::tcp::flags;
-use wire::{HeapBuf, checksum, icmp, ipv4, toa, view};
+use wire::{HeapBuf, U32, checksum, icmp, ipv4, ipv6, toa, view};
 
-use super::sent::{CLIENTS, GATEWAY_MAC, LIP, PEER_MAC, Parts, REALS, RPORT, Sent, VIP, VPORT};
+use super::mixed::{self, Kept};
+use super::sent::{CLIENTS, GATEWAY_MAC, LIP, PEER_MAC, Parts, REALS, RPORT, Sent, TOA_KIND, VIP, VPORT};
 use super::{CLIENT_SIDE, SERVER_SIDE, control_bits};
 use crate::script::Script;
 
@@ -22,7 +23,6 @@ use crate::script::Script;
 const CONNECTIONS_MAX: u32 = 16;
 /// Few, so that scripts can use them up.
 const LOCAL_PORTS: (u16, u16) = (2000, 2011);
-const TOA_KIND: u8 = 254;
 
 pub(super) struct Rig {
     worker: Worker,
@@ -34,6 +34,8 @@ pub(super) struct Rig {
     /// Ports from which connections were seen to go to real servers.
     local_ports: Vec<u16>,
     dropped: u64,
+    /// What was forwarded of connections of [`mixed`].
+    pub(super) kept: Kept,
     /// By slot: fragments that wait.
     waiting: HashMap<u16, Vec<Sent>>,
 }
@@ -41,7 +43,7 @@ pub(super) struct Rig {
 impl Rig {
     /// `how`: bit 0 switches TOA off, bits 1 and 2 choose the scheduler, bit 3 lets time wrap soon.
     pub(super) fn new(how: u8) -> Self {
-        let limits = Limits { services_max: 2, reals_max: 8, pairs_max: 8 };
+        let limits = Limits { services_max: 32, reals_max: 48, pairs_max: 32 };
         let counters = Arc::new(Counters::new(limits.services_max, limits.reals_max, limits.pairs_max));
         let now = if how & 8 == 0 { Ticks(100) } else { Ticks(u32::MAX - 500) };
         let config = WorkerConfig {
@@ -65,6 +67,7 @@ impl Rig {
             toa,
             local_ports: vec![2000],
             dropped: 0,
+            kept: Kept::default(),
             waiting: HashMap::new(),
         };
         rig.configure(how & 0x06);
@@ -80,6 +83,11 @@ impl Rig {
         }
         fib.set_route([10, 1, 0, 0].into(), 24, Route { via: None, port: CLIENT_SIDE });
         fib.set_route([10, 2, 0, 0].into(), 24, Route { via: None, port: SERVER_SIDE });
+        for (port, network) in [CLIENT_SIDE, SERVER_SIDE].into_iter().zip(mixed::networks()) {
+            fib.set_route(network.into(), 48, Route { via: None, port });
+        }
+        fib.set_neighbour(CLIENT_SIDE, mixed::client6().into(), Some(PEER_MAC));
+        fib.set_neighbour(SERVER_SIDE, mixed::real6().into(), Some(PEER_MAC));
         for client in CLIENTS {
             fib.set_neighbour(CLIENT_SIDE, client.into(), Some(PEER_MAC));
         }
@@ -114,9 +122,15 @@ impl Rig {
             timeouts: Timeouts::default(),
             locals: vec![LIP.into()],
             local_ports: if how & 0x80 == 0 { LOCAL_PORTS } else { (2000, 2100) },
+            options: Default::default(),
+            sorry: None,
             reals,
         };
-        let services = if how & 0x40 == 0 { vec![service] } else { vec![] };
+        let services = if how & 0x40 == 0 {
+            std::iter::once(service).chain(mixed::services()).collect()
+        } else {
+            vec![]
+        };
         // Slots may still be remembered by connections; then the old configuration stays, as it should.
         let Ok(updates) = self.planner.plan(&Spec { generation: self.generation, services }) else { return };
         for mut update in updates {
@@ -184,6 +198,11 @@ impl Rig {
 
     fn check_settled(&mut self, sent: &Sent, out: &[u8], verdict: Verdict) {
         match verdict {
+            Verdict::Forward(_) if sent.mixed => {
+                mixed::check(sent, out);
+                self.kept.keep(sent.from_clients, out);
+            }
+            Verdict::ForwardCut { .. } | Verdict::Resolve(_) if sent.mixed => {}
             Verdict::Forward(port) | Verdict::ForwardCut { port, .. } => {
                 assert_eq!(port, if sent.from_clients { SERVER_SIDE } else { CLIENT_SIDE });
                 self.check_forwarded(sent, out, verdict);
@@ -287,6 +306,14 @@ impl Rig {
 /// An answer of ours is an ICMP error with right checksums.
 fn check_reply(out: &[u8]) {
     let packet = &out[wire::ethernet::HEADER_LEN..];
+    if packet[0] >> 4 == 6 {
+        let header: &ipv6::Header = view(packet, 0).expect("an answer has an IPv6 header");
+        let len = header.payload_len.get();
+        let message = &packet[ipv6::HEADER_LEN..][..usize::from(len)];
+        let pseudo = checksum::pseudo_v6(&header.src, &header.dst, ipv6::NEXT_ICMPV6, U32::new(len.into()));
+        assert!(pseudo.bytes(message).is_valid(), "wrong ICMPv6 checksum: {out:02x?}");
+        return;
+    }
     let header: &ipv4::Header = view(packet, 0).expect("an answer has an IPv4 header");
     let len = header.header_len();
     let end = usize::from(header.total_len.get());

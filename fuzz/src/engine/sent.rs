@@ -17,6 +17,7 @@ pub(super) const LIP: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 200);
 pub(super) const REALS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 2, 0, 11), Ipv4Addr::new(10, 2, 0, 12)];
 pub(super) const VPORT: u16 = 80;
 pub(super) const RPORT: u16 = 8080;
+pub(super) const TOA_KIND: u8 = 254;
 
 /// Sequence numbers start shortly before they wrap.
 const ISN: u32 = u32::MAX - 40;
@@ -28,6 +29,8 @@ pub(super) struct Sent {
     pub from_clients: bool,
     /// Whether its checksums are right, so that they must be afterwards.
     pub whole: bool,
+    /// Of a connection of [`super::mixed`].
+    pub mixed: bool,
     room: usize,
 }
 
@@ -67,7 +70,7 @@ impl Sent {
         if how & 2 == 0 && frame.len() >= 6 {
             frame[..6].copy_from_slice(&GATEWAY_MAC.0);
         }
-        Self { frame, from_clients: how & 1 == 0, whole: false, room: usize::from(how >> 2) * 4 }
+        Self { frame, from_clients: how & 1 == 0, whole: false, mixed: true, room: usize::from(how >> 2) * 4 }
     }
 
     pub(super) fn from_client(who: u8, flags: u8, script: &mut Script<'_>) -> Self {
@@ -124,12 +127,17 @@ impl Sent {
             (frame.seq, frame.ack) = (wild(script), wild(script));
         }
         let room = if shape & 0x80 == 0 { 128 } else { usize::from(script.byte() & 15) };
-        Self { frame: frame.to_vec(), from_clients, whole: true, room }
+        Self { frame: frame.to_vec(), from_clients, whole: true, mixed: false, room }
+    }
+
+    pub(super) fn mixed(from_clients: bool, frame: Vec<u8>, script: &mut Script<'_>) -> Self {
+        let room = if script.byte() < 0xe0 { 128 } else { usize::from(script.byte() & 63) };
+        Self { frame, from_clients, whole: true, mixed: true, room }
     }
 
     /// One byte changed, or the end cut off.
     pub(super) fn spoilt(mut self, how: u8, at: u16, value: u8) -> Self {
-        let at = usize::from(at) % self.frame.len();
+        let at = usize::from(at) % self.frame.len().max(1);
         if how & 2 == 0 {
             self.frame[at] ^= value;
         } else {

@@ -3,7 +3,8 @@
 use wire::tcp::flags::{ACK, SYN};
 
 use crate::case::{Case, Service, Step};
-use crate::frame::{CLIENT_ISN, Conn, REAL_ISN, client_ack, mss, real_ack, seg, syn, syn_ack, timestamps};
+use crate::conn::Conn;
+use crate::load::{CLIENT_ISN, Load, REAL_ISN, client_ack, mss, real_ack, seg, syn, syn_ack, timestamps};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -33,7 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
         },
         Case {
             name: "minimum_frame",
-            about: "frames padded to 60 bytes: the padding stays behind the IP packet",
+            about: "frames padded to 60 bytes: what stands behind the IP packet is cut off",
             number: 4,
             conns: 1,
             service: Service::TOA,
@@ -60,7 +61,7 @@ pub(crate) fn cases() -> Vec<Case> {
             about: "without TOA nothing is inserted, lowered or stripped",
             number: 7,
             conns: 1,
-            service: Service { toa: None, weight: 1 },
+            service: Service { toa: None, ..Service::TOA },
             steps: toa_off,
         },
         Case {
@@ -68,7 +69,7 @@ pub(crate) fn cases() -> Vec<Case> {
             about: "another kind of option, as the service wants it",
             number: 8,
             conns: 1,
-            service: Service { toa: Some(200), weight: 1 },
+            service: Service { toa: Some(200), ..Service::TOA },
             steps: kind_200,
         },
     ]
@@ -146,7 +147,7 @@ fn minimum_frame(conns: &[Conn]) -> Vec<Step> {
     vec![
         conn.opens("SYN of 54 bytes and 6 of padding", &syn().options(&[]).tail(6)),
         conn.outbound("SYN-ACK likewise", &syn_ack().options(&[]).tail(6)),
-        conn.inbound_with_toa("ACK: TOA goes before the padding", &client_ack(0, 0).tail(6)),
+        conn.inbound_with_toa("ACK: TOA takes the place of the padding", &client_ack(0, 0).tail(6)),
         conn.inbound_with_toa("one byte and 5 of padding", &client_ack(0, 0).payload(1).tail(5)),
         conn.outbound("its ACK", &real_ack(0, 1).tail(6)),
         conn.inbound("one byte without TOA", &client_ack(1, 0).payload(1).tail(5)),

@@ -1,7 +1,9 @@
 //! Hop limits, MTUs, and what happens when there is nothing left: real servers, local ports, connections.
 
 use crate::case::{Case, Service, Step, step};
-use crate::frame::{Conn, client_ack, icmp_error, real_ack, syn};
+use crate::conn::Conn;
+use crate::load::{Load, client_ack, real_ack, syn};
+use crate::trouble::{Trouble, answered};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -15,7 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         },
         Case {
             name: "over_mtu",
-            about: "what does not fit is answered with the MTU if it must not be fragmented, else dropped and counted",
+            about: "what does not fit is answered with the MTU if it must not be fragmented",
             number: 41,
             conns: 1,
             service: Service::TOA,
@@ -26,7 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
             about: "a service whose only real server drains answers port unreachable",
             number: 42,
             conns: 1,
-            service: Service { toa: Some(254), weight: 0 },
+            service: Service { weight: 0, ..Service::TOA },
             steps: no_real_server,
         },
     ]
@@ -59,31 +61,22 @@ pub(crate) fn full_table() -> Case {
     }
 }
 
-const TIME_EXCEEDED: (u8, u8) = (11, 0);
-const FRAGMENTATION_NEEDED: (u8, u8) = (3, 4);
-const PORT_UNREACHABLE: (u8, u8) = (3, 3);
-
-fn answered(what: &str, frame: crate::frame::Frame, (kind, code): (u8, u8), rest: u32) -> Step {
-    let error = icmp_error(&frame, kind, code, rest);
-    step(what, vec![frame]).gives(error).counts("replied", 1)
-}
-
 fn ttl(conns: &[Conn]) -> Vec<Step> {
     let [conn, new] = conns else { return Vec::new() };
     let mut steps = conn.settled();
     let data = client_ack(1, 0).payload(700);
     for ttl in [0, 1] {
         let client_sends = conn.client_sends(&data.clone().ttl(ttl));
-        steps.push(answered(&format!("data with TTL {ttl}"), client_sends, TIME_EXCEEDED, 0));
+        steps.push(answered(&format!("data with TTL {ttl}"), client_sends, Trouble::TimeExceeded));
         let real_sends = conn.real_sends(&real_ack(0, 1).ttl(ttl));
-        steps.push(answered(&format!("an ACK back with TTL {ttl}"), real_sends, TIME_EXCEEDED, 0));
+        steps.push(answered(&format!("an ACK back with TTL {ttl}"), real_sends, Trouble::TimeExceeded));
     }
-    let with_options = conn.client_sends(&data.clone().ttl(1)).with_ip_options(&[148, 4, 0, 0]);
-    steps.push(answered("data with TTL 1 and router alert", with_options, TIME_EXCEEDED, 0));
+    let with_options = conn.client_sends(&data.clone().ttl(1).ip_options(&[148, 4, 0, 0]));
+    steps.push(answered("data with TTL 1 and router alert", with_options, Trouble::TimeExceeded));
     steps.push(conn.inbound("data with TTL 2", &data.ttl(2)));
     steps.push(conn.outbound("an ACK back with TTL 255", &real_ack(0, 701).ttl(255)));
     let refused = new.client_sends(&syn().ttl(1));
-    steps.push(answered("SYN with TTL 1", refused, TIME_EXCEEDED, 0));
+    steps.push(answered("SYN with TTL 1", refused, Trouble::TimeExceeded));
     steps.push(new.inbound("the SYN again, with TTL 64", &syn()).counts("connections_created", 1));
     steps
 }
@@ -94,10 +87,8 @@ fn over_mtu(conns: &[Conn]) -> Vec<Step> {
     let large = client_ack(1, 0).payload(1461);
     let back = real_ack(0, 1).payload(1600);
     steps.extend([
-        answered("1501 bytes with DF", conn.client_sends(&large), FRAGMENTATION_NEEDED, 1500),
-        answered("1640 bytes back with DF", conn.real_sends(&back), FRAGMENTATION_NEEDED, 1500),
-        step("1501 bytes without DF", vec![conn.client_sends(&large.may_fragment())]).dropped("too_big"),
-        step("1640 bytes back without DF", vec![conn.real_sends(&back.may_fragment())]).dropped("too_big"),
+        answered("1501 bytes with DF", conn.client_sends(&large), Trouble::TooBig(1500)),
+        answered("1640 bytes back with DF", conn.real_sends(&back), Trouble::TooBig(1500)),
         step(
             "a frame that no buffer holds in one piece",
             vec![conn.client_sends(&client_ack(1, 0).payload(3000)), conn.client_sends(&client_ack(1, 0))],
@@ -113,7 +104,7 @@ fn no_real_server(conns: &[Conn]) -> Vec<Step> {
     let conn = &conns[0];
     let from =
         |address: [u8; 4]| Conn { client: (address.into(), 5000), ..conn.clone() }.client_sends(&syn());
-    let unreachable = |what: &str, seg| answered(what, conn.client_sends(seg), PORT_UNREACHABLE, 0);
+    let unreachable = |what: &str, seg| answered(what, conn.client_sends(seg), Trouble::PortUnreachable);
     vec![
         unreachable("SYN", &syn()),
         unreachable("a padded SYN: the padding is not quoted", &syn().options(&[]).tail(6)),

@@ -3,7 +3,9 @@
 use wire::tcp::flags::{ACK, FIN, PSH, RST, SYN, URG};
 
 use crate::case::{Case, Service, Step, step};
-use crate::frame::{Conn, Frame, client_ack, mss, real_ack, seg, syn, syn_ack, timestamps};
+use crate::conn::Conn;
+use crate::frame::Frame;
+use crate::load::{Load, Seg, client_ack, mss, real_ack, seg, syn, syn_ack, timestamps};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -144,7 +146,7 @@ fn wrong_checksums(conns: &[Conn]) -> Vec<Step> {
         step("SYN with one in its payload", vec![broken(payload)]).dropped("checksum_invalid"),
     ];
     steps.extend(conn.half_open());
-    let corrupt = |what: &str, seg: &crate::frame::Seg, out: &crate::frame::Seg, at: usize, then: usize| {
+    let corrupt = |what: &str, seg: &Seg, out: &Seg, at: usize, then: usize| {
         step(what, vec![conn.client_sends(seg).flipped(at)]).gives(conn.real_gets(out).flipped(then))
     };
     // 8 bytes of TOA stand between header and payload.
@@ -199,31 +201,23 @@ fn ip_options(conns: &[Conn]) -> Vec<Step> {
     let conn = &conns[0];
     // Router alert (RFC 2113), and NOPs up to the 40 bytes that fit.
     let (alert, most) = ([148, 4, 0, 0], [1; 40]);
-    let syn_ack_out = syn_ack().options(&mss(1452));
-    let ack_out = client_ack(0, 0).with_first(&conn.toa(254));
-    let data_out = client_ack(0, 0).payload(5).with_first(&conn.toa(254));
+    let opens = conn.inbound("SYN with router alert", &syn().ip_options(&alert));
+    let syn_ack_with = |seg: Seg| seg.ip_options(&most);
     let mut steps = vec![
-        step("SYN with router alert", vec![conn.client_sends(&syn()).with_ip_options(&alert)])
-            .gives(conn.real_gets(&syn()).with_ip_options(&alert))
-            .counts("connections_created", 1),
-        step("SYN-ACK with 40 bytes of IP options", vec![conn.real_sends(&syn_ack()).with_ip_options(&most)])
-            .gives(conn.client_gets(&syn_ack_out).with_ip_options(&most))
-            .counts("mss_lowered", 1),
-        step("ACK with router alert", vec![conn.client_sends(&client_ack(0, 0)).with_ip_options(&alert)])
-            .gives(conn.real_gets(&ack_out).with_ip_options(&alert))
-            .counts("toa_inserted", 1),
-        step(
+        opens.counts("connections_created", 1),
+        conn.outbound_as(
+            "SYN-ACK with 40 bytes of IP options",
+            &syn_ack_with(syn_ack()),
+            &syn_ack_with(syn_ack().options(&mss(1452))),
+        )
+        .counts("mss_lowered", 1),
+        conn.inbound_with_toa("ACK with router alert", &client_ack(0, 0).ip_options(&alert)),
+        conn.inbound_with_toa(
             "data with 40 bytes of IP options",
-            vec![conn.client_sends(&client_ack(0, 0).payload(5)).with_ip_options(&most)],
-        )
-        .gives(conn.real_gets(&data_out).with_ip_options(&most))
-        .counts("toa_inserted", 1),
+            &client_ack(0, 0).payload(5).ip_options(&most),
+        ),
         conn.outbound("its ACK", &real_ack(0, 5)),
-        step(
-            "data without TOA",
-            vec![conn.client_sends(&client_ack(5, 0).payload(5)).with_ip_options(&alert)],
-        )
-        .gives(conn.real_gets(&client_ack(5, 0).payload(5)).with_ip_options(&alert)),
+        conn.inbound("data without TOA", &client_ack(5, 0).payload(5).ip_options(&alert)),
     ];
     let with_first_byte = |byte: u8| conn.client_sends(&seg(ACK, 1, 1)).edit(|bytes| bytes[14] = byte);
     let impossible: Vec<u8> = (0x40..0x45).chain([0x05, 0x35, 0x55, 0x65, 0xf5]).collect();

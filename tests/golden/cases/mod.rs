@@ -3,9 +3,11 @@
 mod handshake;
 mod limits;
 mod malformed;
+mod matrix;
 mod options;
 mod others;
 mod states;
+mod themes;
 
 use crate::case::Case;
 
@@ -18,10 +20,16 @@ pub(crate) fn all() -> Vec<Case> {
         malformed::cases(),
         limits::cases(),
         others::cases(),
+        of_modes(),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// Those about modes, protocols and families.
+pub(crate) fn of_modes() -> Vec<Case> {
+    [themes::cases(), matrix::cases()].into_iter().flatten().collect()
 }
 
 pub(crate) use limits::{TABLE_LEN, exhausted, full_table};

@@ -1,7 +1,8 @@
 //! Forged addresses, Fast Open, and headers without room.
 
 use crate::case::{Case, Service, Step, step};
-use crate::frame::{CLIENT_ISN, Conn, client_ack, mss, nops, real_ack, syn, timestamps};
+use crate::conn::Conn;
+use crate::load::{CLIENT_ISN, Load, client_ack, mss, nops, real_ack, syn, timestamps};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![

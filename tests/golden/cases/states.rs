@@ -3,7 +3,8 @@
 use wire::tcp::flags::{ACK, RST, SYN};
 
 use crate::case::{Case, Service, Step};
-use crate::frame::{CLIENT_ISN, Conn, REAL_ISN, client_ack, mss, real_ack, seg, syn, syn_ack};
+use crate::conn::Conn;
+use crate::load::{CLIENT_ISN, Load, REAL_ISN, client_ack, mss, real_ack, seg, syn, syn_ack};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![

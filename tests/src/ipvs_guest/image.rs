@@ -1,5 +1,5 @@
-//! What the guest boots: Debian's kernel, and an initial RAM disk with busybox, the programs that configure IPVS, and
-//! the modules that it needs.
+//! What the guest boots: Debian's kernel, and an initial RAM disk with busybox, the programs that configure
+//! IPVS, and the modules that it needs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -151,7 +151,8 @@ fn order_module(
     Ok(())
 }
 
-/// The modules that a module says it needs. Packages have no modules.dep; depmod would make it out of the same.
+/// The modules that a module says it needs. Packages have no modules.dep; depmod would make it out of the
+/// same.
 fn depends(module: &[u8]) -> Result<Vec<String>> {
     const KEY: &[u8] = b"\0depends=";
     let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
@@ -166,7 +167,8 @@ const MODE_FOLDER: u32 = 0o040_755;
 const MODE_PROGRAM: u32 = 0o100_755;
 const MODE_FILE: u32 = 0o100_644;
 
-/// A cpio archive of the kind "newc", which the kernel unpacks (Linux, Documentation/driver-api/early-userspace).
+/// A cpio archive of the kind "newc", which the kernel unpacks (Linux,
+/// Documentation/driver-api/early-userspace).
 #[derive(Default)]
 struct Archive {
     bytes: Vec<u8>,
@@ -176,7 +178,8 @@ struct Archive {
 impl Archive {
     fn add(&mut self, name: &str, mode: u32, content: &[u8]) {
         self.entries += 1;
-        // inode, mode, user, group, links, time, size, device (2), special device (2), length of the name, checksum.
+        // inode, mode, user, group, links, time, size, device (2), special device (2), length of the name,
+        // checksum.
         let fields =
             [self.entries, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
         self.bytes.extend(b"070701");

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The guest's first process: loads the modules, then runs what the host sends over the port "agent", line by line. After
-# each line's output comes a line "== STATUS".
+# The guest's first process: loads the modules, then runs what the host sends over the port "agent", line by
+# line. After each line's output comes a line "== STATUS".
 /bin/busybox --install -s /bin
 export PATH=/sbin:/usr/sbin:/bin
 # Busybox would take its own one.

@@ -1,8 +1,8 @@
-//! A guest that runs Linux IPVS: Debian's kernel in qemu, emulated, with a card towards clients and one towards real
-//! servers.
+//! A guest that runs Linux IPVS: Debian's kernel in qemu, emulated, with a card towards clients and one
+//! towards real servers.
 //!
-//! Everything between host and guest goes through Unix sockets: nothing touches this machine's network, and no
-//! interface is made. A guest boots in some seconds and costs a CPU only while it works.
+//! Everything between host and guest goes through Unix sockets: nothing touches this machine's network, and
+//! no interface is made. A guest boots in some seconds and costs a CPU only while it works.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -94,7 +94,8 @@ impl Guest {
         Ok(said.text)
     }
 
-    /// Puts frames in, and waits until everything that they lead to at once has come out: of one card, then the other.
+    /// Puts frames in, and waits until everything that they lead to at once has come out: of one card, then
+    /// the other.
     pub fn exchange(&mut self, frames: &[(Side, Vec<u8>)]) -> Result<Vec<(Side, Vec<u8>)>> {
         let mut seen = [Vec::new(), Vec::new()];
         for part in frames.chunks(FRAMES_AT_ONCE) {

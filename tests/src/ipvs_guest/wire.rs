@@ -1,4 +1,5 @@
-//! Frames to and from the guest's network cards, which are pairs of Unix datagram sockets: one datagram, one frame.
+//! Frames to and from the guest's network cards, which are pairs of Unix datagram sockets: one datagram,
+//! one frame.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
@@ -28,8 +29,8 @@ impl Side {
         }
     }
 
-    /// Its hardware address; the same as net_pcap gives the first and the second port of a process, so that frames for
-    /// the guest and for a dataplane on net_pcap ports are the same.
+    /// Its hardware address; the same as net_pcap gives the first and the second port of a process, so that
+    /// frames for the guest and for a dataplane on net_pcap ports are the same.
     pub fn mac(self) -> [u8; 6] {
         [0x02, 0x70, 0x63, 0x61, 0x70, self as u8]
     }
@@ -85,9 +86,9 @@ impl Wire {
         Ok(())
     }
 
-    /// Asks for something that the guest answers by itself, and gathers what comes until the answer does. The guest has
-    /// one CPU and deals with a card's frames in their order, so that all that the frames before lead to on this card
-    /// has come.
+    /// Asks for something that the guest answers by itself, and gathers what comes until the answer does.
+    /// The guest has one CPU and deals with a card's frames in their order, so that all that the frames
+    /// before lead to on this card has come.
     pub(super) fn barrier(&mut self, seen: &mut Vec<Vec<u8>>) -> Result<()> {
         self.barriers += 1;
         let [a, b] = BARRIER_MAC;

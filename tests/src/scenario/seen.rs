@@ -1,6 +1,6 @@
 //! What a real server is told of its client.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::wait::wait_for;
 #[derive(Debug, Clone)]
 pub struct SeenClient {
     /// The client's own address and port.
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// SYN, SYN-ACK and the handshake's ACK, as captured at the real server.
     pub handshake: [Segment; 3],
     /// The capture.
@@ -40,7 +40,7 @@ pub fn what_real_server_sees(rig: &Rig, client: usize, toa_kind: u8) -> Result<S
 }
 
 /// One request; the client's address and port if real1 has answered it.
-fn ask(rig: &Rig, client: usize) -> Result<Option<SocketAddrV4>> {
+fn ask(rig: &Rig, client: usize) -> Result<Option<SocketAddr>> {
     let curl = Cmd::line("curl -sS --fail --max-time 5 -w %{local_ip}:%{local_port}").arg(URL);
     let said = curl.in_netns(&rig.clients[client]).run()?.stdout;
     let (server, client) = said.split_once('\n').context("curl said too little")?;
@@ -48,7 +48,7 @@ fn ask(rig: &Rig, client: usize) -> Result<Option<SocketAddrV4>> {
 }
 
 /// The handshake whose ACK names this client.
-fn handshake_of(segments: &[Segment], client: SocketAddrV4, toa_kind: u8) -> Option<[Segment; 3]> {
+fn handshake_of(segments: &[Segment], client: SocketAddr, toa_kind: u8) -> Option<[Segment; 3]> {
     let ack = segments
         .iter()
         .find(|s| s.has_flags(flag::ACK) && s.payload_len == 0 && s.toa(toa_kind) == Some(client))?;

@@ -40,6 +40,7 @@ impl Port {
             info,
             mac: [0; 6],
             warnings: Vec::new(),
+            inserts_tags: false,
             mempool: mempool.clone(),
             claimed: 0,
             eal: eal.shared().clone(),
@@ -103,6 +104,12 @@ fn configure(port: &mut PortShared, raw: &rte_eth_dev_info, config: &PortConfig)
     let mut key = [0; RSS_KEY_LEN_MAX];
     // Zero is "the default of the driver or of Ethernet, whichever is less".
     conf.rxmode.mtu = config.mtu.map_or(0, u32::from);
+    if config.vlan_offload {
+        let insert = raw.tx_offload_capa & u64::from(dpdk_sys::RTE_ETH_TX_OFFLOAD_VLAN_INSERT);
+        conf.rxmode.offloads |= raw.rx_offload_capa & u64::from(dpdk_sys::RTE_ETH_RX_OFFLOAD_VLAN_STRIP);
+        conf.txmode.offloads |= insert;
+        port.inserts_tags = insert != 0;
+    }
     let hashed = RSS_WANTED & port.info.rss_offloads;
     if config.rss && hashed == 0 {
         port.warnings.push(format!("port {} has no RSS: its packets are spread by software", port.info.name));

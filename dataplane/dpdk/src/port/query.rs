@@ -89,6 +89,11 @@ impl Port {
         self.shared.mac
     }
 
+    /// Whether it puts VLAN tags on the frames that ask for one ([`crate::Mbuf::request_tag`]).
+    pub fn inserts_tags(&self) -> bool {
+        self.shared.inserts_tags
+    }
+
     /// Its MTU.
     pub fn mtu(&self) -> u16 {
         let mut mtu = 0;
@@ -97,12 +102,25 @@ impl Port {
         mtu
     }
 
-    /// The state of its link, as the driver last saw it; down when the driver cannot tell.
-    pub fn link(&self) -> Link {
+    /// Gives it another hardware address, which its filter lets in from then on.
+    ///
+    /// # Errors
+    /// [`Error::Port`]: the driver has no such function, or refuses.
+    pub fn set_mac(&self, mac: [u8; 6]) -> Result<(), Error> {
+        log::forget_complaints();
+        let mut address = dpdk_sys::rte_ether_addr { addr_bytes: mac };
+        // SAFETY: the port exists; C reads the address.
+        let ret = unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(self.shared.id.0, &mut address) };
+        self.check("take another MAC address", ret)
+    }
+
+    /// The state of its link, as the driver last saw it; `None` when the driver cannot tell.
+    pub fn link(&self) -> Option<Link> {
         let mut link = dpdk_sys::tg_link::default();
-        // SAFETY: C fills the structure, or leaves its zeroes, which mean "down".
-        unsafe { dpdk_sys::tg_link_get(self.shared.id.0, &mut link) };
-        Link { up: link.up != 0, speed_mbps: link.speed_mbps, full_duplex: link.full_duplex != 0 }
+        // SAFETY: C fills the structure.
+        let ret = unsafe { dpdk_sys::tg_link_get(self.shared.id.0, &mut link) };
+        let (up, full_duplex) = (link.up != 0, link.full_duplex != 0);
+        (ret == 0).then_some(Link { up, speed_mbps: link.speed_mbps, full_duplex })
     }
 
     /// Its counters; zeroes when the driver has none.

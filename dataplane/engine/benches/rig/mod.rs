@@ -1,4 +1,4 @@
-//! A worker with established FULLNAT connections and the frames that belong to them, without DPDK: what the benches
+//! A worker with open connections of any mode, protocol and family and the frames that belong to them, without DPDK: what the benches
 //! and the instruction profile share.
 //!
 //! Every client's and every real server's initial sequence number is the same, so frames of both directions can be
@@ -7,58 +7,177 @@
 #![allow(dead_code, unreachable_pub)] // Each program that includes this uses a part of it.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A tool of the benches.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use engine::fib::{FibPort, Route};
 use engine::plan::{Limits, RealSpec, ServiceSpec, Spec};
-use engine::snapshot::{Mode, Scheduler};
+use engine::snapshot::{Mode, Scheduler, Tunnel, TunnelKind};
 use engine::tcp::Timeouts;
 use engine::{
-    BURST_LEN_MAX, ConnFilter, Counter, Counters, FibBuilder, Planner, PortId, Ticks, Update, Verdict,
-    Worker, WorkerConfig, WorkerId,
+    BURST_LEN_MAX, ConnFilter, ConnState, Counter, Counters, FibBuilder, Planner, PortId, Ticks, Update,
+    Verdict, Worker, WorkerConfig, WorkerId,
 };
 use wire::buf::ROOM_DEFAULT;
-use wire::build::TcpFrame;
+use wire::build::{Ipv4Base, Ipv6Base, TcpFrame, TcpFrame6, UdpFrame, UdpFrame6};
 use wire::tcp::flags::{ACK, PSH, SYN};
-use wire::{HeapBuf, MacAddr, U16, U32};
+use wire::{HeapBuf, MacAddr, U16, U32, ethernet, ipv4, ipv6, tcp, udp};
 
 /// Packets per call, as the dataplane's loop has them.
 pub const BURST: usize = 32;
-/// What every frame is long: 64 bytes on the wire with the FCS.
+/// What every IPv4 frame is long: 64 bytes on the wire with the FCS.
 pub const FRAME_LEN: usize = 60;
+/// With IPv6, and in NAT64 everywhere: the headers of TCP, and with the FCS 78 bytes on the wire.
+pub const FRAME_LEN_V6: usize = 74;
 
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const NEIGHBOUR: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+// IPv6 addresses are these behind 2001:db8::/96.
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
-const VPORT: u16 = 80;
+const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 254);
+const CLIENT_FIRST: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 1);
+const LOCAL_FIRST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 200);
+const TUNNEL_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 199);
+const REAL_FIRST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 11);
+const PORT: u16 = 80;
 const REALS: u32 = 20;
-const LOCALS: u8 = 2;
+const LOCALS: u32 = 2;
 const CLIENT_ISN: u32 = 1000;
 const REAL_ISN: u32 = 5000;
 const NOW: Ticks = Ticks(100);
 
+/// What kind of connections there are.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    pub mode: Mode,
+    pub is_udp: bool,
+    /// Whether clients have IPv6.
+    pub client_is_v6: bool,
+    /// Whether real servers have IPv6.
+    pub real_is_v6: bool,
+}
+
+impl Kind {
+    /// FULLNAT, TCP, IPv4.
+    pub const PLAINEST: Kind =
+        Kind { mode: Mode::FullNat, is_udp: false, client_is_v6: false, real_is_v6: false };
+
+    /// Whether real servers answer clients themselves.
+    pub fn is_one_way(self) -> bool {
+        matches!(self.mode, Mode::Dr | Mode::Tun)
+    }
+
+    fn frame_len(self) -> usize {
+        if self.client_is_v6 || self.real_is_v6 { FRAME_LEN_V6 } else { FRAME_LEN }
+    }
+
+    /// The n-th client, with 50,000 ports on each address, and the VIP.
+    fn client(self, n: u32) -> Endpoints {
+        let host = address(CLIENT_FIRST, n / 50_000, self.client_is_v6);
+        let src = SocketAddr::new(host, (10_000 + n % 50_000) as u16);
+        Endpoints { src, dst: self.vip() }
+    }
+
+    fn vip(self) -> SocketAddr {
+        SocketAddr::new(address(VIP, 0, self.client_is_v6), PORT)
+    }
+
+    fn real(self, n: u32) -> RealSpec {
+        let real = SocketAddr::new(address(REAL_FIRST, n, self.real_is_v6), PORT);
+        let source = address(TUNNEL_SOURCE, 0, self.real_is_v6);
+        let tunnel = (self.mode == Mode::Tun).then_some(Tunnel { kind: TunnelKind::Ipip, source });
+        RealSpec { tunnel, ..RealSpec::new(real, self.mode, 1) }
+    }
+
+    fn spec(self) -> Spec {
+        let with_locals = self.mode == Mode::FullNat;
+        let service = ServiceSpec {
+            protocol: if self.is_udp { ipv4::PROTO_UDP } else { ipv4::PROTO_TCP },
+            virtual_: self.vip(),
+            also: Vec::new(),
+            scheduler: Scheduler::Rr,
+            flags: Default::default(),
+            toa: (with_locals && !self.is_udp).then_some(254),
+            timeouts: Timeouts::default(),
+            locals: (0..LOCALS)
+                .filter(|_| with_locals)
+                .map(|n| address(LOCAL_FIRST, n, self.real_is_v6))
+                .collect(),
+            local_ports: (1024, 65_535),
+            options: Default::default(),
+            sorry: None,
+            reals: (0..REALS).map(|n| self.real(n)).collect(),
+        };
+        Spec { generation: 1, services: vec![service] }
+    }
+
+    /// A segment or, whatever the flags, a datagram.
+    fn frame(self, endpoints: Endpoints, flags: u8, (seq, ack): (u32, u32), len: usize) -> Vec<u8> {
+        if self.is_udp {
+            return udp_frame(endpoints, len);
+        }
+        let tcp = TcpFrame {
+            eth_dst: GATEWAY,
+            eth_src: NEIGHBOUR,
+            src_port: U16::new(endpoints.src.port()),
+            dst_port: U16::new(endpoints.dst.port()),
+            seq: U32::new(seq),
+            ack: U32::new(ack),
+            flags,
+            payload: endpoints.payload(if flags & SYN == 0 { len } else { 0 }, tcp::HEADER_LEN),
+            pad: true,
+            ..TcpFrame::default()
+        };
+        match (endpoints.src.ip(), endpoints.dst.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                TcpFrame { src: ipv4::addr(src), dst: ipv4::addr(dst), ..tcp }.to_vec()
+            }
+            (src, dst) => {
+                TcpFrame6 { src: octets(src), dst: octets(dst), tcp, ..TcpFrame6::default() }.to_vec()
+            }
+        }
+    }
+
+    fn data_frame_inbound(self, endpoints: Endpoints) -> Vec<u8> {
+        self.frame(endpoints, ACK | PSH, (CLIENT_ISN + 1, REAL_ISN + 1), self.frame_len())
+    }
+
+    fn data_frame_outbound(self, endpoints: Endpoints) -> Vec<u8> {
+        self.frame(endpoints, ACK | PSH, (REAL_ISN + 1, CLIENT_ISN + 1), self.frame_len())
+    }
+}
+
 /// One direction's endpoints of a connection.
 #[derive(Clone, Copy)]
 pub struct Endpoints {
-    src: SocketAddrV4,
-    dst: SocketAddrV4,
+    src: SocketAddr,
+    dst: SocketAddr,
+}
+
+impl Endpoints {
+    /// Payload that fills a frame of `len` bytes, or none.
+    fn payload(&self, len: usize, header_len: usize) -> Vec<u8> {
+        let ip_len = if self.src.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
+        vec![b'x'; len.saturating_sub(ethernet::HEADER_LEN + ip_len + header_len)]
+    }
 }
 
 /// A worker and its connections.
 pub struct Rig {
+    pub kind: Kind,
     pub worker: Worker,
     pub counters: Arc<Counters>,
     pub now: Ticks,
     /// Client to VIP, one per connection.
     pub inbound: Vec<Endpoints>,
-    /// Real server to local address, one per connection.
+    /// Real server to local address or, in NAT, to the client; one per connection, none where real servers answer
+    /// clients themselves.
     pub outbound: Vec<Endpoints>,
 }
 
 impl Rig {
     /// A worker that has a service with room for `connections_max` connections, and none yet.
-    pub fn empty(connections_max: u32) -> Rig {
+    pub fn empty(kind: Kind, connections_max: u32) -> Rig {
         let limits = Limits { services_max: 16, reals_max: 64, pairs_max: 256 };
         let counters = Arc::new(Counters::new(limits.services_max, limits.reals_max, limits.pairs_max));
         let config = WorkerConfig {
@@ -72,33 +191,33 @@ impl Rig {
         };
         let mut worker = Worker::new(&config, counters.clone(), vec![counters.clone()]);
         let mut planner = Planner::new(limits, vec![counters.clone()]);
-        for mut update in planner.plan(&spec()).expect("the plan fits") {
+        for mut update in planner.plan(&kind.spec()).expect("the plan fits") {
             worker.apply(&mut update);
         }
         worker.apply(&mut Update::of_fib(Arc::new(fib().build())));
-        Rig { worker, counters, now: NOW, inbound: Vec::new(), outbound: Vec::new() }
+        Rig { kind, worker, counters, now: NOW, inbound: Vec::new(), outbound: Vec::new() }
     }
 
-    /// A worker with that many established connections.
-    pub fn established(flows: u32) -> Rig {
-        let mut rig = Rig::empty(flows + flows / 8 + 64);
-        rig.inbound = (0..flows).map(client).collect();
-        let syns = rig.inbound.clone();
-        rig.run_all(&syns, |e| frame(e, SYN, CLIENT_ISN, 0, 0));
-        let mut conns = Vec::with_capacity(flows as usize);
-        assert_eq!(rig.worker.export(rig.now, &ConnFilter::default(), 0, u32::MAX, &mut conns), None);
-        let v4 = |endpoint: std::net::SocketAddr| match endpoint {
-            std::net::SocketAddr::V4(v4) => v4,
-            std::net::SocketAddr::V6(v6) => panic!("{v6} in an IPv4 bench"),
-        };
-        rig.outbound = conns.iter().map(|c| Endpoints { src: v4(c.real), dst: v4(c.local) }).collect();
-        let (inbound, outbound) = (rig.inbound.clone(), rig.outbound.clone());
-        rig.run_all(&outbound, |e| frame(e, SYN | ACK, REAL_ISN, CLIENT_ISN + 1, 0));
-        rig.run_all(&inbound, |e| frame(e, ACK, CLIENT_ISN + 1, REAL_ISN + 1, 0));
+    /// A worker with that many connections that are open: established, or answered datagrams.
+    pub fn established(kind: Kind, flows: u32) -> Rig {
+        let mut rig = Rig::empty(kind, flows + flows / 8 + 64);
+        rig.inbound = (0..flows).map(|n| kind.client(n)).collect();
+        let inbound = rig.inbound.clone();
+        rig.run_all(&inbound, |e| kind.frame(e, SYN, (CLIENT_ISN, 0), 0));
+        if !kind.is_one_way() {
+            let mut conns = Vec::with_capacity(flows as usize);
+            assert_eq!(rig.worker.export(rig.now, &ConnFilter::default(), 0, u32::MAX, &mut conns), None);
+            rig.outbound = conns.iter().map(|c| Endpoints { src: c.real, dst: c.local }).collect();
+        }
+        let outbound = rig.outbound.clone();
+        rig.run_all(&outbound, |e| kind.frame(e, SYN | ACK, (REAL_ISN, CLIENT_ISN + 1), 0));
+        rig.run_all(&inbound, |e| kind.frame(e, ACK, (CLIENT_ISN + 1, REAL_ISN + 1), 0));
         // The real server speaks, so that the gateway stops repeating the client's address.
-        rig.run_all(&outbound, data_frame_outbound);
+        let some_data = FRAME_LEN_V6 + 1;
+        rig.run_all(&outbound, |e| kind.frame(e, ACK | PSH, (REAL_ISN + 1, CLIENT_ISN + 1), some_data));
+        let state = if kind.is_udp { ConnState::Udp } else { ConnState::Established };
         assert_eq!(rig.worker.connections(), flows);
-        assert_eq!(rig.counters.state(engine::ConnState::Established).get(), u64::from(flows));
+        assert_eq!(rig.counters.state(state).get(), u64::from(flows));
         rig
     }
 
@@ -119,9 +238,9 @@ impl Rig {
         (0..count)
             .map(|i| {
                 if both && i % 2 == 1 {
-                    data_frame_outbound(self.outbound[random.below(self.outbound.len())])
+                    self.kind.data_frame_outbound(self.outbound[random.below(self.outbound.len())])
                 } else {
-                    data_frame_inbound(self.inbound[random.below(self.inbound.len())])
+                    self.kind.data_frame_inbound(self.inbound[random.below(self.inbound.len())])
                 }
             })
             .collect()
@@ -142,7 +261,7 @@ pub struct Burst {
 impl Burst {
     pub fn new() -> Burst {
         Burst {
-            packets: vec![HeapBuf::from_frame(&[0; FRAME_LEN]); BURST],
+            packets: vec![HeapBuf::from_frame(&[0; FRAME_LEN_V6]); BURST],
             verdicts: [Verdict::NONE; BURST_LEN_MAX],
         }
     }
@@ -165,79 +284,65 @@ impl Burst {
 
 /// A SYN from a client that no connection has been made for, when `n` was not used before.
 pub fn syn_frame(n: u32) -> Vec<u8> {
-    frame(client(n), SYN, CLIENT_ISN, 0, 0)
+    Kind::PLAINEST.frame(Kind::PLAINEST.client(n), SYN, (CLIENT_ISN, 0), 0)
 }
 
 /// A frame whose IP packet is cut.
 pub fn cut_frame() -> Vec<u8> {
-    let mut frame = data_frame_inbound(client(0));
+    let mut frame = Kind::PLAINEST.data_frame_inbound(Kind::PLAINEST.client(0));
     frame.truncate(40);
     frame
 }
 
 /// A frame of no service of ours.
 pub fn foreign_frame() -> Vec<u8> {
-    let src = SocketAddrV4::new(Ipv4Addr::new(10, 3, 0, 1), 1024);
-    frame(Endpoints { src, dst: SocketAddrV4::new(VIP, 81) }, ACK, 1, 1, 6)
+    let src = (Ipv4Addr::new(10, 3, 0, 1), 1024).into();
+    let endpoints = Endpoints { src, dst: (VIP, PORT + 1).into() };
+    Kind::PLAINEST.data_frame_inbound(endpoints)
 }
 
-fn data_frame_inbound(endpoints: Endpoints) -> Vec<u8> {
-    frame(endpoints, ACK | PSH, CLIENT_ISN + 1, REAL_ISN + 1, 6)
-}
-
-fn data_frame_outbound(endpoints: Endpoints) -> Vec<u8> {
-    frame(endpoints, ACK | PSH, REAL_ISN + 1, CLIENT_ISN + 1, 6)
-}
-
-fn frame(endpoints: Endpoints, flags: u8, seq: u32, ack: u32, payload_len: usize) -> Vec<u8> {
-    TcpFrame {
-        eth_dst: GATEWAY,
-        eth_src: NEIGHBOUR,
-        src: U32::from_bytes(endpoints.src.ip().octets()),
-        dst: U32::from_bytes(endpoints.dst.ip().octets()),
-        src_port: U16::new(endpoints.src.port()),
-        dst_port: U16::new(endpoints.dst.port()),
-        seq: U32::new(seq),
-        ack: U32::new(ack),
-        flags,
-        payload: vec![b'x'; payload_len],
-        pad: true,
-        ..TcpFrame::default()
+fn udp_frame(endpoints: Endpoints, len: usize) -> Vec<u8> {
+    let (src_port, dst_port) = (U16::new(endpoints.src.port()), U16::new(endpoints.dst.port()));
+    let payload = endpoints.payload(len, udp::HEADER_LEN);
+    match (endpoints.src.ip(), endpoints.dst.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let (src, dst) = (ipv4::addr(src), ipv4::addr(dst));
+            let ip = Ipv4Base { eth_dst: GATEWAY, eth_src: NEIGHBOUR, src, dst, ..Ipv4Base::default() };
+            UdpFrame { ip, src_port, dst_port, payload, pad: true, ..UdpFrame::default() }.to_vec()
+        }
+        (src, dst) => {
+            let (src, dst) = (octets(src), octets(dst));
+            let ip = Ipv6Base { eth_dst: GATEWAY, eth_src: NEIGHBOUR, src, dst, ..Ipv6Base::default() };
+            UdpFrame6 { ip, src_port, dst_port, payload, ..UdpFrame6::default() }.to_vec()
+        }
     }
-    .to_vec()
 }
 
-/// The n-th client: 50,000 ports on each address of 10.128.0.0/9.
-fn client(n: u32) -> Endpoints {
-    let address = Ipv4Addr::from(0x0a80_0001 + n / 50_000);
-    let src = SocketAddrV4::new(address, (10_000 + n % 50_000) as u16);
-    Endpoints { src, dst: SocketAddrV4::new(VIP, VPORT) }
+/// The n-th address from this one on.
+fn address(first: Ipv4Addr, n: u32, is_v6: bool) -> IpAddr {
+    let bits = u32::from(first) + n;
+    let v6 = || Ipv6Addr::from(0x2001_0db8 << 96 | u128::from(bits));
+    if is_v6 { v6().into() } else { Ipv4Addr::from(bits).into() }
 }
 
-fn spec() -> Spec {
-    let real = |n| RealSpec::new((Ipv4Addr::from(0x0a02_000b + n), 80).into(), Mode::FullNat, 1);
-    let service = ServiceSpec {
-        protocol: 6,
-        virtual_: (VIP, VPORT).into(),
-        also: Vec::new(),
-        scheduler: Scheduler::Rr,
-        flags: Default::default(),
-        toa: Some(254),
-        timeouts: Timeouts::default(),
-        locals: (0..LOCALS).map(|n| [10, 2, 0, 200 + n].into()).collect(),
-        local_ports: (1024, 65_535),
-        reals: (0..REALS).map(real).collect(),
-    };
-    Spec { generation: 1, services: vec![service] }
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
 }
 
+/// Everything is behind one router.
 fn fib() -> FibBuilder {
     let mut fib = FibBuilder::default();
     let port = PortId(0);
     fib.set_port(port, FibPort { mac: GATEWAY, mtu: 1500 });
-    let router = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 254));
-    fib.set_neighbour(port, router, Some(NEIGHBOUR));
-    fib.set_route(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, Route { via: Some(router), port });
+    for is_v6 in [false, true] {
+        let router = address(ROUTER, 0, is_v6);
+        let any = if is_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        fib.set_neighbour(port, router, Some(NEIGHBOUR));
+        fib.set_route(any, 0, Route { via: Some(router), port });
+    }
     fib
 }
 

@@ -24,6 +24,8 @@ fn service(vport: u16, reals: &[u8]) -> ServiceSpec {
         timeouts: Timeouts::default(),
         locals: vec![[10, 2, 0, 200].into()],
         local_ports: (1024, 65535),
+        options: Default::default(),
+        sorry: None,
         reals: reals.iter().map(|last| RealSpec::new(endpoint(*last, 80), Mode::FullNat, 1)).collect(),
     }
 }
@@ -83,6 +85,33 @@ fn a_slot_is_not_reused_while_connections_remember_it() {
     plan(&mut planner, vec![service(80, &[5, 2, 3, 4])]).unwrap();
     assert_eq!(planner.real_id(6, vip, endpoint(5, 80)), Some(old));
     assert_eq!(counters[1].real(old).in_packets.get(), 0, "the next tenant starts from 0");
+}
+
+#[test]
+fn with_twice_the_slots_each_change_can_replace_everything_that_has_no_connections() {
+    let (mut planner, counters) = planner();
+    let vip = service(80, &[]).virtual_;
+    for reals in [[1, 2], [3, 4], [5, 6], [1, 2]] {
+        plan(&mut planner, vec![service(80, &reals)]).unwrap();
+    }
+    let busy = planner.real_id(6, vip, endpoint(1, 80)).unwrap();
+    counters[0].real(busy).held.add(1);
+    plan(&mut planner, vec![service(80, &[3, 4])]).unwrap();
+    assert!(plan(&mut planner, vec![service(80, &[5, 6])]).is_err(), "one slot of four is remembered");
+    counters[0].real(busy).held.sub(1);
+    plan(&mut planner, vec![service(80, &[5, 6])]).unwrap();
+}
+
+#[test]
+fn a_slot_is_never_given_away_by_the_change_that_takes_its_tenant_away() {
+    let (mut planner, _) = planner();
+    plan(&mut planner, vec![service(80, &[1, 2])]).unwrap();
+    let vip = service(80, &[]).virtual_;
+    let old = [1, 2].map(|last| planner.real_id(6, vip, endpoint(last, 80)).unwrap());
+    plan(&mut planner, vec![service(80, &[3, 4])]).unwrap();
+    for last in [3, 4] {
+        assert!(!old.contains(&planner.real_id(6, vip, endpoint(last, 80)).unwrap()));
+    }
 }
 
 #[test]

@@ -54,8 +54,11 @@ fn service_of(scheduler: Scheduler, flags: SchedulerFlags, reals: Vec<Real>) -> 
         id: ServiceId(0),
         protocol: 6,
         virtual_: Endpoint::default(),
+        tenant: 0,
         scheduler,
         flags,
+        options: Default::default(),
+        sorry: None,
         toa: None,
         timeouts: Timeouts::default(),
         weight_max: weights().max().unwrap_or(0),
@@ -279,4 +282,17 @@ fn ovf_flows_over_when_active_connections_exceed_the_weight() {
     let got: Vec<Option<usize>> = (0..10).map(|_| pick()).collect();
     let expected = [1, 1, 1, 1, 2, 2, 2, 0, 0].map(Some).into_iter().chain([None]);
     assert_eq!(got, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_new_tenant_of_a_slot_begins_where_a_new_service_begins() {
+    let mut service =
+        service_of(Scheduler::Rr, SchedulerFlags::default(), (0..3).map(|i| real(i, 1)).collect());
+    let mut state = SchedState::default();
+    let counters = vec![Arc::new(Counters::new(1, 3, 1))];
+    let mut pick = |service: &Service| with_flow(1, |flow| state.pick(service, flow, 0, &counters));
+    let first = pick(&service);
+    assert_ne!(pick(&service), first);
+    service.tenant = 1;
+    assert_eq!(pick(&service), first);
 }

@@ -8,8 +8,8 @@ use wire::{PacketBuf, U16, U32, tcp, toa, view_mut};
 use super::{Ip, headers};
 use crate::addr::Endpoint;
 
-/// The MSS is never lowered below the smallest that every IPv4 host must take (RFC 9293 §3.7.1: 536), less TOA.
-const MSS_FLOOR: u16 = 536 - toa::V6_LEN as u16;
+/// The MSS is never lowered below the smallest that every IPv4 host must take (RFC 9293 §3.7.1), less TOA.
+const MSS_MIN: u16 = 536;
 
 /// Bytes that a translated packet may need in front: the longest option, and an IPv6 header for an IPv4 header.
 pub(crate) const HEADROOM_MAX: usize = toa::V6_LEN + 20;
@@ -34,7 +34,8 @@ pub(crate) fn toa_of(kind: u8, client: Endpoint) -> Toa {
 
 /// Lowers the MSS of a SYN-ACK, so that a full segment of the client leaves room for TOA.
 pub(crate) fn lower_mss(segment: &mut [u8], by: usize) -> Option<Lowered> {
-    tcp::options::lower_mss(tcp::options_of_mut(segment)?, by as u16, MSS_FLOOR)
+    let by = by as u16;
+    tcp::options::lower_mss(tcp::options_of_mut(segment)?, by, MSS_MIN.saturating_sub(by))
 }
 
 /// What came of inserting TOA.
@@ -112,4 +113,25 @@ fn replace_padding(options: &mut [u8], first: &[u8]) -> Option<Delta> {
     let change = Delta::ZERO.replace_bytes(options, padded);
     options.copy_from_slice(padded);
     Some(change)
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::build::TcpFrame;
+
+    use super::*;
+
+    #[test]
+    fn a_small_mss_is_lowered_to_536_less_toa_of_either_family() {
+        for (mss, by, lowered) in [
+            (530u16, toa::V4_LEN, 528),
+            (530, toa::V6_LEN, 516),
+            (536, toa::V4_LEN, 528),
+            (520, toa::V4_LEN, 520),
+        ] {
+            let [high, low] = mss.to_be_bytes();
+            let mut segment = TcpFrame { options: vec![2, 4, high, low], ..TcpFrame::default() }.segment();
+            assert_eq!(lower_mss(&mut segment, by).map(|done| done.new), Some(lowered), "{mss} by {by}");
+        }
+    }
 }

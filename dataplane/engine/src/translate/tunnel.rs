@@ -8,11 +8,15 @@ use crate::addr::Addr;
 use crate::parse::Segment;
 use crate::snapshot::{Tunnel, TunnelKind};
 
-fn kind(tunnel: &Tunnel) -> Kind {
+/// How packets to `real` are wrapped.
+fn kind(tunnel: &Tunnel, real: Addr) -> Kind {
     match tunnel.kind {
         TunnelKind::Ipip => Kind::Ip,
         TunnelKind::Gre { checksum } => Kind::Gre { checksum },
-        TunnelKind::Gue { port, checksum } => Kind::Gue { dst_port: U16::new(port), checksum },
+        // Receivers drop UDP over IPv6 without a checksum unless they are told otherwise (RFC 8200 §8.1).
+        TunnelKind::Gue { port, checksum } => {
+            Kind::Gue { dst_port: U16::new(port), checksum: checksum || !real.is_v4() }
+        }
     }
 }
 
@@ -23,7 +27,7 @@ fn family(addr: Addr) -> Family {
 /// Bytes that packets to `real` grow by.
 #[inline(always)]
 pub(crate) fn overhead(tunnel: &Tunnel, real: Addr) -> usize {
-    kind(tunnel).overhead(family(real))
+    kind(tunnel, real).overhead(family(real))
 }
 
 /// Wraps the packet; its Ethernet header is still to be addressed. `id` is the identification of an outer IPv4 header.
@@ -36,7 +40,9 @@ pub(crate) fn encapsulate<P: PacketBuf>(
     real: Addr,
     id: u16,
 ) -> bool {
-    let Some(mut inner) = packet.data().get(ethernet::HEADER_LEN..).and_then(Inner::read) else { return false };
+    let Some(mut inner) = packet.data().get(ethernet::HEADER_LEN..).and_then(Inner::read) else {
+        return false;
+    };
     // As IPVS does: routers in the tunnel may fragment, rather than tell the gateway what it cannot pass on.
     inner.dont_fragment &= !segment.wide;
     if !packet.push_front(overhead(tunnel, real)) {
@@ -45,7 +51,7 @@ pub(crate) fn encapsulate<P: PacketBuf>(
     let Some((eth, outer)) = packet.data_mut().split_at_mut_checked(ethernet::HEADER_LEN) else {
         return false;
     };
-    let (kind, flow_hash) = (kind(tunnel), flow_hash(segment));
+    let (kind, flow_hash) = (kind(tunnel, real), flow_hash(segment));
     let source = Addr::from(tunnel.source);
     let written = if real.is_v4() {
         let (src, dst) = (word(source), word(real));

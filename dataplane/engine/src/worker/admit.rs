@@ -8,6 +8,7 @@ use wire::{PacketBuf, checksum, ethernet, ipv4, udp, view};
 
 use super::Worker;
 use super::forward::hops;
+use super::persistence::Persisting;
 use super::track::checksum_is_valid;
 use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Acked, Conn, Direction, NIL, Tuples, flag, trait_};
@@ -107,7 +108,7 @@ impl Worker {
     ) -> Result<(), DropReason> {
         // Both were there a moment ago.
         let service = self.snapshot.service(service).ok_or(DropReason::NoRealServer)?;
-        let real = service.reals.get(picked).ok_or(DropReason::NoRealServer)?;
+        let real = service.real(picked).ok_or(DropReason::NoRealServer)?;
         let next_local = &mut self.sched[service.id.index()].local;
         let sources = Sources { ports: &mut self.ports, table: &self.table, counters: &self.counters };
         let (pair, outbound) = match real.mode {
@@ -117,11 +118,16 @@ impl Worker {
         let ambiguous = real.mode == Mode::Nat && self.table.find_tuple(&outbound).is_some();
         let tuples = Tuples { inbound: *tuple, outbound };
         let deadline = now.plus(service.timeouts.of(state_of_new(tuple.protocol)));
-        self.table.conns[index as usize] = Conn {
+        let mut conn = Conn {
             pair,
             deltas: translate::deltas(&tuples, real.mode),
             ..new_conn(now, data, segment, service, real)
         };
+        if real.mode == Mode::FullNat && !segment.is_udp() {
+            let syn = data.get(segment.l4.into()..segment.end.into()).unwrap_or_default();
+            self.begin_shifts(&mut conn, service.options, &outbound, now, syn);
+        }
+        self.table.conns[index as usize] = conn;
         let entered = if ambiguous {
             Err(DropReason::ReplyAmbiguous)
         } else {
@@ -154,7 +160,17 @@ impl Worker {
             virtual_: tuple.dst.addr.as_bytes(),
             payload: data.get(payload..segment.end.into()).unwrap_or_default(),
         };
-        match sched.pick(service, &flow, self.id.0, &self.all_counters) {
+        let templates = Persisting::of(&self.snapshot, service, &self.counters, tuple, now);
+        if let Some(known) = templates.as_ref().and_then(|templates| templates.known(&self.snapshot)) {
+            return Ok((service.id, known));
+        }
+        let picked = sched.pick(service, &flow, self.id.0, &self.all_counters);
+        let picked = match (picked, &templates) {
+            (Some(picked), Some(templates)) => Some(templates.remember(picked)),
+            (None, _) => service.sorry.as_ref().filter(|sorry| sorry.up).map(|_| service.sorry_index()),
+            (picked, None) => picked,
+        };
+        match picked {
             Some(picked) => Ok((service.id, picked)),
             None => {
                 self.counters.no_real_server(service.id).add(1);
@@ -269,10 +285,16 @@ fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service, real:
     let state = state_of_new(segment.key.protocol);
     let tells_client = real.mode == Mode::FullNat && state == ConnState::SynRecv;
     let toa = service.toa.filter(|_| tells_client);
+    let one_packet = service.options.one_packet && state == ConnState::Udp;
+    let traits = [
+        (real.mode.is_one_way(), trait_::ONE_WAY),
+        (one_packet, trait_::ONE_PACKET),
+        (service.options.persistence.is_some(), trait_::PERSISTENT),
+    ];
     let mut conn = Conn {
         state,
         mode: real.mode,
-        traits: if real.mode.is_one_way() { trait_::ONE_WAY } else { 0 },
+        traits: traits.iter().map(|(is, bit)| if *is { *bit } else { 0 }).sum(),
         flags: flag::LIVE | if toa.is_some() { flag::TOA_PENDING } else { 0 },
         toa_kind: toa.unwrap_or(0),
         seen: now,

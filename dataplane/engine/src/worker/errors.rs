@@ -11,14 +11,14 @@ use wire::quote::{self, Quote, Rewrite};
 use wire::{Addresses, Family, PacketBuf, U16, U32, ethernet, icmp, icmpv6, ipv4, ipv6, view, view_mut};
 use zerocopy::IntoBytes;
 
-use super::Worker;
+use super::{Worker, tunnel_errors};
 use super::forward::{Exit, Fit, hops};
 use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Direction, flag};
 use crate::counters::Counter;
 use crate::hash::Key;
 use crate::parse::{Message, Piece, Segment};
-use crate::snapshot::Mode;
+use crate::snapshot::{Mode, Snapshot};
 use crate::table::Found;
 use crate::translate::client_address::toa_len;
 use crate::translate::word;
@@ -28,8 +28,11 @@ use crate::verdict::{DropReason, PuntClass, Verdict};
 const MESSAGE_LEN_MAX: usize = icmp::HEADER_LEN + QUOTE_LEN_MAX;
 
 /// The tuple of what would answer the packet that a message quotes; `None` when it quotes nothing that tells.
-pub(super) fn about(data: &[u8], message: Message) -> Option<Tuple> {
-    quoted(data, message).map(|(_, tuple)| tuple)
+pub(super) fn about(snapshot: &Snapshot, data: &[u8], message: Message) -> Option<Tuple> {
+    match tunnel_errors::inner(snapshot, data, message) {
+        Some(inner) => Some(inner.tuple),
+        None => quoted(data, message).map(|(_, tuple)| tuple),
+    }
 }
 
 fn quoted(data: &[u8], message: Message) -> Option<(Quote, Tuple)> {
@@ -59,6 +62,11 @@ impl Worker {
     /// An ICMP or ICMPv6 error.
     #[cold]
     pub(super) fn icmp_error<P: PacketBuf>(&mut self, packet: &mut P, message: Message) -> Verdict {
+        if let Some(inner) = tunnel_errors::inner(&self.snapshot, packet.data(), message)
+            && let Some(found) = self.of_inner(&inner)
+        {
+            return self.tunnel_error(packet, message, &inner, found);
+        }
         let Some((quote, about)) = quoted(packet.data(), message) else {
             return self.stray_error(packet, message);
         };
@@ -119,7 +127,10 @@ impl Worker {
         exit: &Exit,
     ) -> bool {
         let conn = &self.table.conns[found.conn as usize];
-        let was = self.table.tuple(conn, found.direction.other());
+        let was = Was {
+            tuple: self.table.tuple(conn, found.direction.other()),
+            seq_shift: if found.direction == Direction::Outbound { conn.seq_shift.wrapping_neg() } else { 0 },
+        };
         // Who reports is hidden as well as who was reported to, but for clients' networks in NAT, which know each other.
         let keeps_reporter = conn.mode == Mode::Nat && found.direction == Direction::Inbound;
         let toa_pending = conn.has(flag::TOA_PENDING) && found.direction == Direction::Outbound;
@@ -129,6 +140,7 @@ impl Worker {
             rewrite_error(packet.data_mut(), message, quote, &was, keeps_reporter, room).is_some()
         } else {
             let mtus = self.mtus(found, exit.mtu);
+            lower_mtu_first(packet.data_mut(), message, room);
             cross_error(packet, message, quote, &was, mtus).is_some()
         }
     }
@@ -153,13 +165,21 @@ fn addresses(tuple: &Tuple) -> Addresses {
     }
 }
 
-/// What the quoted packet was: one from `tuple.src` to `tuple.dst`.
-fn rewrite(tuple: &Tuple) -> Rewrite {
-    Rewrite {
-        addresses: addresses(tuple),
-        src_port: U16::from_bytes(tuple.src.port.to_ne_bytes()),
-        dst_port: U16::from_bytes(tuple.dst.port.to_ne_bytes()),
-        seq_shift: 0,
+/// What the quoted packet was before the gateway changed it.
+struct Was {
+    tuple: Tuple,
+    /// What is to be added to the quoted sequence number.
+    seq_shift: u32,
+}
+
+impl Was {
+    fn rewrite(&self) -> Rewrite {
+        Rewrite {
+            addresses: addresses(&self.tuple),
+            src_port: U16::from_bytes(self.tuple.src.port.to_ne_bytes()),
+            dst_port: U16::from_bytes(self.tuple.dst.port.to_ne_bytes()),
+            seq_shift: self.seq_shift,
+        }
     }
 }
 
@@ -168,7 +188,7 @@ fn rewrite_error(
     data: &mut [u8],
     message: Message,
     quote: &Quote,
-    was: &Tuple,
+    was: &Was,
     keeps_reporter: bool,
     room: u16,
 ) -> Option<()> {
@@ -178,25 +198,25 @@ fn rewrite_error(
         let ip = view_mut::<ipv6::Header>(front, ethernet::HEADER_LEN)?;
         let (old_src, old_dst) = (ip.src, ip.dst);
         if !keeps_reporter {
-            ip.src = was.dst.addr.octets();
+            ip.src = was.tuple.dst.addr.octets();
         }
-        ip.dst = was.src.addr.octets();
+        ip.dst = was.tuple.src.addr.octets();
         ip.hop_limit = ip.hop_limit.wrapping_sub(1);
         Delta::ZERO.replace128(&old_src, &ip.src).replace128(&old_dst, &ip.dst)
     } else {
         let ip = view_mut::<ipv4::Header>(front, ethernet::HEADER_LEN)?;
         let (old_src, old_dst) = (ip.src, ip.dst);
         if !keeps_reporter {
-            ip.src = word(was.dst.addr);
+            ip.src = word(was.tuple.dst.addr);
         }
-        ip.dst = word(was.src.addr);
+        ip.dst = word(was.tuple.src.addr);
         ip.ttl = ip.ttl.wrapping_sub(1);
         let hop = Delta::ZERO.replace16(U16::new(0x0100), U16::ZERO);
         let change = hop.replace32(old_src, ip.src).replace32(old_dst, ip.dst);
         ip.checksum = change.apply(ip.checksum);
         Delta::ZERO
     };
-    quote::rewrite(icmp_message, quote, &rewrite(was), outer + told).then_some(())
+    quote::rewrite(icmp_message, quote, &was.rewrite(), outer + told).then_some(())
 }
 
 /// Takes `room` off the MTU that an error tells, if it tells one.
@@ -216,30 +236,41 @@ fn lower_mtu(message: &mut [u8], wide: bool, room: u16) -> Delta {
     Delta::ZERO.replace32(old, header.rest)
 }
 
+/// The same before the message is written anew: its checksum stays as right or wrong as it is.
+fn lower_mtu_first(data: &mut [u8], message: Message, room: u16) {
+    let Some(icmp_message) = data.get_mut(message.l4.into()..) else { return };
+    let change = lower_mtu(icmp_message, message.wide, room);
+    if room > 0
+        && let Some(header) = view_mut::<icmp::Header>(icmp_message, 0)
+    {
+        header.checksum = change.apply(header.checksum);
+    }
+}
+
 /// From one family to the other.
 fn cross_error<P: PacketBuf>(
     packet: &mut P,
     message: Message,
     quote: &Quote,
-    was: &Tuple,
+    was: &Was,
     mtus: NextHopMtus,
 ) -> Option<()> {
     let mut out = [0; MESSAGE_LEN_MAX];
     let data = packet.data();
     let old = data.get(message.l4.into()..message.end.into())?;
-    let rewrite = rewrite(was);
+    let rewrite = was.rewrite();
     let (len, hops) = if message.wide {
         let ip = view::<ipv6::Header>(data, ethernet::HEADER_LEN)?;
         let between = (&ip.src, &ip.dst);
         (quote::translate_v6_to_v4(old, quote, &rewrite, between, mtus, &mut out)?, ip.hop_limit)
     } else {
         let ip = view::<ipv4::Header>(data, ethernet::HEADER_LEN)?;
-        let between = (&was.dst.addr.octets(), &was.src.addr.octets());
+        let between = (&was.tuple.dst.addr.octets(), &was.tuple.src.addr.octets());
         (quote::translate_v4_to_v6(old, quote, &rewrite, between, mtus, &mut out)?, ip.ttl)
     };
     let new = out.get(..len)?;
     let mut header = [0; ipv6::HEADER_LEN];
-    let header = outer_header(&mut header, was, len, hops.wrapping_sub(1))?;
+    let header = outer_header(&mut header, &was.tuple, len, hops.wrapping_sub(1))?;
     let total = ethernet::HEADER_LEN + header.len() + len;
     let missing = total.saturating_sub(packet.data().len());
     if !packet.push_back(missing) {
@@ -256,7 +287,7 @@ fn cross_error<P: PacketBuf>(
 }
 
 /// The IP header of an error to the sender of what it quotes, from whom he sent it to.
-fn outer_header<'a>(
+pub(super) fn outer_header<'a>(
     room: &'a mut [u8; ipv6::HEADER_LEN],
     was: &Tuple,
     message_len: usize,

@@ -57,6 +57,7 @@ impl Worker {
         segment: &Segment,
         found: Found,
     ) -> Verdict {
+        self.shift_back(packet, segment, found);
         match self.track(now, packet.data(), segment, found) {
             Tracked::Forward => self.send(packet, segment, found),
             Tracked::Reopen => {
@@ -167,6 +168,7 @@ impl Worker {
             return Err(Refused::Drop(DropReason::NoHeadroom));
         }
         trim(packet, segment);
+        self.shift(packet, segment, found);
         let mut segment = *segment;
         let (mut ip, mut l4) = (Delta::ZERO, Delta::ZERO);
         if !segment.is_udp() && conn.toa_kind != 0 && segment.piece != Piece::Later {

@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 
 use super::Worker;
 use super::track::note_ack;
-use crate::conn::{Conn, Direction, flag};
+use crate::conn::{Conn, Direction, flag, trait_};
 use crate::counters::{Counter, Counters};
 use crate::hash::halves32;
 use crate::parse::{PLAIN_L4, PLAIN6_L4, Plain4, Plain6, Segment};
@@ -172,7 +172,7 @@ fn is_ordinary(conn: &Conn, segment: &Segment, direction: Direction) -> bool {
         ConnState::Udp => direction == Direction::Inbound || !conn.has(flag::EMBRYONIC),
         _ => false,
     };
-    quiet && conn.mode != Mode::Tun && !conn.has(flag::TOA_PENDING)
+    quiet && !conn.is(trait_::SHIFTED) && conn.mode != Mode::Tun && !conn.has(flag::TOA_PENDING)
 }
 
 #[inline(always)]

@@ -1,9 +1,16 @@
 mod client_address;
+mod families;
 mod fragments;
+mod icmp_errors;
+mod ipv6;
+mod modes;
 mod refused;
 mod resources;
+mod semantics;
+mod shifts;
 mod states;
 mod steady;
+mod udp;
 
 use std::net::Ipv4Addr;
 
@@ -46,6 +53,8 @@ fn service(reals: &[(Ipv4Addr, u16)]) -> ServiceSpec {
         timeouts: Timeouts::default(),
         locals: vec![LIP.into()],
         local_ports: (1024, 65535),
+        options: Default::default(),
+        sorry: None,
         reals: reals
             .iter()
             .map(|(ip, weight)| RealSpec::new((*ip, 8080).into(), Mode::FullNat, *weight))

@@ -85,6 +85,22 @@ fn a_replaced_route_is_gone_although_nobody_deleted_it() {
 }
 
 #[test]
+fn a_new_mac_address_of_a_twin_is_told() {
+    let link = |mac: MacAddr| {
+        let mut message = LinkMessage::default();
+        message.header.index = LINK;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = vec![LinkAttribute::Mtu(1500), LinkAttribute::Address(mac.0.to_vec())];
+        RouteNetlinkMessage::NewLink(message)
+    };
+    let mut kernel = kernel();
+    let other = MacAddr([2, 0, 0, 0, 0, 10]);
+    let told = |mac| vec![Change::Link(PortId(3), LinkState { up: true, mtu: 1500, mac: Some(mac) })];
+    let states = [MAC, MAC, other].map(|mac| feed(&mut kernel, link(mac), 0));
+    assert_eq!(states, [told(MAC), vec![], told(other)]);
+}
+
+#[test]
 fn routes_through_other_links_or_of_other_tables_do_not_count() {
     let mut kernel = kernel();
     let elsewhere = route("10.9.0.0", 16, LINK + 1, None, 0);

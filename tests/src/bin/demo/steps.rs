@@ -55,10 +55,10 @@ fn client_address(rig: &Rig, say: &mut Say) -> Result<()> {
         for segment in &seen.handshake {
             say.note(decoded(segment));
         }
-        let local = (200..=203).any(|last| ack.from.ip().octets() == [10, 2, 0, last]);
+        let local = (200..=203).any(|last| ack.from.ip() == IpAddr::from([10, 2, 0, last]));
         say.claim(local, format!("its peer is the local address {}", ack.from.ip()))?;
-        let right = ack.toa(TOA_KIND) == Some(seen.client)
-            && IpAddr::from(*seen.client.ip()) == address.parse::<IpAddr>()?;
+        let right =
+            ack.toa(TOA_KIND) == Some(seen.client) && seen.client.ip() == address.parse::<IpAddr>()?;
         say.claim(
             right,
             format!("option 254 of the handshake's ACK names client{} as {}", number + 1, seen.client),

@@ -7,7 +7,7 @@ use wire::build::{Ipv6Base, TcpFrame6, UdpFrame, UdpFrame6, fragments_v4, fragme
 use wire::{ethernet, ipv6, tunnel as outer};
 
 use super::*;
-use crate::snapshot::{Tunnel, TunnelKind};
+use crate::snapshot::{Options, Tunnel, TunnelKind};
 use crate::{WAIT_LEN_MAX, WAIT_SLOTS};
 
 const PROTOCOLS: [u8; 2] = [ipv4::PROTO_TCP, ipv4::PROTO_UDP];
@@ -184,6 +184,8 @@ struct Case {
     real_wide: bool,
     protocol: u8,
     outbound: bool,
+    /// Whether the gateway changes sequence numbers.
+    rebase: bool,
 }
 
 impl Case {
@@ -197,6 +199,7 @@ impl Case {
             protocol: self.protocol,
             virtual_: (vip(self.client_wide), 80).into(),
             toa: None,
+            options: Options { rebase_sequence: self.rebase, ..Options::default() },
             locals: vec![local(self.real_wide)],
             reals: vec![to],
             ..service(&[])
@@ -371,13 +374,14 @@ fn cases() -> impl Strategy<Value = Case> {
         (Mode::Tun, true, false),
         (Mode::Tun, true, true),
     ]);
-    (ways, prop::sample::select(PROTOCOLS.to_vec()), any::<bool>()).prop_map(
-        |((mode, client_wide, real_wide), protocol, outbound)| Case {
+    (ways, prop::sample::select(PROTOCOLS.to_vec()), any::<bool>(), any::<bool>()).prop_map(
+        |((mode, client_wide, real_wide), protocol, outbound, rebase)| Case {
             mode,
             client_wide,
             real_wide,
             protocol,
             outbound: outbound && !mode.is_one_way(),
+            rebase,
         },
     )
 }
@@ -431,10 +435,7 @@ proptest! {
         workers in 1u16..4,
         packets in prop::collection::vec((0u16..300, 0u16..9, 1usize..9, any::<bool>(), 0usize..4, any::<u8>()), 1..800),
     ) {
-        let case = Case {
-            mode: Mode::FullNat, client_wide: false, real_wide: false, protocol: 17, outbound: false,
-        };
-        let mut farm = Farm::new(workers, case.spec());
+        let mut farm = Farm::new(workers, udp4().spec());
         for (id, offset, units, more, worker, kind) in &packets {
             let base = Ipv4Base {
                 eth_dst: GATEWAY_MAC,
@@ -464,7 +465,14 @@ proptest! {
 }
 
 fn udp4() -> Case {
-    Case { mode: Mode::FullNat, client_wide: false, real_wide: false, protocol: 17, outbound: false }
+    Case {
+        mode: Mode::FullNat,
+        client_wide: false,
+        real_wide: false,
+        protocol: 17,
+        outbound: false,
+        rebase: false,
+    }
 }
 
 fn datagram(len: usize) -> Vec<u8> {

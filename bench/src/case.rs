@@ -1,0 +1,367 @@
+//! What is measured: a forwarding mode with a protocol, an address family, frames of one length, traffic in one or both
+//! directions, and a number of connections; and which of all such cases a run has.
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+/// Shortest frame on the wire with IPv6: Ethernet, IPv6 and TCP headers and the FCS. UDP frames are as long, so that the
+/// two compare.
+const FRAME_MIN_V6: u32 = 78;
+/// Shortest frame on the wire.
+pub(crate) const FRAME_MIN: u32 = 64;
+/// Longest frame on the wire: with an IPv6 header around it the packet fits 1500 bytes.
+pub(crate) const FRAME_MAX: u32 = 1478;
+/// The long frames of a run without further arguments.
+const FRAME_LONG: u32 = 1400;
+/// Connections where nothing else is said: everything fits the second-level cache.
+pub(crate) const FLOWS: u32 = 1000;
+
+/// Forwarding mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Both endpoints are replaced.
+    Fullnat,
+    /// The virtual endpoint is replaced by the real one.
+    Nat,
+    /// The destination MAC address is replaced.
+    Dr,
+    /// IP in IP.
+    Tun,
+}
+
+impl Mode {
+    /// As in the results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Mode::Fullnat => "fullnat",
+            Mode::Nat => "nat",
+            Mode::Dr => "dr",
+            Mode::Tun => "tun",
+        }
+    }
+
+    /// Whether the real server answers clients itself.
+    pub(crate) fn is_one_way(self) -> bool {
+        matches!(self, Mode::Dr | Mode::Tun)
+    }
+}
+
+/// Transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Proto {
+    /// Data segments of established connections, without options.
+    Tcp,
+    /// Datagrams of answered connections, with a checksum.
+    Udp,
+}
+
+impl Proto {
+    /// As in the results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Proto::Tcp => "tcp",
+            Proto::Udp => "udp",
+        }
+    }
+}
+
+/// Address families of client and real server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Family {
+    /// Both IPv4.
+    Ipv4,
+    /// Both IPv6.
+    Ipv6,
+    /// IPv6 clients, IPv4 real servers.
+    Nat64,
+}
+
+impl Family {
+    /// As in the results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Family::Ipv4 => "ipv4",
+            Family::Ipv6 => "ipv6",
+            Family::Nat64 => "nat64",
+        }
+    }
+
+    /// Whether clients have IPv6.
+    pub(crate) fn client_is_v6(self) -> bool {
+        self != Family::Ipv4
+    }
+
+    /// Whether real servers have IPv6.
+    pub(crate) fn real_is_v6(self) -> bool {
+        self == Family::Ipv6
+    }
+}
+
+/// Which packets are replayed while the gateway is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Traffic {
+    /// Clients' packets only.
+    Inbound,
+    /// Clients' and real servers' packets, 1:1.
+    Both,
+}
+
+impl Traffic {
+    /// As in the results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Traffic::Inbound => "inbound",
+            Traffic::Both => "both",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Case {
+    /// Forwarding mode.
+    pub(crate) mode: Mode,
+    /// Transport protocol.
+    pub(crate) proto: Proto,
+    /// Address families.
+    pub(crate) family: Family,
+    /// Directions.
+    pub(crate) traffic: Traffic,
+    /// Connections.
+    pub(crate) flows: u32,
+    /// Length of all frames on the wire, with the FCS.
+    pub(crate) frame_bytes: u32,
+}
+
+impl Case {
+    /// A case at [`FLOWS`] with the shortest frames; `None` where there is no such thing.
+    pub(crate) fn new(mode: Mode, proto: Proto, family: Family, traffic: Traffic) -> Option<Case> {
+        let case = Case { mode, proto, family, traffic, flows: FLOWS, frame_bytes: FRAME_MIN };
+        let exists = (mode == Mode::Fullnat || family != Family::Nat64)
+            && !(mode.is_one_way() && traffic == Traffic::Both);
+        exists.then(|| case.with_frames(FRAME_MIN))
+    }
+
+    /// With frames of this length, or of the shortest possible if that is more.
+    pub(crate) fn with_frames(self, bytes: u32) -> Case {
+        let min = if self.family == Family::Ipv4 { FRAME_MIN } else { FRAME_MIN_V6 };
+        Case { frame_bytes: bytes.max(min), ..self }
+    }
+
+    /// Whether this is the plainest case, beside which testpmd io is measured as well.
+    pub(crate) fn is_plainest(&self) -> bool {
+        (self.mode, self.proto, self.family) == (Mode::Fullnat, Proto::Tcp, Family::Ipv4)
+    }
+
+    /// For messages and file names, e.g. `fullnat-tcp-ipv4-both`.
+    pub(crate) fn name(&self) -> String {
+        let Case { mode, proto, family, traffic, .. } = self;
+        [mode.name(), proto.name(), family.name(), traffic.name()].join("-")
+    }
+}
+
+/// Dimensions that were asked for; an empty one has its default.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Selection {
+    /// Forwarding modes; giving this or one of the next five replaces the usual list of cases by all combinations, what
+    /// is not given being fullnat, tcp, ipv4, all traffic, 1k flows and 64 bytes.
+    #[arg(long, value_delimiter = ',')]
+    mode: Vec<Mode>,
+    /// Transport protocols.
+    #[arg(long, value_delimiter = ',')]
+    proto: Vec<Proto>,
+    /// Address families.
+    #[arg(long, value_delimiter = ',')]
+    family: Vec<Family>,
+    /// Directions.
+    #[arg(long, value_delimiter = ',')]
+    traffic: Vec<Traffic>,
+    /// Numbers of flows, e.g. 1,1k,100k,1M.
+    #[arg(long, value_delimiter = ',', value_parser = parse_count)]
+    flows: Vec<u32>,
+    /// Lengths of frames on the wire, with the FCS; 64 means 78 with IPv6.
+    #[arg(long, value_delimiter = ',')]
+    frame_bytes: Vec<u32>,
+}
+
+impl Selection {
+    /// The cases of a run.
+    ///
+    /// # Errors
+    /// Nothing that exists was asked for.
+    pub(crate) fn cases(&self, quick: bool) -> Result<Vec<Case>> {
+        let nothing_asked = self.mode.is_empty()
+            && self.proto.is_empty()
+            && self.family.is_empty()
+            && self.traffic.is_empty()
+            && self.flows.is_empty()
+            && self.frame_bytes.is_empty();
+        match (nothing_asked, quick) {
+            (true, true) => Ok(main_cases()),
+            (true, false) => Ok(all_cases()),
+            (false, _) => self.combinations(),
+        }
+    }
+
+    fn combinations(&self) -> Result<Vec<Case>> {
+        let traffic = or(&self.traffic, &[Traffic::Inbound, Traffic::Both]);
+        let kinds = kinds(
+            or(&self.mode, &[Mode::Fullnat]),
+            or(&self.proto, &[Proto::Tcp]),
+            or(&self.family, &[Family::Ipv4]),
+            traffic,
+        );
+        let (flows, lengths) = (or(&self.flows, &[FLOWS]), or(&self.frame_bytes, &[FRAME_MIN]));
+        for bytes in lengths {
+            ensure!(
+                (FRAME_MIN..=FRAME_MAX).contains(bytes),
+                "frames of {bytes} bytes: {FRAME_MIN} to {FRAME_MAX} can be measured"
+            );
+        }
+        let mut cases = Vec::new();
+        for bytes in lengths {
+            for kind in &kinds {
+                cases.extend(flows.iter().map(|flows| Case { flows: *flows, ..kind.with_frames(*bytes) }));
+            }
+        }
+        ensure!(
+            !cases.is_empty(),
+            "no such case: dr and tun have inbound traffic only, and nat64 exists in fullnat only"
+        );
+        Ok(cases)
+    }
+}
+
+fn or<'a, T>(given: &'a [T], default: &'a [T]) -> &'a [T] {
+    if given.is_empty() { default } else { given }
+}
+
+/// All combinations that exist, at [`FLOWS`] with the shortest frames.
+fn kinds(modes: &[Mode], protos: &[Proto], families: &[Family], traffics: &[Traffic]) -> Vec<Case> {
+    let mut kinds = Vec::new();
+    for mode in modes {
+        for family in families {
+            for proto in protos {
+                kinds.extend(
+                    traffics.iter().filter_map(|traffic| Case::new(*mode, *proto, *family, *traffic)),
+                );
+            }
+        }
+    }
+    kinds
+}
+
+/// Every mode, protocol and family with short and long frames, and the main ones with few and many flows. Long frames
+/// come in one kind of traffic only, the fullest that the mode has.
+fn all_cases() -> Vec<Case> {
+    let every = kinds(
+        Mode::value_variants(),
+        Proto::value_variants(),
+        Family::value_variants(),
+        Traffic::value_variants(),
+    );
+    let mut cases = every.clone();
+    let fullest = |case: &&Case| case.mode.is_one_way() || case.traffic == Traffic::Both;
+    cases.extend(every.iter().filter(fullest).map(|case| case.with_frames(FRAME_LONG)));
+    let swept = every.iter().filter(|case| {
+        let sweeps = [(Mode::Fullnat, Proto::Tcp), (Mode::Fullnat, Proto::Udp), (Mode::Dr, Proto::Tcp)];
+        case.family == Family::Ipv4
+            && sweeps.contains(&(case.mode, case.proto))
+            && (case.proto == Proto::Tcp || fullest(case))
+    });
+    for case in swept {
+        cases.extend([1, 100_000, 1_000_000].map(|flows| Case { flows, ..*case }));
+    }
+    cases
+}
+
+/// What is looked at first.
+fn main_cases() -> Vec<Case> {
+    use Family::{Ipv4, Ipv6, Nat64};
+    use Mode::{Dr, Fullnat, Nat, Tun};
+    use Proto::{Tcp, Udp};
+    let two_way = [
+        (Fullnat, Tcp, Ipv4),
+        (Fullnat, Udp, Ipv4),
+        (Fullnat, Tcp, Ipv6),
+        (Fullnat, Udp, Ipv6),
+        (Fullnat, Tcp, Nat64),
+        (Nat, Tcp, Ipv4),
+    ];
+    let one_way = [(Dr, Tcp, Ipv4), (Dr, Udp, Ipv4), (Dr, Tcp, Ipv6), (Tun, Tcp, Ipv4), (Tun, Tcp, Ipv6)];
+    let case = |traffic: Traffic| move |(mode, proto, family)| Case::new(mode, proto, family, traffic);
+    let mut cases: Vec<Case> = two_way.into_iter().filter_map(case(Traffic::Both)).collect();
+    cases.extend(one_way.into_iter().filter_map(case(Traffic::Inbound)));
+    let plainest = cases[0];
+    cases.push(plainest.with_frames(FRAME_LONG));
+    cases.push(Case { flows: 100_000, ..plainest });
+    cases
+}
+
+/// Reads 1, 1000, 100k, 1M.
+fn parse_count(item: &str) -> Result<u32> {
+    let digits = item.trim().trim_end_matches(['k', 'M']);
+    let factor = match item.trim().strip_prefix(digits) {
+        Some("k") => 1000,
+        Some("M") => 1_000_000,
+        _ => 1,
+    };
+    let number: u32 = digits.parse().with_context(|| format!("`{item}` is no number of flows"))?;
+    number.checked_mul(factor).with_context(|| format!("`{item}` flows are too many"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_flows_have_suffixes() {
+        let read = ["1", "1k", " 100k", "1M"].map(|text| parse_count(text).unwrap());
+        assert_eq!(read, [1, 1000, 100_000, 1_000_000]);
+        assert!(parse_count("many").is_err());
+        assert!(parse_count("5000M").is_err());
+    }
+
+    #[test]
+    fn a_run_has_every_mode_protocol_and_family_and_none_twice() {
+        let cases = all_cases();
+        for (i, case) in cases.iter().enumerate() {
+            assert!(!cases[..i].contains(case), "{case:?} twice");
+        }
+        for mode in Mode::value_variants() {
+            for proto in Proto::value_variants() {
+                for (family, bytes) in [(Family::Ipv4, 64), (Family::Ipv6, 78), (Family::Ipv6, 1400)] {
+                    let is = |case: &&Case| {
+                        (case.mode, case.proto, case.family, case.frame_bytes)
+                            == (*mode, *proto, family, bytes)
+                    };
+                    assert!(cases.iter().any(|case| is(&case)), "{mode:?} {proto:?} {family:?} {bytes}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn asked_dimensions_are_combined_and_what_does_not_exist_is_left_out() {
+        let selection = Selection {
+            mode: vec![Mode::Fullnat, Mode::Dr],
+            family: vec![Family::Nat64, Family::Ipv6],
+            ..Selection::default()
+        };
+        let names: Vec<String> = selection.cases(true).unwrap().iter().map(Case::name).collect();
+        assert_eq!(
+            names,
+            [
+                "fullnat-tcp-nat64-inbound",
+                "fullnat-tcp-nat64-both",
+                "fullnat-tcp-ipv6-inbound",
+                "fullnat-tcp-ipv6-both",
+                "dr-tcp-ipv6-inbound"
+            ]
+        );
+        let none = Selection { mode: vec![Mode::Tun], traffic: vec![Traffic::Both], ..Selection::default() };
+        assert!(none.cases(false).is_err());
+        let long = Selection { frame_bytes: vec![9000], ..Selection::default() };
+        assert!(long.cases(false).is_err());
+    }
+}

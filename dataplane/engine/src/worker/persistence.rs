@@ -1,0 +1,113 @@
+//! Clients that stay with their real server: templates as a worker uses them.
+
+use crate::addr::Tuple;
+use crate::conn::trait_;
+use crate::counters::{Counter, Counters};
+use crate::persist::Templates;
+use crate::snapshot::{Persistence, Service, Snapshot};
+use crate::time::Ticks;
+
+use super::Worker;
+
+/// Buckets of templates that are looked through per tick: a million templates in about six seconds.
+const SWEEP_BUCKETS: usize = 256;
+
+/// The template of one client.
+pub(super) struct Persisting<'a> {
+    templates: &'a Templates,
+    key: u64,
+    persistence: Persistence,
+    service: &'a Service,
+    counters: &'a Counters,
+    now: Ticks,
+}
+
+impl<'a> Persisting<'a> {
+    /// `None` where the service is not persistent.
+    pub(super) fn of(
+        snapshot: &'a Snapshot,
+        service: &'a Service,
+        counters: &'a Counters,
+        tuple: &Tuple,
+        now: Ticks,
+    ) -> Option<Persisting<'a>> {
+        let persistence = service.options.persistence?;
+        let templates = snapshot.templates.as_deref()?;
+        // One real server for all of a service's ports, as IPVS has it for port 0 and firewall marks.
+        let key = templates.key(service.id, tuple.src.addr.as_bytes(), persistence.prefix_len, 0);
+        Some(Persisting { templates, key, persistence, service, counters, now })
+    }
+
+    /// The index of the real server that the client had, if it may have it still.
+    pub(super) fn known(&self, snapshot: &Snapshot) -> Option<usize> {
+        let id = self.templates.get(self.key, self.now)?;
+        let known = self.service.reals.iter().position(|real| real.id == id).filter(|index| {
+            let real = &self.service.reals[*index];
+            let quiescent = real.weight == 0 && self.service.options.expire_quiescent_template;
+            real.up && !quiescent && !snapshot.has_ended(id)
+        });
+        if known.is_some() {
+            self.refresh();
+        } else if let Some(removed) = self.templates.forget(self.key) {
+            self.counters.persistent(removed).sub(1);
+        }
+        known
+    }
+
+    /// Remembers the pick; another worker may have been first, then his counts.
+    pub(super) fn remember(&self, picked: usize) -> usize {
+        let Some(real) = self.service.reals.get(picked) else { return picked };
+        let removed = |id| self.counters.persistent(id).sub(1);
+        let timeout = self.persistence.timeout;
+        match self.templates.get_or_insert(self.key, real.id, self.now, timeout, removed) {
+            Some(template) if template.is_new => {
+                self.counters.persistent(real.id).add(1);
+                picked
+            }
+            Some(template) => {
+                let first = self.service.reals.iter().position(|real| real.id == template.real);
+                first.unwrap_or(picked)
+            }
+            None => {
+                self.counters.event(Counter::TemplatesFull).add(1);
+                picked
+            }
+        }
+    }
+
+    fn refresh(&self) {
+        self.templates.refresh(self.key, self.now, self.persistence.timeout);
+    }
+}
+
+impl Worker {
+    /// Puts off the expiry of the template of a living or just ended connection; how long it lives from now.
+    pub(super) fn refresh_template(&self, index: u32, now: Ticks) -> Option<Ticks> {
+        let conn = &self.table.conns[index as usize];
+        if !conn.is(trait_::PERSISTENT) {
+            return None;
+        }
+        let service = self.snapshot.service(conn.service)?;
+        let tuple = self.table.tuples(index).inbound;
+        let persisting = Persisting::of(&self.snapshot, service, &self.counters, &tuple, now)?;
+        persisting.refresh();
+        Some(persisting.persistence.timeout)
+    }
+
+    /// Removes expired templates, a share of them per tick; one worker does it for all.
+    pub(super) fn sweep_templates(&mut self, now: Ticks) {
+        if self.id.0 != 0 || now == self.swept {
+            return;
+        }
+        self.swept = now;
+        let Some(templates) = &self.snapshot.templates else { return };
+        let (snapshot, counters) = (&self.snapshot, &self.counters);
+        self.sweep_at = templates.sweep(
+            self.sweep_at,
+            SWEEP_BUCKETS,
+            now,
+            |real| snapshot.has_ended(real),
+            |real| counters.persistent(real).sub(1),
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! A second opinion on frames, taken from the bytes: which packet is in which, and whether all checksums are right.
+
+use std::net::IpAddr;
+
+use wire::{checksum, ipv4};
+
+use crate::frame::upper_checksum;
+
+/// The port by which GUE is told from other UDP in all cases.
+pub(crate) const GUE_PORT: u16 = 6080;
+
+/// An IP packet.
+pub(crate) struct Packet<'a> {
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
+    /// Of what stands behind options and extension headers.
+    pub(crate) protocol: u8,
+    pub(crate) flow_label: u32,
+    /// IPv4: its header.
+    header: Option<&'a [u8]>,
+    pub(crate) is_fragment: bool,
+    pub(crate) payload: &'a [u8],
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
+}
+
+impl<'a> Packet<'a> {
+    /// The packet that `bytes` begin with; `None` when it is not whole.
+    pub(crate) fn of(bytes: &'a [u8]) -> Option<Packet<'a>> {
+        match bytes.first()? >> 4 {
+            4 => Packet::v4(bytes),
+            6 => Packet::v6(bytes),
+            _ => None,
+        }
+    }
+
+    fn v4(bytes: &'a [u8]) -> Option<Packet<'a>> {
+        let header_len = usize::from(bytes[0] & 0x0f) * 4;
+        let address = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
+        Some(Packet {
+            src: address(12)?,
+            dst: address(16)?,
+            protocol: *bytes.get(9)?,
+            flow_label: 0,
+            header: Some(bytes.get(..header_len)?),
+            is_fragment: word(bytes, 6)? & 0x3fff != 0,
+            payload: bytes.get(header_len..word(bytes, 2)?.into())?,
+        })
+    }
+
+    fn v6(bytes: &'a [u8]) -> Option<Packet<'a>> {
+        let address = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok()?));
+        let mut payload = bytes.get(40..40 + usize::from(word(bytes, 4)?))?;
+        let mut protocol = bytes[6];
+        // Hop-by-hop, routing and destination options have one layout (RFC 8200 §4.2).
+        while let 0 | 43 | 60 = protocol {
+            protocol = *payload.first()?;
+            payload = payload.get((usize::from(*payload.get(1)?) + 1) * 8..)?;
+        }
+        let flow_label = u32::from_be_bytes(bytes[..4].try_into().ok()?) & 0x000f_ffff;
+        let is_fragment = protocol == 44;
+        let (src, dst) = (address(8)?, address(24)?);
+        Some(Packet { src, dst, protocol, flow_label, header: None, is_fragment, payload })
+    }
+
+    /// Source and destination port of TCP and UDP.
+    pub(crate) fn ports(&self) -> Option<[u16; 2]> {
+        let has_ports = matches!(self.protocol, ipv4::PROTO_TCP | ipv4::PROTO_UDP) && !self.is_fragment;
+        if has_ports { Some([word(self.payload, 0)?, word(self.payload, 2)?]) } else { None }
+    }
+
+    /// The packet in this one, if it is a tunnel's.
+    pub(crate) fn inner(&self) -> Option<Packet<'a>> {
+        let skipped = match self.protocol {
+            ipv4::PROTO_IPIP | ipv4::PROTO_IPV6 => 0,
+            ipv4::PROTO_GRE => 4 + usize::from(self.payload.first()? >> 7) * 4,
+            ipv4::PROTO_UDP if self.ports()?[1] == GUE_PORT => 12,
+            _ => return None,
+        };
+        Packet::of(self.payload.get(skipped..)?)
+    }
+
+    /// The innermost packet.
+    pub(crate) fn innermost(self) -> Packet<'a> {
+        match self.inner() {
+            Some(inner) => inner.innermost(),
+            None => self,
+        }
+    }
+
+    /// The options of a TCP segment.
+    pub(crate) fn tcp_options(&self) -> Option<&'a [u8]> {
+        let len = usize::from(self.payload.get(12)? >> 4) * 4;
+        self.payload.get(20..len)
+    }
+
+    /// Whether all checksums are right, those in the tunnel too.
+    pub(crate) fn is_intact(&self) -> bool {
+        let header = self.header.is_none_or(checksum::verify_ipv4);
+        let upper = self.is_fragment || self.upper_is_intact().unwrap_or(false);
+        header && upper && self.inner().is_none_or(|inner| inner.is_intact())
+    }
+
+    fn upper_is_intact(&self) -> Option<bool> {
+        let at = match self.protocol {
+            ipv4::PROTO_TCP => 16,
+            ipv4::PROTO_UDP => 6,
+            ipv4::PROTO_ICMP | ipv4::PROTO_ICMPV6 => 2,
+            ipv4::PROTO_GRE if self.payload.first()? >> 7 == 1 => {
+                return Some(checksum::internet(self.payload).get() == 0);
+            }
+            _ => return Some(true),
+        };
+        let found = self.payload.get(at..at + 2)?;
+        // UDP may go without over IPv4, and over IPv6 in tunnels (RFC 8200 §8.1).
+        if self.protocol == ipv4::PROTO_UDP && found == [0, 0] {
+            return Some(self.header.is_some() || self.inner().is_some());
+        }
+        let mut payload = self.payload.to_vec();
+        payload[at..at + 2].fill(0);
+        Some(upper_checksum(self.protocol, (self.src, self.dst), &payload).to_bytes() == found)
+    }
+}
