@@ -111,14 +111,15 @@ impl Conn {
         }
     }
 
-    /// The packet in its tunnel. The outer header takes over hops, DSCP and "do not fragment" of the inner one, and
+    /// The packet in its tunnel. The outer header takes over hops and DSCP of the inner one, "do not fragment" of IPv4, and
     /// ECN with "congestion met" (3) as ECT(0) (2), as Linux IPVS does.
     fn wrapped(&self, kind: TunnelKind, inner: &[u8], ip: &Ip, marks: Marks) -> Vec<u8> {
         let ends = (either(self.service.inside, TUNNEL, TUNNEL6), self.real.0);
         let is_v4 = Family::of(inner) == Some(Family::V4);
         let outer = Ip {
             class: if ip.class & 3 == 3 { ip.class & !1 } else { ip.class },
-            dont_fragment: !is_v4 || ip.dont_fragment,
+            // Routers in the tunnel may cut what comes of IPv6.
+            dont_fragment: is_v4 && ip.dont_fragment,
             flow_label: marks.label,
             ..Ip::own(ip.hops)
         };

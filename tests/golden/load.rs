@@ -51,6 +51,11 @@ pub(crate) trait Load: Clone {
         self
     }
 
+    fn may_fragment(mut self) -> Self {
+        self.ip_mut().dont_fragment = false;
+        self
+    }
+
     /// With IPv4 options.
     fn ip_options(mut self, options: &[u8]) -> Self {
         self.ip_mut().options = options.to_vec();

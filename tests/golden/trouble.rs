@@ -61,7 +61,9 @@ pub(crate) fn answer(about: &Frame, trouble: Trouble) -> Frame {
     let packet = about.packet();
     let (len, src, dst) = addresses(packet);
     let quote = &packet[..len.min(quote_len_max(family_of(src)))];
-    about.port.sends(&error_packet(&Ip::own(64), (dst, src), trouble, quote))
+    // Precedence of errors is internetwork control (RFC 1812 §4.3.2.5).
+    let class = if src.is_ipv4() { 0xc0 } else { 0 };
+    about.port.sends(&error_packet(&Ip { class, ..Ip::own(64) }, (dst, src), trouble, quote))
 }
 
 /// Length, source and destination of an IP packet.

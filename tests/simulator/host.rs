@@ -2,9 +2,10 @@
 //!
 //! The stacks speak plain IP; the world puts the Ethernet headers on and takes them off, so no ARP is needed.
 
-use std::cell::Cell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::cell::{Cell, RefCell};
+use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
@@ -114,6 +115,9 @@ pub(crate) struct Asked {
     pub(crate) local: SocketAddr,
 }
 
+/// Senders and sequence numbers of the SYNs that came to any real server.
+pub(crate) type Syns = Rc<RefCell<HashSet<(SocketAddr, u32)>>>;
+
 /// A machine.
 pub(crate) struct Host {
     /// Its own addresses, one of either family.
@@ -134,8 +138,7 @@ pub(crate) struct Host {
     /// Sessions that are over, for good or bad.
     pub(crate) finished: Vec<Session>,
     next_accept: u32,
-    /// Sequence numbers of the SYNs that came between two endpoints.
-    syns: HashMap<(SocketAddr, SocketAddr), HashSet<u32>>,
+    syns: Syns,
     rng: Rng,
     buffer_len: usize,
     forgets_time_wait: bool,
@@ -154,6 +157,7 @@ impl Host {
         side: Side,
         number: u32,
         (vips, listens): (&[IpAddr], Vec<u16>),
+        syns: &Syns,
     ) -> Host {
         let mut rng = rng.fork();
         let mut wire = Wire::default();
@@ -185,7 +189,7 @@ impl Host {
             sessions: Vec::new(),
             finished: Vec::new(),
             next_accept: number << 16,
-            syns: HashMap::new(),
+            syns: syns.clone(),
             buffer_len,
             forgets_time_wait: rng.coin(),
             rng,
@@ -256,15 +260,16 @@ impl Host {
             && let Some(handle) = self.connected(syn.dst, syn.src)
         {
             // smoltcp may give the SYN of an open connection to a listening socket, as if it were a new one (it takes
-            // the first socket that fits), and never answers it. A double is lost here instead; a new one ends the
+            // the first socket that fits), and never answers it. A double, also of one that went to another real
+            // server, is lost here instead; a new one ends the
             // old connection, which the challenge of RFC 9293 §3.10.7.4 would have led to.
-            if self.syns.entry((syn.dst, syn.src)).or_default().insert(syn.seq) {
+            if self.syns.borrow_mut().insert((syn.src, syn.seq)) {
                 self.sockets.get_mut::<Socket<'_>>(handle).abort();
             }
             return;
         }
         if let Some(syn) = syn {
-            self.syns.entry((syn.dst, syn.src)).or_default().insert(syn.seq);
+            self.syns.borrow_mut().insert((syn.src, syn.seq));
         }
         if parse_ip(ip).is_some() {
             self.wire.incoming.push_back(ip.to_vec());

@@ -10,7 +10,7 @@ use engine::{PortId, PuntClass, Spec, Ticks, Verdict};
 use crate::faults::Fault;
 use crate::forge::forge;
 use crate::gateway::{Emitted, Gateway};
-use crate::host::Host;
+use crate::host::{Host, Syns};
 use crate::link::{InFlight, Link};
 use crate::oracle::{Oracle, Seen};
 use crate::packet::{
@@ -28,6 +28,8 @@ const END_US: u64 = 4_000_000_000;
 /// Times a frame may be a turn away from its worker.
 const TURN_US: u64 = 120;
 const HOUSEKEEP_US: u64 = 20_000;
+/// Longer than any frame is on its way.
+const SEGMENT_LIFE_US: u64 = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Node {
@@ -127,6 +129,8 @@ pub(crate) struct World {
     /// Virtual time at which ticks wrap is reached by some seeds.
     pub(crate) tick_offset: u32,
     pub(crate) next_port: u16,
+    /// When a client's port was used last.
+    pub(crate) ended_us: HashMap<(usize, u16), u64>,
     pub(crate) blackout_seen: bool,
     pub(crate) report: Report,
 }
@@ -138,17 +142,25 @@ impl World {
         let spec = topology::spec(&mut rng, &shape);
         let tick_offset = if rng.chance(10_000) { u32::MAX - 3_000 } else { rng.next() as u32 };
         let mut hosts = Vec::new();
+        let syns = Syns::default();
         for i in 0..shape.clients {
             let ips = [client_ip(i, false), client_ip(i, true)];
             let mac = if is_routed(ips[0]) { ROUTER_MAC } else { [2, 0, 0, 0, 1, i as u8] };
-            hosts.push(Host::new(&mut rng, (ips, mac), Side::Client, i as u32, (&[], Vec::new())));
+            hosts.push(Host::new(&mut rng, (ips, mac), Side::Client, i as u32, (&[], Vec::new()), &syns));
         }
         let mut oracle = Oracle::new(options.blind, shape.connections_max < 100, shape.mtu);
         for j in 0..shape.servers {
             let ips = [server_ip(j, false), server_ip(j, true)];
             let mac = [2, 0, 0, 0, 2, j as u8];
             let number = 100 + j as u32;
-            hosts.push(Host::new(&mut rng, (ips, mac), Side::Server, number, (&vips(), shape.listens())));
+            hosts.push(Host::new(
+                &mut rng,
+                (ips, mac),
+                Side::Server,
+                number,
+                (&vips(), shape.listens()),
+                &syns,
+            ));
             oracle.learn_mac(mac, j);
         }
         let links =
@@ -184,6 +196,7 @@ impl World {
             last_change_us: 0,
             tick_offset,
             next_port: 30_000,
+            ended_us: HashMap::new(),
             blackout_seen: false,
             report: Report::default(),
             shape,
@@ -355,7 +368,12 @@ impl World {
         let host = &mut self.hosts[plan.client];
         // Few ports, so that they are used again and again.
         let usual = 40_000 + self.rng.below(5) as u16;
-        let port = if host.port_in_use(usual) { self.next_port } else { usual };
+        let ended_us = self.ended_us.get(&(plan.client, usual)).copied();
+        // One way a connection may count as over when only its client has closed; an old SYN that is still on a link
+        // would then lead to another real server, as in IPVS.
+        let one_way = self.shape.modes.iter().any(|mode| mode.is_one_way());
+        let too_early = one_way && ended_us.is_some_and(|at| self.now_us < at + SEGMENT_LIFE_US);
+        let port = if too_early || host.port_in_use(usual) { self.next_port } else { usual };
         self.next_port += u16::from(port != usual);
         host.connect(conn as u32, plan, port)?;
         let ip = host.ips[usize::from(plan.virtual_.is_ipv6())];
@@ -466,6 +484,9 @@ impl World {
             let Some(id) = session.pump.conn else { continue };
             let Some(conn) = self.conns.get_mut(id as usize) else { continue };
             let client = host < self.shape.clients;
+            if client {
+                self.ended_us.insert((host, session.local.port()), self.now_us);
+            }
             let end = if client { &mut conn.client_end } else { &mut conn.server_end };
             if *end == End::Whole {
                 return Err(format!("connection {id} was accepted a second time"));

@@ -3,10 +3,12 @@
 use api::Protocol::{self, Tcp, Udp};
 use api::TunnelKind::{Gre, Gue, Ipip};
 use wire::Family::{self, V4, V6};
+use wire::build::fragments_v4;
 use wire::ipv6::{EXTENSIONS_MAX, NEXT_DESTINATION, NEXT_HOP_BY_HOP};
 
 use crate::case::{Case, Mode, Service, Step, Steps, step};
 use crate::conn::Conn;
+use crate::frame::Frame;
 use crate::load::{Load, client_ack, dgram, real_ack, syn, timestamps};
 use crate::look::GUE_PORT;
 use crate::trouble::{AS_MUCH_AS_FITS, Trouble, answered};
@@ -245,7 +247,41 @@ fn limits<L: Load>(conn: &Conn, sent: &L, back: &L) -> Vec<Step> {
         let frame = conn.real_sends(&back.clone().payload(home + 1));
         steps.push(answered("one byte too many on the way back", frame, mtu(-conn.growth())));
     }
+    steps.extend(too_long_to_be_whole(conn, sent, back));
     steps
+}
+
+/// IPv4 packets that do not fit and may be cut: they are where they leave as IPv4, also in a tunnel.
+fn too_long_to_be_whole<L: Load>(conn: &Conn, sent: &L, back: &L) -> Vec<Step> {
+    let Service { mode, outside, inside, .. } = conn.service;
+    let mut steps = Vec::new();
+    let (forth, home) = room(conn, sent);
+    for extra in [1, 400] {
+        if outside == V4 {
+            let load = sent.clone().payload(forth + extra).may_fragment();
+            let what = format!("{extra} bytes too many, which may be cut");
+            let frames = (conn.client_sends(&load), conn.real_gets(&load));
+            steps.push(cut_or_answered(&what, frames, inside, conn.growth()));
+        }
+        if inside == V4 && !mode.is_one_way() {
+            let load = back.clone().payload(home + extra).may_fragment();
+            let what = format!("{extra} bytes too many on the way back, which may be cut");
+            let frames = (conn.real_sends(&load), conn.client_gets(&load));
+            steps.push(cut_or_answered(&what, frames, outside, -conn.growth()));
+        }
+    }
+    steps
+}
+
+fn cut_or_answered(what: &str, (comes, leaves): (Frame, Frame), leaves_as: Family, growth: isize) -> Step {
+    if leaves_as == V6 {
+        return answered(what, comes, Trouble::TooBig((MTU - growth) as u16));
+    }
+    let pieces = fragments_v4(&leaves.bytes, MTU as usize);
+    let step = pieces
+        .into_iter()
+        .fold(step(what, vec![comes]), |step, bytes| step.gives(Frame { port: leaves.port, bytes }));
+    step.counts("fragmented", 1)
 }
 
 /// IPv4 options and IPv6 extension headers: they stay within a family, and go where it changes.

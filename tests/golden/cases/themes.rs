@@ -3,17 +3,19 @@
 use std::net::IpAddr;
 
 use api::Protocol::{self, Tcp, Udp};
-use api::{TunnelKind::Ipip, VirtualRange};
+use api::TunnelKind::{Gue, Ipip};
+use api::VirtualRange;
 use wire::Family::{V4, V6};
 
 use crate::case::{Case, Mode, Service, Step, step};
 use crate::conn::Conn;
-use crate::frame::{Frame, Ip, LIP, LIP6, Port, VIP, VIP6, upper_checksum};
+use crate::frame::{Frame, Ip, LIP, LIP6, Port, TUNNEL, TUNNEL6, VIP, VIP6, either, upper_checksum};
 use crate::load::{Load, client_ack, dgram, real_ack, syn};
+use crate::look::GUE_PORT;
 use crate::trouble::{AS_MUCH_AS_FITS, Trouble, error_packet};
 
 pub(crate) fn cases() -> Vec<Case> {
-    one_mode().into_iter().chain(groups()).chain(icmp()).collect()
+    one_mode().into_iter().chain(groups()).chain(icmp()).chain(tunnels()).collect()
 }
 
 fn one_mode() -> [Case; 4] {
@@ -89,6 +91,18 @@ fn icmp() -> [Case; 8] {
         case("icmp_toa_66", 73, toa, [V6, V6], icmp_toa),
         case("icmp_toa_64", 74, toa, [V6, V4], icmp_toa),
         case("icmp_toa_46", 75, toa, [V4, V6], icmp_toa),
+    ]
+}
+
+fn tunnels() -> [Case; 2] {
+    let case = |name, number, kind, families| {
+        let service = Service::new(Mode::Tun(kind), Tcp, families);
+        let about = "what routers within a tunnel complain about is the kernel's";
+        Case { name, about, number, conns: 1, service, steps: tunnel_errors }
+    };
+    [
+        case("tunnel_errors_ipip", 76, Ipip, [V6, V4]),
+        case("tunnel_errors_gue", 77, Gue { port: GUE_PORT, checksum: true }, [V6, V6]),
     ]
 }
 
@@ -277,6 +291,18 @@ fn icmp_unknown(conns: &[Conn]) -> Vec<Step> {
     let last_hop = comes.edit(|bytes| bytes[hops_at] = 1);
     let last_hop = if is_v4 { last_hop.with_ip_checksum() } else { last_hop };
     steps.push(step("an error about the connection, one hop left", vec![last_hop]).dropped("ttl_expired"));
+    steps.push(conn.inbound("data goes on", &client_ack(1, 0).payload(9)));
+    steps
+}
+
+fn tunnel_errors(conns: &[Conn]) -> Vec<Step> {
+    let conn = &conns[0];
+    let mut steps = conn.settled();
+    let sent = conn.real_gets(&client_ack(1, 0).payload(300));
+    let ends = (conn.real.0, either(conn.service.inside, TUNNEL, TUNNEL6));
+    let error = error_packet(&Ip::default(), ends, Trouble::TooBig(1400), sent.packet());
+    let class = if ends.0.is_ipv4() { "icmp" } else { "ipv6" };
+    steps.push(step("a link within the tunnel is smaller", vec![Port::Lan.receives(&error)]).punted(class));
     steps.push(conn.inbound("data goes on", &client_ack(1, 0).payload(9)));
     steps
 }

@@ -11,8 +11,8 @@ use wire::quote::{self, Quote, Rewrite};
 use wire::{Addresses, Family, PacketBuf, U16, U32, ethernet, icmp, icmpv6, ipv4, ipv6, view, view_mut};
 use zerocopy::IntoBytes;
 
-use super::{Worker, tunnel_errors};
 use super::forward::{Exit, Fit, hops};
+use super::{Worker, tunnel_errors};
 use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Direction, flag};
 use crate::counters::Counter;

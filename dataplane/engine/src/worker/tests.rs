@@ -10,6 +10,7 @@ mod semantics;
 mod shifts;
 mod states;
 mod steady;
+mod tunnel_errors;
 mod udp;
 
 use std::net::Ipv4Addr;

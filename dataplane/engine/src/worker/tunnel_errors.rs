@@ -89,7 +89,8 @@ impl Worker {
             TunnelKind::Ipip | TunnelKind::Gre { .. } => None,
         };
         let ours = conn.mode == Mode::Tun && real == inner.real && port == inner.gue_port;
-        (ours && found.direction == Direction::Inbound).then_some(Found { direction: Direction::Outbound, ..found })
+        (ours && found.direction == Direction::Inbound)
+            .then_some(Found { direction: Direction::Outbound, ..found })
     }
 
     /// Tells the client what an error from inside the tunnel says.
@@ -117,7 +118,11 @@ impl Worker {
     fn error_inside(&self, data: &[u8], message: Message, inner: &Inner, found: Found) -> Option<Error> {
         let header = view::<icmp::Header>(data, message.l4.into())?;
         let how = self.snapshot.tunnel(self.table.conns[found.conn as usize].real_id)?;
-        let told = if message.wide { header.rest.get().try_into().unwrap_or(u16::MAX) } else { header.next_hop_mtu() };
+        let told = if message.wide {
+            header.rest.get().try_into().unwrap_or(u16::MAX)
+        } else {
+            header.next_hop_mtu()
+        };
         let too_big = || {
             // A router that does not know says 0; nothing can be learnt from it.
             let mtu = told.checked_sub(overhead(how, inner.real) as u16)?;
