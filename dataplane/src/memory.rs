@@ -8,6 +8,9 @@ pub(crate) const CACHE_LEN: u32 = 256;
 /// Buffers beyond all queues and rings: bursts in hands, packets that wait for a MAC address.
 const SPARE_LEN: u32 = 2048;
 
+/// Fragments that wait, per worker.
+const WAITING_LEN: u32 = (engine::WAIT_SLOTS * engine::WAIT_LEN_MAX) as u32;
+
 /// What net_af_xdp keeps in its fill ring beside the descriptors, per receive queue.
 const FILL_RING_LEN: u32 = 4096;
 
@@ -41,7 +44,11 @@ pub(crate) fn mbufs(workers: u16, ports: &[(&config::Port, Queues)], rings: &Rin
         .sum();
     // Each worker and the slow path, with DPDK's flush threshold of half a cache more.
     let caches = (workers + 1) * CACHE_LEN * 3 / 2;
-    queues + caches + workers * (workers - 1) * rings.per_worker_pair + workers * rings.per_worker + SPARE_LEN
+    queues
+        + caches
+        + workers * (workers - 1) * rings.per_worker_pair
+        + workers * (rings.per_worker + WAITING_LEN)
+        + SPARE_LEN
 }
 
 /// The NUMA nodes that ports are on, in the order of the ports.

@@ -18,7 +18,7 @@ use crate::ports::{self, Deal, Found, OpenPort, PortQueues};
 use crate::slow_path::{SlowPath, Source};
 use crate::state::{Core, Facts, Inbox, Parts, WorkerLink};
 use crate::wiring::{INJECT_RING_LEN, Own, Wiring, worker_ring_len};
-use crate::worker::{Clock, Idle, IdleMode, Out, Outputs, Sink, Worker};
+use crate::worker::{Clock, Idle, IdleMode, Out, Outputs, Sink, Waiting, Worker};
 
 /// What keeps the dataplane from starting.
 #[derive(Debug, thiserror::Error)]
@@ -390,6 +390,7 @@ impl Plan<'_> {
                 peers: own.peers,
                 punt: Out::new(Sink::Ring(punt), PlatformDrop::PuntFull),
                 resolve: Out::new(Sink::Ring(resolve), PlatformDrop::ResolveRingFull),
+                waiting: Waiting::new(),
                 pool: self.pool.clone(),
                 freed: dpdk::Burst::new(),
             },

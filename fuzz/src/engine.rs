@@ -65,7 +65,13 @@ fn process(rig: &mut Rig, burst: &mut Vec<Sent>) {
     let mut packets: Vec<HeapBuf> = burst.iter().map(Sent::packet).collect();
     let verdicts = rig.process(&mut packets);
     for ((sent, packet), verdict) in burst.drain(..).zip(&packets).zip(verdicts) {
-        rig.check(&sent, packet.data(), verdict);
+        rig.check(sent, packet.data(), verdict);
+    }
+    // Later fragments only, which release no others.
+    let mut again = rig.released();
+    while !again.is_empty() {
+        let len = again.len().min(BURST_LEN_MAX);
+        process(rig, &mut again.drain(..len).collect());
     }
 }
 

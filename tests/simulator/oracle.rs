@@ -217,8 +217,8 @@ impl Oracle {
                 ensure!(before == after, "a packet that is handed over was changed");
                 Ok(())
             }
-            Verdict::Punt(_) => {
-                ensure!(before == after, "a packet that is punted was changed");
+            Verdict::Punt(_) | Verdict::Wait(_) => {
+                ensure!(before == after, "a packet that is punted or waits was changed");
                 Ok(())
             }
             Verdict::Reply(_) => {

@@ -347,6 +347,20 @@ impl PacketBuf for Mbuf {
     }
 
     #[inline(always)]
+    fn note(&self) -> u32 {
+        // SAFETY: as in `buf_addr`.
+        unsafe { field!(self.0, u32, TG_MBUF_HASH_FDIR_HI).read() }
+    }
+
+    /// In the field where drivers put the number of a matched flow rule (with `RTE_MBUF_F_RX_FDIR_ID`); nothing here
+    /// reads that, and it is no part of the RSS hash beside it.
+    #[inline(always)]
+    fn set_note(&mut self, note: u32) {
+        // SAFETY: as in `set_lengths`.
+        unsafe { field!(self.0, u32, TG_MBUF_HASH_FDIR_HI).write(note) }
+    }
+
+    #[inline(always)]
     fn prefetch<T: ?Sized>(target: &T) {
         prefetch_pointer(std::ptr::from_ref(target).cast());
     }

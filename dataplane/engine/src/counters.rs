@@ -77,6 +77,8 @@ named_counters! {
         Forwarded = "forwarded",
         /// Packets that were cut into fragments for the next link.
         Fragmented = "fragmented",
+        /// Fragments that came before the first one of their packet, and waited for it.
+        FragmentsWaited = "fragments_waited",
         /// ICMP errors about connections, translated and forwarded; also counted as forwarded.
         IcmpErrors = "icmp_errors",
         /// Packets answered by the gateway itself.
@@ -105,7 +107,7 @@ named_counters! {
         HandshakeAckInvalid = "handshake_ack_invalid",
         /// TOA options inserted.
         ToaInserted = "toa_inserted",
-        /// Segments that should carry TOA but whose TCP header had no room.
+        /// Segments that should carry TOA but whose TCP header had no room, or that came in fragments.
         ToaNoRoom = "toa_no_room",
         /// Segments that should carry TOA but would have exceeded the MTU.
         ToaOverMtu = "toa_over_mtu",

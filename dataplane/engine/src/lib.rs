@@ -7,6 +7,7 @@
 //! - [`worker`]: one core's share of the gateway; [`Worker::process`] is the packet path.
 //! - `addr`: addresses of either family.
 //! - `parse`, `translate`, `tcp`, `icmp`: what happens to one packet.
+//! - `fragments`: which fragments belong together.
 //! - [`conn`], `table`, `wheel`, `ports`: connection records, their index, expiry, local ports.
 //! - [`snapshot`], [`plan`]: configuration as workers read it, and how it is made from a [`Spec`].
 //! - [`persist`]: which client has which real server.
@@ -19,6 +20,7 @@ pub mod conn;
 pub mod counters;
 mod embryonic;
 pub mod fib;
+mod fragments;
 mod hash;
 mod icmp;
 pub mod ids;
@@ -48,7 +50,7 @@ pub use plan::{Limits, PlanError, Planner, RealSpec, ServiceSpec, Spec, Update};
 pub use snapshot::Snapshot;
 pub use tcp::ConnState;
 pub use time::Ticks;
-pub use verdict::{DropReason, PuntClass, Verdict};
+pub use verdict::{DropReason, PuntClass, Released, Verdict, WAIT_LEN_MAX, WAIT_SLOTS, WaitSlot};
 pub use worker::{Worker, WorkerConfig};
 
 /// Packets that [`Worker::process`] takes at most in one call.

@@ -22,8 +22,22 @@ pub(crate) struct Segment {
     pub flags: u8,
     /// IPv6.
     pub wide: bool,
+    pub piece: Piece,
 }
 
+/// How much of a TCP segment or UDP datagram a packet holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Piece {
+    #[default]
+    Whole,
+    /// The first fragment, with the whole transport header.
+    First,
+    /// A later fragment; its ports are the first one's, it has no transport header.
+    Later,
+}
+
+/// Where the addresses of an IPv4 packet begin in the frame.
+const ADDRS4_AT: usize = ethernet::HEADER_LEN + 12;
 /// Where the addresses of an IPv6 packet begin in the frame.
 const ADDRS6_AT: usize = ethernet::HEADER_LEN + 8;
 
@@ -69,14 +83,87 @@ pub(crate) struct Message {
     pub wide: bool,
 }
 
+/// A fragment of a TCP segment or UDP datagram.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fragment {
+    /// Offset in the frame of what it carries.
+    pub payload: u16,
+    /// Offset of the first byte behind that in the frame.
+    pub end: u16,
+    /// Where that belongs in the segment or datagram, in bytes.
+    pub offset: u16,
+    /// Whether it is not the last one.
+    pub more: bool,
+    pub protocol: u8,
+    /// IPv6.
+    pub wide: bool,
+}
+
+impl Fragment {
+    /// Bytes that it carries.
+    pub(crate) fn len(&self) -> u16 {
+        self.end - self.payload
+    }
+
+    /// What all fragments of one packet share: addresses, protocol, and in the place of ports the identification.
+    pub(crate) fn key(&self, data: &[u8]) -> Key6 {
+        let segment = self.segment(data, self.id(data));
+        if segment.wide { segment.key6(data) } else { Key6::of(&segment.tuple(data)) }
+    }
+
+    fn id(&self, data: &[u8]) -> u32 {
+        if !self.wide {
+            return view::<ipv4::Header>(data, ethernet::HEADER_LEN).map_or(0, |ip| ip.id.get().into());
+        }
+        // The fragment header is the last one in front of what is carried.
+        let at = usize::from(self.payload).checked_sub(ipv6::FRAGMENT_HEADER_LEN);
+        at.and_then(|at| view::<FragmentHeader>(data, at)).map_or(0, |fragment| fragment.id.get())
+    }
+
+    /// The ports in the first fragment, `None` in later ones. The first must hold the whole transport header, and no
+    /// later one may reach into it (RFC 1858, RFC 3128): whoever decides by the header must have seen all of it.
+    pub(crate) fn ports(&self, data: &[u8]) -> Result<Option<u32>, DropReason> {
+        let is_tcp = self.protocol == ipv4::PROTO_TCP;
+        if self.offset > 0 {
+            let tiny = is_tcp && usize::from(self.offset) < tcp::HEADER_LEN;
+            return if tiny { Err(DropReason::FragmentTiny) } else { Ok(None) };
+        }
+        let payload = data.get(self.payload.into()..self.end.into()).unwrap_or_default();
+        let tcp_len = || view::<tcp::Header>(payload, 0).map(tcp::Header::header_len);
+        let header_len = if is_tcp { tcp_len() } else { Some(udp::HEADER_LEN) };
+        if header_len.is_none_or(|len| len > payload.len()) {
+            return Err(DropReason::FragmentTiny);
+        }
+        if is_tcp {
+            tcp_flags(payload)?;
+        } else if view::<udp::Header>(payload, 0).is_none_or(|udp| udp.check(usize::from(u16::MAX)).is_err())
+        {
+            return Err(DropReason::L4Truncated);
+        }
+        Ok(payload.first_chunk().copied().map(u32::from_ne_bytes))
+    }
+
+    /// The packet, `ports` being those of its first fragment.
+    pub(crate) fn segment(&self, data: &[u8], ports: u32) -> Segment {
+        let addrs = data.get(ADDRS4_AT..).and_then(<[u8]>::first_chunk).filter(|_| !self.wide);
+        let first = self.offset == 0;
+        let tcp = view::<tcp::Header>(data, self.payload.into());
+        Segment {
+            key: Key { addrs: addrs.copied().map_or(0, u64::from_ne_bytes), ports, protocol: self.protocol },
+            l4: self.payload,
+            end: self.end,
+            flags: tcp.filter(|_| first && self.protocol == ipv4::PROTO_TCP).map_or(0, |tcp| tcp.flags),
+            wide: self.wide,
+            piece: if first { Piece::First } else { Piece::Later },
+        }
+    }
+}
+
 /// What a frame is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Parsed {
     Segment(Segment),
-    /// A fragment of a packet to this destination.
-    Fragment {
-        destination: Addr,
-    },
+    Fragment(Fragment),
     IcmpError(Message),
     Punt(PuntClass),
     Drop(DropReason),
@@ -130,6 +217,7 @@ impl Plain4 {
             end: (total_len + ethernet::HEADER_LEN) as u16,
             flags,
             wide: false,
+            piece: Piece::Whole,
         })
     }
 }
@@ -191,6 +279,7 @@ impl Plain6 {
             end: PLAIN6_L4 + self.ip.payload_len.get(),
             flags,
             wide: true,
+            piece: Piece::Whole,
         })
     }
 }
@@ -247,7 +336,7 @@ fn parse_v4(packet: &[u8]) -> Parsed {
         return Parsed::Drop(DropReason::IpTruncated);
     }
     if ip.is_fragment() {
-        return Parsed::Fragment { destination: Addr::from_v4(u32::from_ne_bytes(ip.dst.to_bytes())) };
+        return parse_fragment4(ip, header_len, total_len);
     }
     let Some(payload) = packet.get(header_len..total_len) else {
         return Parsed::Drop(DropReason::IpTruncated);
@@ -261,6 +350,21 @@ fn parse_v4(packet: &[u8]) -> Parsed {
             Some(header) if header.is_error() => upper.icmp_error(payload),
             Some(_) => Parsed::Punt(PuntClass::Icmp),
         },
+        _ => Parsed::Punt(PuntClass::Local),
+    }
+}
+
+fn parse_fragment4(ip: &ipv4::Header, header_len: usize, total_len: usize) -> Parsed {
+    match ip.protocol {
+        ipv4::PROTO_TCP | ipv4::PROTO_UDP => Parsed::Fragment(Fragment {
+            payload: (ethernet::HEADER_LEN + header_len) as u16,
+            end: (ethernet::HEADER_LEN + total_len) as u16,
+            offset: ip.fragment_offset(),
+            more: ip.more_fragments(),
+            protocol: ip.protocol,
+            wide: false,
+        }),
+        ipv4::PROTO_ICMP => Parsed::Punt(PuntClass::Icmp),
         _ => Parsed::Punt(PuntClass::Local),
     }
 }
@@ -286,8 +390,8 @@ fn parse_v6(packet: &[u8]) -> Parsed {
         Err(_) => return Parsed::Drop(DropReason::ExtensionHeaders),
     };
     // A fragment in name only is a whole packet (RFC 6946).
-    if found.fragment.is_some_and(|fragment: FragmentHeader| !fragment.is_atomic()) {
-        return Parsed::Fragment { destination: Addr::from_v6(ip.dst) };
+    if let Some(fragment) = found.fragment.filter(|fragment| !fragment.is_atomic()) {
+        return parse_fragment6(ip, &found, fragment, total_len);
     }
     let payload = packet.get(found.offset..).unwrap_or_default();
     let upper = Upper { protocol: found.protocol, addrs: 0, wide: true, offset: found.offset };
@@ -298,6 +402,31 @@ fn parse_v6(packet: &[u8]) -> Parsed {
             Some(header) if icmpv6::is_error_type(header.kind) => upper.icmp_error(payload),
             Some(_) => Parsed::Punt(PuntClass::Ipv6),
         },
+        _ => Parsed::Punt(PuntClass::Local),
+    }
+}
+
+fn parse_fragment6(
+    ip: &ipv6::Header,
+    found: &ipv6::Upper,
+    fragment: FragmentHeader,
+    total_len: usize,
+) -> Parsed {
+    match fragment.next_header {
+        // IPv4-mapped addresses stand for IPv4 here and have no place on the wire (RFC 4291 §2.5.5.2).
+        ipv4::PROTO_TCP | ipv4::PROTO_UDP if [ip.src, ip.dst].iter().any(|a| Addr::from_v6(*a).is_v4()) => {
+            Parsed::Drop(DropReason::SourceInvalid)
+        }
+        ipv4::PROTO_TCP | ipv4::PROTO_UDP => Parsed::Fragment(Fragment {
+            payload: (ethernet::HEADER_LEN + found.offset) as u16,
+            end: (ethernet::HEADER_LEN + total_len) as u16,
+            offset: fragment.fragment_offset(),
+            more: fragment.more_fragments(),
+            protocol: fragment.next_header,
+            wide: true,
+        }),
+        ipv6::NEXT_ICMPV6 => Parsed::Punt(PuntClass::Ipv6),
+        // Extension headers behind the fragment header are the kernel's to follow.
         _ => Parsed::Punt(PuntClass::Local),
     }
 }
@@ -330,6 +459,7 @@ impl Upper {
             end: self.l4() + payload.len() as u16,
             flags,
             wide: self.wide,
+            piece: Piece::Whole,
         })
     }
 
@@ -350,7 +480,7 @@ fn lacks_checksum(datagram: &[u8]) -> bool {
 
 fn tcp_flags(payload: &[u8]) -> Result<u8, DropReason> {
     let tcp = view::<tcp::Header>(payload, 0).ok_or(DropReason::L4Truncated)?;
-    let header_len = usize::from(tcp.data_offset >> 4) * 4;
+    let header_len = tcp.header_len();
     if header_len < size_of::<tcp::Header>() || header_len > payload.len() {
         return Err(DropReason::L4Truncated);
     }

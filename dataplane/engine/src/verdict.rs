@@ -26,8 +26,32 @@ pub enum Verdict {
     /// the next hop resolved, then send it out of this port. In front of the frame stand [`Verdict::TARGET_LEN`] bytes
     /// with the address that it is to get to, which in modes DR and TUN is not the packet's; IPv4 in mapped form.
     Resolve(PortId),
+    /// A fragment that came before the first one of its packet: keep it, until [`crate::Worker::take_released`] names
+    /// this slot.
+    Wait(WaitSlot),
     /// Free it. The reason is already counted.
     Drop(DropReason),
+}
+
+/// Where fragments wait for the first one of their packet: one of [`WAIT_SLOTS`], each with room for
+/// [`WAIT_LEN_MAX`] packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitSlot(pub u16);
+
+/// Slots per worker. Fragments overtake each other within microseconds, so only what never comes right fills them.
+pub const WAIT_SLOTS: usize = 128;
+
+/// Packets that wait in one slot at most. With an MTU of 1500 this is a datagram of 12 kB that came last fragment
+/// first.
+pub const WAIT_LEN_MAX: usize = 8;
+
+/// What is to be done with all packets of a slot, which is free then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released {
+    /// Give them to [`crate::Worker::process`] again, in the order in which they came.
+    Process(WaitSlot),
+    /// Free them. The reason is already counted.
+    Free(WaitSlot),
 }
 
 impl Verdict {
@@ -49,8 +73,23 @@ named_counters! {
         IpTruncated = "ip_truncated",
         /// Bad IP version or header length.
         IpHeaderInvalid = "ip_header_invalid",
-        /// A fragment for a virtual or local address; not handled yet.
-        Fragment = "fragment",
+        /// A fragment that can be part of no packet: empty, odd in length, beyond the longest packet, the 65th of its packet,
+        /// or between ports 0.
+        FragmentInvalid = "fragment_invalid",
+        /// A first fragment without the whole transport header, or a later one that reaches into it.
+        FragmentTiny = "fragment_tiny",
+        /// A fragment that overlaps another one or contradicts it about the packet's end, and all of the same packet after it.
+        FragmentOverlap = "fragment_overlap",
+        /// A fragment that waited for the first one of its packet and had to give way to fragments of newer packets.
+        FragmentTableFull = "fragment_table_full",
+        /// More fragments came before the first one of their packet than may wait.
+        FragmentBufferFull = "fragment_buffer_full",
+        /// A fragment that waited in vain for the first one of its packet.
+        FragmentTimeout = "fragment_timeout",
+        /// A later fragment of a packet that was refused: it belongs to no connection.
+        FragmentStray = "fragment_stray",
+        /// The first fragment of a UDP datagram without checksum that was to become IPv6, where it must have one.
+        FragmentNoChecksum = "fragment_no_checksum",
         /// IPv6 extension headers that no sender builds: too many, hop-by-hop options not first, two fragment headers.
         ExtensionHeaders = "extension_headers",
         /// The transport header is cut or its length field is impossible.

@@ -7,6 +7,7 @@
 mod admit;
 mod errors;
 mod forward;
+mod fragment;
 mod persistence;
 mod shift;
 mod steady;
@@ -25,10 +26,11 @@ use crate::conn::{ConnFilter, ConnInfo, Direction, NIL};
 use crate::counters::{Counter, Counters};
 use crate::embryonic::EmbryonicList;
 use crate::fib::Fib;
+use crate::fragments::Fragments;
 use crate::hash::{Key, Key6, Secret};
 use crate::ids::{PortId, WorkerId};
 use crate::limiter::Limiter;
-use crate::parse::{Message, Parsed, Segment, parse};
+use crate::parse::{Fragment, Message, Parsed, Segment, parse};
 use crate::plan::{Limits, Update};
 use crate::ports::PortSet;
 use crate::sched::SchedState;
@@ -37,7 +39,7 @@ use crate::steer;
 use crate::table::{Found, Table, is_live};
 use crate::tcp::{ConnState, Timeouts};
 use crate::time::Ticks;
-use crate::verdict::{DropReason, PuntClass, Verdict};
+use crate::verdict::{DropReason, PuntClass, Released, Verdict};
 use crate::wheel::Wheel;
 
 /// Records that one [`Worker::housekeep`] looks at: about 10 µs when every one is a cache miss.
@@ -82,6 +84,14 @@ enum Other {
     /// The first stage knew the verdict.
     Settled(Verdict),
     IcmpError(Message),
+    Fragment(Fragment),
+}
+
+/// Who a burst is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Port,
+    Worker,
 }
 
 impl Meta {
@@ -111,6 +121,7 @@ pub struct Worker {
     all_counters: Vec<Arc<Counters>>,
     wanted: ArrayVec<(PortId, IpAddr), WANTED_MAX>,
     packet_id: PacketId,
+    fragments: Fragments,
     /// The first record that was not yet asked whether it has to end.
     ending: Option<u32>,
     /// The first bucket of templates that was not yet swept in this round, and when the last was.
@@ -151,6 +162,7 @@ impl Worker {
             all_counters,
             wanted: ArrayVec::new(),
             packet_id: PacketId::default(),
+            fragments: Fragments::new(),
             ending: None,
             sweep_at: 0,
             swept: config.now,
@@ -166,13 +178,14 @@ impl Worker {
         verdicts: &mut [Verdict; BURST_LEN_MAX],
     ) {
         if self.workers == 1 {
-            self.run::<P, false>(now, packets, verdicts);
+            self.run::<P, false>(now, Origin::Port, packets, verdicts);
         } else {
-            self.run::<P, true>(now, packets, verdicts);
+            self.run::<P, true>(now, Origin::Port, packets, verdicts);
         }
     }
 
-    /// Processes packets that another worker handed over; never answers [`Verdict::HandOver`].
+    /// Processes packets that another worker handed over. Only fragments are handed on, once: from the worker that knows
+    /// their ports to the owner of their connection.
     #[inline]
     pub fn process_handed_over<P: PacketBuf>(
         &mut self,
@@ -180,13 +193,14 @@ impl Worker {
         packets: &mut [P],
         verdicts: &mut [Verdict; BURST_LEN_MAX],
     ) {
-        self.run::<P, false>(now, packets, verdicts);
+        self.run::<P, false>(now, Origin::Worker, packets, verdicts);
     }
 
     #[inline(always)]
     fn run<P: PacketBuf, const STEER: bool>(
         &mut self,
         now: Ticks,
+        origin: Origin,
         packets: &mut [P],
         verdicts: &mut [Verdict; BURST_LEN_MAX],
     ) {
@@ -219,6 +233,7 @@ impl Worker {
                 None => self.segment(now, packet, meta),
                 Some(Other::Settled(verdict)) => verdict,
                 Some(Other::IcmpError(message)) => self.icmp_error(packet, message),
+                Some(Other::Fragment(fragment)) => self.fragment(now, origin, packet, fragment),
             };
         }
     }
@@ -238,7 +253,7 @@ impl Worker {
                 steer::owner4(&self.snapshot, self.steering, self.workers, segment.key)
             };
             if owner != self.id {
-                return self.hand_over(owner);
+                return Meta::other(Other::Settled(self.hand_over(owner)));
             }
         }
         let hash =
@@ -247,9 +262,9 @@ impl Worker {
         Meta { segment, hash, likely: NIL, other: None }
     }
 
-    fn hand_over(&self, owner: WorkerId) -> Meta {
+    fn hand_over(&self, owner: WorkerId) -> Verdict {
         self.counters.event(Counter::HandedOver).add(1);
-        Meta::other(Other::Settled(Verdict::HandOver(owner)))
+        Verdict::HandOver(owner)
     }
 
     /// First stage of what is no segment.
@@ -261,21 +276,14 @@ impl Worker {
                 if steer && let Some(about) = errors::about(&self.snapshot, data, message) {
                     let owner = steer::owner(&self.snapshot, self.steering, self.workers, &about);
                     if owner != self.id {
-                        return self.hand_over(owner);
+                        return Meta::other(Other::Settled(self.hand_over(owner)));
                     }
                 }
                 return Meta::other(Other::IcmpError(message));
             }
+            Parsed::Fragment(fragment) => return Meta::other(Other::Fragment(fragment)),
             Parsed::Punt(class) => self.punt(class),
             Parsed::Drop(reason) => self.drop(reason),
-            Parsed::Fragment { destination } => {
-                let snapshot = &self.snapshot;
-                if snapshot.locals.contains(destination) || snapshot.virtuals.contains(destination) {
-                    self.drop(DropReason::Fragment)
-                } else {
-                    self.punt(PuntClass::Local)
-                }
-            }
             Parsed::Segment(_) => Verdict::NONE,
         };
         Meta::other(Other::Settled(verdict))
@@ -364,7 +372,15 @@ impl Worker {
                 self.wheel.arm(&mut self.table.conns, index, now, deadline);
             }
         }
+        self.fragments.expire(now, HOUSEKEEP_MAX, &self.counters);
         ended
+    }
+
+    /// A slot of [`Verdict::Wait`] that is to be emptied; to be asked until there is none, after packets were processed
+    /// and after [`Worker::housekeep`].
+    #[inline]
+    pub fn take_released(&mut self) -> Option<Released> {
+        self.fragments.take_released()
     }
 
     /// Ends connections of real servers whose connections end now: looks at some records per call until it has seen all.

@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use dpdk::{BURST_LEN_MAX, Burst, RX_BURST_MAX, RingConsumer, RxQueue};
-use engine::{ConnFilter, ConnInfo, PortId, Ticks, Update, Verdict};
+use engine::{ConnFilter, ConnInfo, PortId, Ticks, Update, Verdict, WAIT_SLOTS};
 
 pub(crate) use clock::{Clock, Idle, IdleMode};
-pub(crate) use out::{Out, Outputs, Sink};
+pub(crate) use out::{Out, Outputs, Sink, Waiting};
 
 use crate::counts::{Page, PlatformDrop};
 use crate::vlan::Vlan;
@@ -158,6 +158,7 @@ impl Worker {
             self.engine.process(now, burst, verdicts);
             self.out.dispatch(burst, verdicts, &self.page);
         }
+        self.release(now, burst, verdicts);
         self.out.flush(&self.page);
         self.engine.housekeep(now);
         if busy {
@@ -167,6 +168,17 @@ impl Worker {
             }
         }
         busy
+    }
+
+    /// Goes on with fragments that need not wait any longer.
+    #[inline]
+    fn release(&mut self, now: Ticks, burst: &mut Burst, verdicts: &mut [Verdict; BURST_LEN_MAX]) {
+        for _ in 0..WAIT_SLOTS {
+            let Some(released) = self.engine.take_released() else { break };
+            self.out.release(released, burst);
+            self.engine.process(now, burst, verdicts);
+            self.out.dispatch(burst, verdicts, &self.page);
+        }
     }
 
     /// Moves prepared packets to their ports.

@@ -1,8 +1,9 @@
 //! Where packets go after a burst: port queues and rings, each with a small burst of its own that is flushed once
 //! per turn.
 
+use arrayvec::ArrayVec;
 use dpdk::{BURST_LEN_MAX, Burst, Mbuf, Mempool, RingProducer, TxQueue};
-use engine::{PortId, Verdict, WorkerId};
+use engine::{PortId, Released, Verdict, WAIT_LEN_MAX, WAIT_SLOTS, WaitSlot, WorkerId};
 use wire::PacketBuf;
 
 use super::cut::cut;
@@ -104,10 +105,30 @@ pub(crate) struct Outputs {
     pub(crate) punt: Out,
     /// To the slow path, to wait for a MAC address.
     pub(crate) resolve: Out,
+    /// Fragments that wait for the first one of their packet.
+    pub(crate) waiting: Waiting,
     /// Where the buffers for fragments come from.
     pub(crate) pool: Mempool,
     /// To be freed.
     pub(crate) freed: Burst,
+}
+
+/// Packets that wait in the slots that the engine named.
+pub(crate) struct Waiting(Box<[ArrayVec<Mbuf, WAIT_LEN_MAX>]>);
+
+impl Waiting {
+    /// No packets; allocates all that it will ever need.
+    pub(crate) fn new() -> Waiting {
+        Waiting((0..WAIT_SLOTS).map(|_| ArrayVec::new()).collect())
+    }
+
+    /// Keeps a packet; gives it back when the slot has no room, which the engine does not let happen.
+    fn put(&mut self, slot: WaitSlot, packet: Mbuf) -> Result<(), Mbuf> {
+        match self.0.get_mut(usize::from(slot.0)) {
+            Some(packets) => packets.try_push(packet).map_err(|full| full.element()),
+            None => Err(packet),
+        }
+    }
 }
 
 impl Outputs {
@@ -121,8 +142,23 @@ impl Outputs {
                 Verdict::HandOver(worker) => self.hand_over(worker, packet, page),
                 Verdict::Punt(_) => self.punt.put(packet, page),
                 Verdict::Resolve(_) => self.resolve.put(packet, page),
+                Verdict::Wait(slot) => {
+                    if let Err(packet) = self.waiting.put(slot, packet) {
+                        self.free(packet);
+                    }
+                }
                 Verdict::Drop(_) => self.free(packet),
             }
+        }
+    }
+
+    /// Empties a slot: frees its packets, or adds them to `burst`, which is empty, to be processed again.
+    pub(crate) fn release(&mut self, released: Released, burst: &mut Burst) {
+        let (Released::Process(slot) | Released::Free(slot)) = released;
+        let Some(packets) = self.waiting.0.get_mut(usize::from(slot.0)) else { return };
+        match released {
+            Released::Process(_) => burst.extend(packets.drain(..)),
+            Released::Free(_) => Mbuf::free_bulk(packets),
         }
     }
 

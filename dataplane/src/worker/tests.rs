@@ -7,8 +7,8 @@ use config::Config;
 use engine::fib::{FibPort, Route};
 use engine::plan::{RealSpec, ServiceSpec, Spec};
 use engine::snapshot::{Mode, Scheduler};
-use engine::{Counter, FibBuilder};
-use wire::build::{Ipv4Base, TcpFrame, UdpFrame};
+use engine::{Counter, DropReason, FibBuilder};
+use wire::build::{Ipv4Base, TcpFrame, UdpFrame, fragments_v4};
 use wire::{MacAddr, U16, ipv4, tcp};
 
 use super::*;
@@ -19,8 +19,8 @@ const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 /// What net_pcap gives to the first port of a process.
 const WAN_MAC: MacAddr = MacAddr([0x02, 0x70, 0x63, 0x61, 0x70, 0x00]);
 
-/// SYNs of many clients to a service, to an unknown service, and to a service whose real server has no MAC address;
-/// and datagrams that have to be cut.
+/// SYNs of many clients to a service, to an unknown service, and to a service whose real server has no MAC address; some
+/// to the first in fragments, last one first; and datagrams that have to be cut.
 fn frames() -> Vec<Vec<u8>> {
     let ports = [80, 81, 82];
     let frame = |n: u16| TcpFrame {
@@ -33,6 +33,15 @@ fn frames() -> Vec<Vec<u8>> {
         pad: true,
         ..TcpFrame::default()
     };
+    let in_fragments = |n: u16| TcpFrame {
+        src_port: U16::new(30_000 + n),
+        dst_port: U16::new(80),
+        payload: vec![0; 200],
+        flags_fragment: U16::ZERO,
+        id: U16::new(n),
+        ..frame(n)
+    };
+    let fragments = (0..8).flat_map(|n| fragments_v4(&in_fragments(n).to_vec(), 100).into_iter().rev());
     let datagram = |n: u16| UdpFrame {
         ip: Ipv4Base {
             eth_dst: WAN_MAC,
@@ -46,7 +55,8 @@ fn frames() -> Vec<Vec<u8>> {
         payload: vec![0; 1_000],
         ..UdpFrame::default()
     };
-    (0..96).map(|n| frame(n).to_vec()).chain((0..8).map(|n| datagram(n).to_vec())).collect()
+    let datagrams = (0..8).map(|n| datagram(n).to_vec());
+    (0..96).map(|n| frame(n).to_vec()).chain(fragments).chain(datagrams).collect()
 }
 
 fn write_pcap(path: &Path) {
@@ -165,6 +175,13 @@ fn a_turn_of_the_loop_allocates_nothing() {
     assert!(sum(&|counters| counters.event(Counter::HandedOver).get()) > 0);
     assert!(sum(&|counters| counters.event(Counter::Fragmented).get()) > 0);
     assert!(sum(&|counters| counters.event(Counter::Unresolved).get()) > 0);
+    let waited = sum(&|counters| counters.event(Counter::FragmentsWaited).get());
+    assert!(
+        waited > 2 * (WAIT_SLOTS * engine::WAIT_LEN_MAX) as u64,
+        "{waited} are not more than fit at once"
+    );
+    let lost = [DropReason::FragmentBufferFull, DropReason::FragmentTableFull, DropReason::FragmentTimeout];
+    assert_eq!(lost.map(|reason| sum(&|counters| counters.dropped(reason).get())), [0; 3]);
     assert!(sum(&|counters| engine::PuntClass::ALL.iter().map(|c| counters.punt(*c).get()).sum()) > 0);
     let listed: usize = links
         .iter()

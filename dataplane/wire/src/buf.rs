@@ -47,6 +47,13 @@ pub trait PacketBuf {
         None
     }
 
+    /// What the engine noted about this packet for the worker that it hands it over to. Anything, until
+    /// [`PacketBuf::set_note`] is called on a packet that came in; from then on it stays with the packet.
+    fn note(&self) -> u32;
+
+    /// Leaves a note.
+    fn set_note(&mut self, note: u32);
+
     /// Hints the CPU that `target` is read soon. The engine has no unsafe code, so the platform brings the
     /// instruction; doing nothing is always right.
     #[inline(always)]
@@ -72,6 +79,7 @@ pub struct HeapBuf {
     end: usize,
     port: u16,
     rss_hash: Option<u32>,
+    note: u32,
 }
 
 impl HeapBuf {
@@ -87,7 +95,7 @@ impl HeapBuf {
         let mut storage = vec![0; head + frame.len() + tail];
         let end = head + frame.len();
         storage[head..end].copy_from_slice(frame);
-        Self { storage, start: head, end, port: 0, rss_hash: None }
+        Self { storage, start: head, end, port: 0, rss_hash: None, note: 0 }
     }
 
     /// The same packet, come in on `port`.
@@ -183,6 +191,16 @@ impl PacketBuf for HeapBuf {
     #[inline]
     fn rss_hash(&self) -> Option<u32> {
         self.rss_hash
+    }
+
+    #[inline]
+    fn note(&self) -> u32 {
+        self.note
+    }
+
+    #[inline]
+    fn set_note(&mut self, note: u32) {
+        self.note = note;
     }
 }
 

@@ -1,5 +1,6 @@
 //! One worker with clients on one port and real servers on the other, and the promises about it.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use engine::fib::{FibBuilder, FibPort, Route};
 use engine::snapshot::{Mode, Scheduler};
 use engine::tcp::Timeouts;
 use engine::{
-    BURST_LEN_MAX, ConnFilter, Counter, Counters, DropReason, Limits, Planner, RealSpec, ServiceSpec, Spec,
-    Ticks, Update, Verdict, Worker, WorkerConfig, WorkerId,
+    BURST_LEN_MAX, ConnFilter, Counter, Counters, DropReason, Limits, Planner, RealSpec, Released,
+    ServiceSpec, Spec, Ticks, Update, Verdict, WAIT_LEN_MAX, Worker, WorkerConfig, WorkerId,
 };
 use wire::tcp::flags;
 use wire::{HeapBuf, U32, checksum, icmp, ipv4, ipv6, toa, view};
@@ -35,6 +36,8 @@ pub(super) struct Rig {
     dropped: u64,
     /// What was forwarded of connections of [`mixed`].
     pub(super) kept: Kept,
+    /// By slot: fragments that wait.
+    waiting: HashMap<u16, Vec<Sent>>,
 }
 
 impl Rig {
@@ -65,6 +68,7 @@ impl Rig {
             local_ports: vec![2000],
             dropped: 0,
             kept: Kept::default(),
+            waiting: HashMap::new(),
         };
         rig.configure(how & 0x06);
         rig.connect();
@@ -167,7 +171,32 @@ impl Rig {
         verdicts
     }
 
-    pub(super) fn check(&mut self, sent: &Sent, out: &[u8], verdict: Verdict) {
+    /// Takes the fragments that need not wait any longer: what is to be processed again.
+    pub(super) fn released(&mut self) -> Vec<Sent> {
+        let mut again = Vec::new();
+        while let Some(released) = self.worker.take_released() {
+            match released {
+                Released::Process(slot) => again.extend(self.waiting.remove(&slot.0).expect("a slot in use")),
+                Released::Free(slot) => {
+                    self.dropped += self.waiting.remove(&slot.0).expect("a slot in use").len() as u64;
+                }
+            }
+        }
+        again
+    }
+
+    pub(super) fn check(&mut self, sent: Sent, out: &[u8], verdict: Verdict) {
+        if let Verdict::Wait(slot) = verdict {
+            assert_eq!(sent.frame, out, "a fragment that waits was changed");
+            let waiting = self.waiting.entry(slot.0).or_default();
+            waiting.push(sent);
+            assert!(waiting.len() <= WAIT_LEN_MAX);
+            return;
+        }
+        self.check_settled(&sent, out, verdict);
+    }
+
+    fn check_settled(&mut self, sent: &Sent, out: &[u8], verdict: Verdict) {
         match verdict {
             Verdict::Forward(_) if sent.mixed => {
                 mixed::check(sent, out);
@@ -189,10 +218,31 @@ impl Rig {
             Verdict::Punt(_) => assert_eq!(sent.frame, out, "the kernel got a changed packet"),
             Verdict::HandOver(_) => panic!("handed over to a worker that is not there"),
             Verdict::Drop(_) => self.dropped += 1,
+            Verdict::Wait(_) => panic!("waits and is settled"),
+        }
+    }
+
+    /// Of a fragment behind the first only the IP header changes.
+    fn check_later(&self, sent: &Sent, out: &[u8], before: &ipv4::Header) {
+        let after: &ipv4::Header = view(out, 14).expect("an IPv4 header");
+        let carried = |frame: &[u8]| frame[14 + before.header_len()..].to_vec();
+        let end = 14 + usize::from(before.total_len.get());
+        assert_eq!(carried(&sent.frame[..end]), carried(out), "another payload");
+        assert_eq!((after.ttl, after.flags_fragment), (before.ttl - 1, before.flags_fragment));
+        let (from, to) = (ipv4::to_addr(after.src), ipv4::to_addr(after.dst));
+        if sent.from_clients {
+            assert!(from == LIP && REALS.contains(&to), "{from} -> {to} to a real server");
+        } else {
+            assert!(from == VIP && CLIENTS.contains(&to), "{from} -> {to} to a client");
         }
     }
 
     fn check_forwarded(&mut self, sent: &Sent, out: &[u8], verdict: Verdict) {
+        if let Some(ip) = view::<ipv4::Header>(&sent.frame, 14)
+            && ip.fragment_offset() > 0
+        {
+            return self.check_later(sent, out, ip);
+        }
         let before = Parts::of(&sent.frame).expect("what is no TCP is not forwarded");
         let after = Parts::of(out).unwrap_or_else(|| panic!("forwarded {out:02x?} of {:02x?}", sent.frame));
         assert!(checksum::verify_ipv4(after.ip_bytes) || !checksum::verify_ipv4(before.ip_bytes));
@@ -238,6 +288,7 @@ impl Rig {
 
     /// Every drop was counted, and with time everything ends and is given back.
     pub(super) fn end(&mut self) {
+        assert!(self.released().is_empty(), "fragments wait behind the first one");
         let counted: u64 = DropReason::ALL.iter().map(|reason| self.counters.dropped(*reason).get()).sum();
         assert_eq!(counted, self.dropped, "a packet was lost without a counter");
         // Two hours; the longest timeout is a quarter of one.

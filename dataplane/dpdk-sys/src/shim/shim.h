@@ -34,6 +34,7 @@ enum tg_mbuf_offset {
 	TG_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
 	TG_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
 	TG_MBUF_HASH_RSS = offsetof(struct rte_mbuf, hash.rss),
+	TG_MBUF_HASH_FDIR_HI = offsetof(struct rte_mbuf, hash.fdir.hi),
 	TG_MBUF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci),
 	TG_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
 	TG_MBUF_NEXT = offsetof(struct rte_mbuf, next),

@@ -30,7 +30,7 @@ pub(crate) enum Ip<'a> {
 /// Mutable views of a frame's headers behind the Ethernet header.
 pub(crate) struct Headers<'a> {
     pub ip: Ip<'a>,
-    /// From the TCP or UDP header to the end of the frame.
+    /// From the TCP or UDP header to the end of the frame; empty where there is no such header.
     pub l4: &'a mut [u8],
 }
 

@@ -14,7 +14,7 @@ use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Acked, Conn, Direction, NIL, Tuples, flag, trait_};
 use crate::counters::{Counter, Counters};
 use crate::ids::{PairId, ServiceId};
-use crate::parse::Segment;
+use crate::parse::{Piece, Segment};
 use crate::ports::PortSet;
 use crate::sched::Flow;
 use crate::snapshot::{Mode, Real, Service, Snapshot};
@@ -42,6 +42,9 @@ impl Worker {
             let local = self.snapshot.locals.contains(tuple.dst.addr);
             return self.punt(if local { PuntClass::Stray } else { PuntClass::Local });
         }
+        if segment.piece == Piece::Later {
+            return self.drop(DropReason::FragmentStray);
+        }
         if !segment.is_udp() && segment.flags & (flags::SYN | flags::ACK) != flags::SYN {
             return self.punt(PuntClass::Stray);
         }
@@ -61,7 +64,10 @@ impl Worker {
         match self.admit(now, packet.data(), segment, &tuple) {
             Ok(found) => {
                 let verdict = self.send(packet, segment, found);
-                self.end_one_packet(found);
+                // The other fragments of the packet need the connection.
+                if segment.piece == Piece::Whole {
+                    self.end_one_packet(found);
+                }
                 verdict
             }
             Err(DropReason::NoRealServer) => {

@@ -17,7 +17,7 @@ use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Direction, flag};
 use crate::counters::Counter;
 use crate::hash::Key;
-use crate::parse::{Message, Segment};
+use crate::parse::{Message, Piece, Segment};
 use crate::snapshot::{Mode, Snapshot};
 use crate::table::Found;
 use crate::translate::client_address::toa_len;
@@ -84,6 +84,7 @@ impl Worker {
             end: message.end,
             flags: 0,
             wide: message.wide,
+            piece: Piece::Whole,
         };
         let sent = match self.table.conns[found.conn as usize].mode {
             Mode::FullNat | Mode::Nat => self.translate_error(packet, message, &quote, found, &exit),

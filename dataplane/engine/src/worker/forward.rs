@@ -15,7 +15,7 @@ use crate::counters::Counter;
 use crate::fib::{Fib, NextHop};
 use crate::icmp;
 use crate::ids::{AdjacencyId, PortId};
-use crate::parse::Segment;
+use crate::parse::{Piece, Segment};
 use crate::snapshot::Mode;
 use crate::table::Found;
 use crate::time::Ticks;
@@ -171,7 +171,7 @@ impl Worker {
         self.shift(packet, segment, found);
         let mut segment = *segment;
         let (mut ip, mut l4) = (Delta::ZERO, Delta::ZERO);
-        if !segment.is_udp() && conn.toa_kind != 0 {
+        if !segment.is_udp() && conn.toa_kind != 0 && segment.piece != Piece::Later {
             l4 += self.change_options(packet, &segment, found);
             self.tell_client(
                 packet,
@@ -187,11 +187,14 @@ impl Worker {
         if leaves_wide != segment.wide {
             let l4 = l4 + Delta::from_folded(deltas.l4);
             let done = family::translate(packet, &segment, &tuple, l4, self.packet_id.next());
-            return done.map(|()| fit).ok_or(Refused::Drop(DropReason::NoHeadroom));
+            return done.map(|()| fit).map_err(Refused::Drop);
         }
         let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) else {
             return Err(Refused::Drop(DropReason::L4Truncated));
         };
+        if segment.piece == Piece::Later {
+            headers.l4 = Default::default();
+        }
         headers.rewrite(&tuple, deltas, ip, l4);
         Ok(fit)
     }
@@ -211,6 +214,11 @@ impl Worker {
             && conn.has(flag::TOA_PENDING)
             && segment.flags & (flags::SYN | flags::RST) == 0;
         if !insert {
+            return;
+        }
+        // The fragments behind the first say where they belong; nothing can be put in front of them.
+        if segment.piece == Piece::First {
+            self.counters.event(Counter::ToaNoRoom).add(1);
             return;
         }
         let option = client_address::toa_of(conn.toa_kind, self.table.tuple(conn, Direction::Inbound).src);

@@ -14,7 +14,7 @@ use super::Worker;
 use crate::addr::Tuple;
 use crate::conn::{Conn, Direction, trait_};
 use crate::counters::Counter;
-use crate::parse::Segment;
+use crate::parse::{Piece, Segment};
 use crate::snapshot::{Options, Timestamps};
 use crate::table::Found;
 use crate::time::{TICKS_PER_SECOND, Ticks};
@@ -95,6 +95,9 @@ fn edit<P: PacketBuf>(
     segment: &Segment,
     change: impl FnOnce(&mut tcp::Header, &mut [u8]) -> Delta,
 ) {
+    if segment.piece == Piece::Later {
+        return;
+    }
     let Some(l4) = packet.data_mut().get_mut(segment.l4.into()..segment.end.into()) else { return };
     let options_len = view::<tcp::Header>(l4, 0).map_or(0, |tcp| usize::from(tcp.data_offset >> 4) * 4);
     let options_len = options_len.saturating_sub(tcp::HEADER_LEN);

@@ -1,5 +1,6 @@
 mod client_address;
 mod families;
+mod fragments;
 mod icmp_errors;
 mod ipv6;
 mod modes;

@@ -6,7 +6,7 @@ use wire::{checksum, ethernet, ipv4, ipv6, view};
 use super::{Worker, timeout};
 use crate::conn::{Acked, Conn, Direction, flag, trait_};
 use crate::counters::Counter;
-use crate::parse::Segment;
+use crate::parse::{Piece, Segment};
 use crate::table::Found;
 use crate::tcp::{ConnState, FlagClass, Seen, in_window, later, next};
 use crate::time::Ticks;
@@ -147,8 +147,12 @@ impl Worker {
     }
 }
 
-/// Whether the TCP or UDP checksum is right.
+/// Whether the TCP or UDP checksum is right. That of a first fragment covers bytes that are elsewhere and is believed: its
+/// header was seen whole, and the receiver checks the rest.
 pub(super) fn checksum_is_valid(data: &[u8], segment: &Segment) -> bool {
+    if segment.piece != Piece::Whole {
+        return true;
+    }
     let Some(bytes) = data.get(segment.l4.into()..segment.end.into()) else { return false };
     if segment.wide {
         let Some(ip) = view::<ipv6::Header>(data, ethernet::HEADER_LEN) else { return false };

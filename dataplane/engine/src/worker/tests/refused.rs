@@ -119,8 +119,7 @@ fn truncated_and_malformed_frames_are_counted_drops() {
         (edit(47, flags::PSH | flags::URG), DropReason::TcpFlagsInvalid),
         (edit(47, flags::SYN | flags::FIN), DropReason::TcpFlagsInvalid),
         (edit(47, flags::SYN | flags::RST), DropReason::TcpFlagsInvalid),
-        (edit(20, 0x20), DropReason::Fragment),
-        (edit(21, 0x01), DropReason::Fragment),
+        (edit(21, 0x01), DropReason::FragmentTiny),
         (edit(5, 0xbb), DropReason::NotOurMac),
     ];
     for (frame, reason) in cases {
