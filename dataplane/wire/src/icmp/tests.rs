@@ -133,7 +133,8 @@ fn an_answer_in_place_is_the_error_that_is_built_apart() {
             let mut packet = HeapBuf::with_room(&frame, 28, 0);
             let error = Error::TooBig { mtu: 1400 }.v4();
             assert!(answer_in_place(&mut packet, l3, U32::new(9), error));
-            let base = Ipv4Base { src: U32::new(9), dst: IP_SRC, ..Ipv4Base::default() };
+            let base =
+                Ipv4Base { src: U32::new(9), dst: IP_SRC, dscp_ecn: PRECEDENCE, ..Ipv4Base::default() };
             let wanted = icmp_error_frame(base, error, &frame[l3..]).unwrap();
             assert_eq!(packet.data()[..l3], turned(&frame, l3));
             assert_eq!(packet.data()[l3..], wanted[14..], "payload of {payload_len}");
