@@ -1,7 +1,7 @@
 //! The gateway: workers of the real engine, the planner and the forwarding table as the dataplane uses them, and the
 //! rings between workers.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use engine::plan::Update;
 use engine::snapshot::Mode;
 use engine::{
     BURST_LEN_MAX, ConnFilter, ConnInfo, ConnState, Counter, Counters, DropReason, FibBuilder, PairId,
-    Planner, PortId, PuntClass, RealId, Spec, Ticks, Verdict, Worker, WorkerConfig, WorkerId,
+    Planner, PortId, PuntClass, RealId, Released, Spec, Ticks, Verdict, Worker, WorkerConfig, WorkerId,
 };
 use wire::{HeapBuf, MacAddr, PacketBuf};
 
 use crate::faults::Fault;
 use crate::oracle::Oracle;
-use crate::packet::Mac;
+use crate::packet::{Mac, is_fragment};
 use crate::rng::Rng;
 use crate::topology::{LIMITS, ROUTER, ROUTER6, Shape, client_ip, gateway_mac, server_ip};
 
@@ -43,6 +43,8 @@ struct Lane {
     queue: VecDeque<HeapBuf>,
     /// From other workers.
     ring: VecDeque<HeapBuf>,
+    /// By slot: fragments that wait for the first one of their packet.
+    slots: HashMap<u16, Vec<HeapBuf>>,
     /// Configurations on their way, oldest first.
     updates: VecDeque<Update>,
     tally: Tally,
@@ -57,6 +59,7 @@ struct Tally {
     unresolved: u64,
     handed_over: u64,
     punts: u64,
+    waited: u64,
     drops: u64,
 }
 
@@ -99,6 +102,7 @@ impl Gateway {
                 worker,
                 queue: VecDeque::new(),
                 ring: VecDeque::new(),
+                slots: HashMap::new(),
                 updates: VecDeque::new(),
                 tally: Tally::default(),
             }
@@ -199,6 +203,9 @@ impl Gateway {
             }
         }
         self.lanes[worker].worker.housekeep(now);
+        if self.lanes[worker].empty_slots() {
+            woken.push(worker);
+        }
         Ok(woken)
     }
 
@@ -223,9 +230,7 @@ impl Gateway {
             Verdict::HandOver(_) => (&mut tally.handed_over, PortId(packet.port())),
             Verdict::Punt(_) => (&mut tally.punts, PortId(packet.port())),
             Verdict::Drop(_) => (&mut tally.drops, PortId(packet.port())),
-            Verdict::Wait(_) => {
-                return Err(format!("worker {worker} waits for a first fragment; none is missing"));
-            }
+            Verdict::Wait(_) => (&mut tally.waited, PortId(packet.port())),
         };
         *port.0 += 1;
         let port = port.1;
@@ -241,8 +246,7 @@ impl Gateway {
             .map_err(|broken| explain(&broken, id, verdict, &before, &after))?;
         if let Verdict::HandOver(to) = verdict {
             // Who knows a fragment's ports is not always who owns its connection.
-            let fragment = before.get(20..22).is_some_and(|field| field[0] & 0x3f != 0 || field[1] != 0);
-            if ring && !fragment {
+            if ring && !is_fragment(&before) {
                 return Err(format!("worker {worker} hands on what was handed to it"));
             }
             let Some(lane) = self.lanes.get_mut(to.index()) else {
@@ -250,6 +254,8 @@ impl Gateway {
             };
             lane.ring.push_back(packet);
             woken.push(to.index());
+        } else if let Verdict::Wait(slot) = verdict {
+            self.lanes[worker].slots.entry(slot.0).or_default().push(packet);
         }
         out.push(Emitted { worker: id, port, verdict, before, after });
         Ok(())
@@ -264,6 +270,8 @@ impl Gateway {
         for lane in &mut self.lanes {
             // A worker's loop turns thousands of times in a step of ours; a bounded share does.
             while lane.worker.housekeep(now) > 0 {}
+            // What comes of age here waited in vain.
+            lane.empty_slots();
         }
     }
 
@@ -291,6 +299,7 @@ impl Gateway {
                 replied: counters.event(Counter::Replied).get(),
                 unresolved: counters.event(Counter::Unresolved).get(),
                 handed_over: counters.event(Counter::HandedOver).get(),
+                waited: counters.event(Counter::FragmentsWaited).get(),
                 punts: PuntClass::ALL.iter().map(|c| counters.punt(*c).get()).sum(),
                 drops: DropReason::ALL.iter().map(|r| counters.dropped(*r).get()).sum(),
             };
@@ -299,6 +308,7 @@ impl Gateway {
                 + tally.unresolved
                 + tally.handed_over
                 + tally.punts
+                + tally.waited
                 + tally.drops;
             if tally.given != out || *tally != counted {
                 return Err(format!(
@@ -389,6 +399,25 @@ impl Lane {
         for mut update in self.updates.drain(..) {
             self.worker.apply(&mut update);
         }
+    }
+
+    /// Does what the worker says with fragments that need not wait any longer; whether there is work now.
+    fn empty_slots(&mut self) -> bool {
+        let mut again = false;
+        while let Some(released) = self.worker.take_released() {
+            match released {
+                Released::Process(slot) => {
+                    self.queue.extend(self.slots.remove(&slot.0).unwrap_or_default());
+                    again = true;
+                }
+                Released::Free(slot) => {
+                    let freed = self.slots.remove(&slot.0).unwrap_or_default().len() as u64;
+                    self.tally.given += freed;
+                    self.tally.drops += freed;
+                }
+            }
+        }
+        again
     }
 }
 

@@ -175,6 +175,15 @@ pub(crate) fn ip_of(frame: &[u8]) -> Option<&[u8]> {
     (ip.first()? >> 4 == family).then_some(ip)
 }
 
+/// Whether a frame is a fragment, or may be one: IPv6 with a fragment header.
+pub(crate) fn is_fragment(frame: &[u8]) -> bool {
+    match ip_of(frame) {
+        Some(ip) if ip[0] >> 4 == 4 => ip.len() >= 20 && be16(ip, 6) & 0x3fff != 0,
+        Some(ip) => ip.get(6) == Some(&44),
+        None => false,
+    }
+}
+
 /// Reads a frame; `None` when it is no whole TCP segment or UDP datagram in IP.
 pub(crate) fn parse(frame: &[u8]) -> Option<Segment<'_>> {
     segment_of(ip_of(frame)?)
