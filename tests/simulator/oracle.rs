@@ -516,6 +516,17 @@ impl Oracle {
         self.seen.icmp_errors += 1;
         let to_real = (input.protocol, input.quoted_src, input.quoted_dst);
         let to_client = (input.protocol, input.quoted_dst, input.quoted_src);
+        let client_sent = (output.protocol, output.quoted_src, output.quoted_dst);
+        let tunnelled = self.by_client.get(&client_sent).map(|i| &self.flows[*i]);
+        if let Some(flow) = tunnelled.filter(|flow| flow.mode == Mode::Tun) {
+            // From inside the tunnel: a new error, about what the client sent.
+            ensure!(input.checksum_ok && output.checksum_ok, "a corrupt error from a tunnel was believed");
+            ensure!(output.ttl == 64, "an error of the gateway's own with TTL {}", output.ttl);
+            ensure!(input.quoted_dst.ip() == flow.real.ip(), "about a tunnel to {}", input.quoted_dst.ip());
+            let ends = (output.src, output.dst);
+            ensure!(ends == (flow.virtual_.ip(), flow.client.ip()), "the error goes between {ends:?}");
+            return Ok(());
+        }
         let crossed = input.src.is_ipv4() != output.src.is_ipv4();
         let right = input.checksum_ok == output.checksum_ok || (crossed && output.checksum_ok);
         ensure!(right, "ICMP checksum: {} came in, {} went out", input.checksum_ok, output.checksum_ok);

@@ -2,7 +2,9 @@
 //! client's packet in it, so the client is told (RFC 2003 §4, RFC 2473 §8).
 
 use wire::icmp::Error;
-use wire::{Family, PacketBuf, U16, ethernet, icmp, icmpv6, ipv4, ipv6, quote, tunnel, view, view_mut};
+use wire::{
+    Family, PacketBuf, U16, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, quote, tunnel, view, view_mut,
+};
 
 use super::Worker;
 use super::errors::outer_header;
@@ -105,7 +107,9 @@ impl Worker {
             Ok(exit) => exit,
             Err(reason) => return self.drop(reason),
         };
-        let error = self.error_inside(packet.data(), message, inner, found);
+        // A new checksum would hide that the old one was wrong.
+        let intact = is_intact(packet.data(), message);
+        let error = self.error_inside(packet.data(), message, inner, found).filter(|_| intact);
         let told = error.and_then(|error| become_error(packet, inner, error));
         if told.is_none() || !self.limiter.allows_icmp() {
             return self.drop(DropReason::IcmpUntranslatable);
@@ -140,6 +144,17 @@ impl Worker {
             _ => None,
         }
     }
+}
+
+fn is_intact(data: &[u8], message: Message) -> bool {
+    let Some(bytes) = data.get(message.l4.into()..message.end.into()) else { return false };
+    let sum = if message.wide {
+        let Some(ip) = view::<ipv6::Header>(data, ethernet::HEADER_LEN) else { return false };
+        checksum::icmp_v6(&ip.src, &ip.dst, bytes)
+    } else {
+        checksum::icmp(bytes)
+    };
+    view::<icmp::Header>(bytes, 0).is_some_and(|header| header.checksum == sum)
 }
 
 /// Makes the frame an error from the virtual address to the client about the packet inside.
