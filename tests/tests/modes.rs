@@ -1,6 +1,7 @@
 //! Every forwarding mode through the whole gateway, between real programs.
 #![forbid(unsafe_code)]
 
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -269,6 +270,39 @@ fn a_client_hears_that_no_real_server_listens() -> Result<()> {
 }
 
 #[test]
+fn datagrams_that_may_be_fragmented_pass_tunnels_that_are_too_small_for_them() -> Result<()> {
+    let lab = tunnels(&[("udp", 7)])?;
+    // Otherwise Linux sets DF.
+    lab.client().sysctl("net.ipv4.ip_no_pmtu_disc", "1")?;
+    let sent: Vec<u8> = (0..1472).map(|at: u16| at.to_le_bytes()[0]).collect();
+    for (vip, tunnel, net, mtu) in TUNNELS {
+        if vip.contains(':') || net.contains(':') {
+            continue;
+        }
+        let servers: Vec<UdpSocket> =
+            lab.rig.reals[..2].iter().map(|real| udp_socket(real, vip, 7)).collect::<Result<_>>()?;
+        let client = udp_socket(lab.client(), CLIENTS[0], 0)?;
+        client.send_to(&sent, (vip, 7))?;
+        let mut room = [0; 2000];
+        let (len, from) = wait_for(&format!("{vip} {tunnel}"), Duration::from_secs(5), || {
+            Ok(servers.iter().find_map(|server| server.recv_from(&mut room).ok()))
+        })?;
+        assert_eq!(room[..len], sent, "{vip} {tunnel}: not whole through an MTU of {mtu}");
+        assert_eq!(from, client.local_addr()?);
+    }
+    lab.succeed()
+}
+
+/// A UDP socket in a namespace that never waits.
+fn udp_socket(netns: &Netns, address: &str, port: u16) -> Result<UdpSocket> {
+    netns.inside(|| {
+        let socket = UdpSocket::bind((address, port))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    })
+}
+
+#[test]
 fn fullnat_learns_a_narrow_path_to_the_client() -> Result<()> {
     let mut text = web_and_dns("fullnat");
     text += &service("[2001:db8:1::101]:80", "tcp", "", &["address = \"10.2.0.11:80\""]);
@@ -339,5 +373,26 @@ fn fullnat_tells_clients_of_a_narrow_path_to_the_real_server() -> Result<()> {
         assert!(learnt.is_some_and(|mtu| mtu.abs_diff(NARROW) <= 20), "{vip}: {learnt:?}");
     }
     assert_eq!(lab.uploaded()?, vec![sha256(&file)?; vips.len()]);
+    lab.succeed()
+}
+
+#[test]
+fn a_narrow_path_under_a_tunnel_is_told_to_clients() -> Result<()> {
+    let mut text = String::new();
+    for (vip, tunnel, net, _) in TUNNELS {
+        let real = format!("address = \"{}11\"", net.replace("10.2", "10.4").replace("db8:2", "db8:4"));
+        let more = format!("mode = \"tun\"\n{tunnel}");
+        text += &service(&format!("{}:80", bracketed(vip)), "tcp", &more, &[&real]);
+    }
+    let mut lab = Lab::build(&text)?;
+    // Wide enough for the least that IPv6 asks for, in any tunnel.
+    lab.add_far_real_server(1400, &TUNNELS.map(|(vip, ..)| vip))?;
+    lab.open_tunnels()?;
+    lab.start_gateway()?;
+    let file = lab.file("upload", 2_000_000)?;
+    for (vip, ..) in TUNNELS {
+        lab.upload(&bracketed(vip), &file)?;
+    }
+    assert_eq!(lab.uploaded()?, vec![sha256(&file)?; TUNNELS.len()]);
     lab.succeed()
 }
