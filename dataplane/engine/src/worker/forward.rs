@@ -19,7 +19,7 @@ use crate::parse::{Piece, Segment};
 use crate::snapshot::Mode;
 use crate::table::Found;
 use crate::time::Ticks;
-use crate::translate::client_address::{self, Inserted};
+use crate::translate::client_address;
 use crate::translate::{self, family, tunnel};
 use crate::verdict::{DropReason, Verdict};
 
@@ -222,18 +222,19 @@ impl Worker {
             return;
         }
         let option = client_address::toa_of(conn.toa_kind, self.table.tuple(conn, Direction::Inbound).src);
-        let may_grow = option.len() <= room;
+        let may_grow = option.as_bytes().len() <= room;
         let before = packet.data().len();
-        let inserted =
-            client_address::insert_toa(packet, (segment.l4.into(), segment.wide), &option, may_grow, ip, l4);
+        let event = match client_address::insert_toa(packet, segment.l4.into(), &option, may_grow) {
+            Some(inserted) => {
+                *ip += inserted.ip;
+                *l4 += inserted.tcp;
+                Counter::ToaInserted
+            }
+            None if may_grow => Counter::ToaNoRoom,
+            None => Counter::ToaOverMtu,
+        };
         segment.end += (packet.data().len() - before) as u16;
-        self.counters
-            .event(match inserted {
-                Inserted::Yes => Counter::ToaInserted,
-                Inserted::NoRoom if may_grow => Counter::ToaNoRoom,
-                Inserted::NoRoom => Counter::ToaOverMtu,
-            })
-            .add(1);
+        self.counters.event(event).add(1);
     }
 
     /// Strips what a client says of its own address, and makes a SYN-ACK ask for shorter segments.
