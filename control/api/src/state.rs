@@ -335,7 +335,7 @@ pub struct Service {
     /// Each connection of a FULLNAT real server begins at a sequence number beyond that of the last one on the same
     /// local endpoint, so that a real server in TIME_WAIT accepts it.
     pub rebase_sequence: bool,
-    /// Connections of a real server that has left the service, or is not up, end with their next packet; otherwise
+    /// Connections of a real server that has left the service, or is not up, end at once; otherwise
     /// they live on (IPVS `expire_nodest_conn`).
     pub expire_nodest_conn: bool,
     /// Templates of a real server of weight 0 end with the client's next connection, which is scheduled anew; otherwise

@@ -27,8 +27,8 @@ pub(crate) fn spec(state: &DesiredState) -> Result<Spec, Refusal> {
 
 fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refusal> {
     let name = &service.name;
-    if let Some(what) = not_built(service) {
-        return Err(invalid(format!("service {name} ({}): {what} not built yet", service.key)));
+    if service.reset_on_expiry {
+        return Err(invalid(format!("service {name} ({}): reset_on_expiry is not built yet", service.key)));
     }
     let virtual_ = service.key.virtual_;
     check_host(name, "virtual address", virtual_)?;
@@ -87,12 +87,6 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
 fn listen(range: &VirtualRange) -> Listen {
     let ports = if range.ports == (0, 0) { (1, u16::MAX) } else { range.ports };
     Listen { protocol: range.protocol.number(), address: range.address, ports }
-}
-
-/// The first thing that a service asks for and the engine cannot do, with its verb.
-fn not_built(service: &Service) -> Option<&'static str> {
-    let asked = [(service.reset_on_expiry, "reset_on_expiry is")];
-    asked.iter().find(|(is_asked, _)| *is_asked).map(|(_, what)| *what)
 }
 
 fn real_server(service: &str, real: &RealServer) -> Result<RealSpec, Refusal> {

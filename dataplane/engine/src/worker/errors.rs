@@ -25,7 +25,7 @@ use crate::translate::word;
 use crate::verdict::{DropReason, PuntClass, Verdict};
 
 /// The longest message of either family, from the ICMP header on.
-const MESSAGE_LEN_MAX: usize = icmp::HEADER_LEN + QUOTE_LEN_MAX;
+pub(super) const MESSAGE_LEN_MAX: usize = icmp::HEADER_LEN + QUOTE_LEN_MAX;
 
 /// The tuple of what would answer the packet that a message quotes; `None` when it quotes nothing that tells.
 pub(super) fn about(snapshot: &Snapshot, data: &[u8], message: Message) -> Option<Tuple> {
@@ -275,18 +275,22 @@ fn cross_error<P: PacketBuf>(
     let new = out.get(..len)?;
     let mut header = [0; ipv6::HEADER_LEN];
     let header = outer_header(&mut header, &was.tuple, len, hops.wrapping_sub(1))?;
-    let total = ethernet::HEADER_LEN + header.len() + len;
-    let missing = total.saturating_sub(packet.data().len());
-    if !packet.push_back(missing) {
+    become_message(packet, header, new)
+}
+
+/// Replaces what stands behind the Ethernet addresses by an IP header and the message behind it; `None` when the buffer
+/// has no room.
+pub(super) fn become_message<P: PacketBuf>(packet: &mut P, header: &[u8], message: &[u8]) -> Option<()> {
+    let total = ethernet::HEADER_LEN + header.len() + message.len();
+    if !packet.push_back(total.saturating_sub(packet.data().len())) {
         return None;
     }
     packet.truncate(total);
     let data = packet.data_mut();
-    let family = if message.wide { Family::V4 } else { Family::V6 };
-    view_mut::<ethernet::Header>(data, 0)?.ether_type = family.ether_type();
+    view_mut::<ethernet::Header>(data, 0)?.ether_type = Family::of(header)?.ether_type();
     let (front, back) = data.get_mut(ethernet::HEADER_LEN..)?.split_at_mut_checked(header.len())?;
     front.copy_from_slice(header);
-    back.copy_from_slice(new);
+    back.copy_from_slice(message);
     Some(())
 }
 

@@ -2,12 +2,10 @@
 //! client's packet in it, so the client is told (RFC 2003 §4, RFC 2473 §8).
 
 use wire::icmp::Error;
-use wire::{
-    Family, PacketBuf, U16, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, quote, tunnel, view, view_mut,
-};
+use wire::{Family, PacketBuf, U16, checksum, ethernet, icmp, icmpv6, ipv4, ipv6, quote, tunnel, view};
 
 use super::Worker;
-use super::errors::outer_header;
+use super::errors::{MESSAGE_LEN_MAX, become_message, outer_header};
 use super::forward::Fit;
 use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::Direction;
@@ -17,9 +15,6 @@ use crate::snapshot::{Mode, Snapshot, TunnelKind};
 use crate::table::Found;
 use crate::translate::tunnel::overhead;
 use crate::verdict::{DropReason, Verdict};
-
-/// The longest message of either family, from the ICMP header on.
-const MESSAGE_LEN_MAX: usize = icmp::HEADER_LEN + icmpv6::QUOTE_LEN_MAX;
 
 /// The packet in a tunnel that an error quotes.
 #[derive(Debug, Clone, Copy)]
@@ -175,18 +170,7 @@ fn become_error<P: PacketBuf>(packet: &mut P, inner: &Inner, error: Error) -> Op
     };
     let mut header = [0; ipv6::HEADER_LEN];
     let header = outer_header(&mut header, &inner.tuple, len, HOPS)?;
-    let total = ethernet::HEADER_LEN + header.len() + len;
-    if !packet.push_back(total.saturating_sub(packet.data().len())) {
-        return None;
-    }
-    packet.truncate(total);
-    let data = packet.data_mut();
-    let family = if wide { Family::V6 } else { Family::V4 };
-    view_mut::<ethernet::Header>(data, 0)?.ether_type = family.ether_type();
-    let (front, back) = data.get_mut(ethernet::HEADER_LEN..)?.split_at_mut_checked(header.len())?;
-    front.copy_from_slice(header);
-    back.copy_from_slice(out.get(..len)?);
-    Some(())
+    become_message(packet, header, out.get(..len)?)
 }
 
 /// TTL and hop limit of packets that the gateway sends itself (RFC 1700).
