@@ -59,28 +59,49 @@ impl Out {
         if self.burst.is_empty() {
             return 0;
         }
-        let sent = match &mut self.sink {
-            Sink::Ring(ring) => ring.push(&mut self.burst),
-            Sink::Queue(queue, vlan) => {
-                if let Some(vlan) = *vlan {
-                    put_tags_on(vlan, &mut self.burst, page);
-                }
-                let mut sent = 0;
-                for _ in 0..TX_TRIES {
-                    sent += queue.send(&mut self.burst);
-                    if self.burst.is_empty() {
-                        break;
-                    }
-                }
-                page.tx_packets.add(sent as u64);
-                sent
-            }
-        };
-        if !self.burst.is_empty() {
-            page.dropped(self.when_full).add(self.burst.len() as u64);
-            Mbuf::free_bulk(&mut self.burst);
-        }
+        let sent = self.sink.take(&mut self.burst, page);
+        drop_rest(&mut self.burst, self.when_full, page);
         sent
+    }
+
+    /// Sends a whole burst behind what has gathered, and leaves it empty.
+    #[inline]
+    fn send_all(&mut self, burst: &mut Burst, page: &Page) {
+        self.flush(page);
+        self.sink.take(burst, page);
+        drop_rest(burst, self.when_full, page);
+    }
+}
+
+impl Sink {
+    /// Takes what it has room for from the front of a burst; returns how many that were.
+    #[inline]
+    fn take(&mut self, burst: &mut Burst, page: &Page) -> usize {
+        let (queue, vlan) = match self {
+            Sink::Ring(ring) => return ring.push(burst),
+            Sink::Queue(queue, vlan) => (queue, *vlan),
+        };
+        if let Some(vlan) = vlan {
+            put_tags_on(vlan, burst, page);
+        }
+        let mut sent = 0;
+        for _ in 0..TX_TRIES {
+            sent += queue.send(burst);
+            if burst.is_empty() {
+                break;
+            }
+        }
+        page.tx_packets.add(sent as u64);
+        sent
+    }
+}
+
+/// Drops and counts what a sink did not take.
+#[inline]
+fn drop_rest(burst: &mut Burst, when_full: PlatformDrop, page: &Page) {
+    if !burst.is_empty() {
+        page.dropped(when_full).add(burst.len() as u64);
+        Mbuf::free_bulk(burst);
     }
 }
 
@@ -93,6 +114,14 @@ fn put_tags_on(vlan: Vlan, burst: &mut Burst, page: &Page) {
         }
         room
     });
+}
+
+/// The port that all packets are forwarded to.
+#[inline]
+fn only_port(verdicts: &[Verdict]) -> Option<PortId> {
+    let &Verdict::Forward(port) = verdicts.first()? else { return None };
+    let all = verdicts.iter().all(|verdict| matches!(verdict, Verdict::Forward(other) if *other == port));
+    all.then_some(port)
 }
 
 /// All ways out of a worker.
@@ -135,6 +164,12 @@ impl Outputs {
     /// Distributes a burst by its verdicts and leaves it empty.
     #[inline]
     pub(crate) fn dispatch(&mut self, burst: &mut Burst, verdicts: &[Verdict; BURST_LEN_MAX], page: &Page) {
+        // Nearly always: what came in by one port is forwarded by another.
+        if let Some(port) = only_port(&verdicts[..burst.len()])
+            && let Some(Some(out)) = self.ports.get_mut(port.index())
+        {
+            return out.send_all(burst, page);
+        }
         for (packet, verdict) in burst.drain(..).zip(verdicts) {
             match *verdict {
                 Verdict::Forward(port) | Verdict::Reply(port) => self.send(port, packet, page),
