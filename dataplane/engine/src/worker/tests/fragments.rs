@@ -298,3 +298,22 @@ fn a_fragmented_syn_opens_a_connection_and_a_fragmented_rst_ends_it() {
     }
     assert_eq!(rig.states(), [ConnState::Close]);
 }
+
+#[test]
+fn no_two_workers_use_an_identification_at_the_same_time() {
+    for workers in [1, 2, 3, 64] {
+        let ids = (0..workers).map(|worker| PacketId::new(WorkerId(worker), workers));
+        let each = usize::from(u16::MAX / workers);
+        let mut all: Vec<u16> = ids.flat_map(|id| (0..3 * each).map(move |_| id.next())).collect();
+        let first: Vec<u16> =
+            all.chunks(3 * each).flat_map(|of_worker| &of_worker[..each]).copied().collect();
+        let used = |mut ids: Vec<u16>| {
+            ids.sort_unstable();
+            ids.dedup();
+            ids.len()
+        };
+        assert_eq!(used(first), each * usize::from(workers), "one is used again too early");
+        let owners = all.chunks_mut(3 * each).map(|of_worker| used(of_worker.to_vec())).sum::<usize>();
+        assert_eq!(owners, used(all), "two workers use the same");
+    }
+}
