@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::fragments::piece_of;
+
 mod build;
 mod enclosed;
 
@@ -57,19 +59,19 @@ pub(crate) struct Segment<'a> {
     pub(crate) l4_checksum_ok: bool,
 }
 
-fn be16(b: &[u8], at: usize) -> u16 {
+pub(crate) fn be16(b: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([b[at], b[at + 1]])
 }
 
-fn be32(b: &[u8], at: usize) -> u32 {
+pub(crate) fn be32(b: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
-fn address4(b: &[u8], at: usize) -> IpAddr {
+pub(crate) fn address4(b: &[u8], at: usize) -> IpAddr {
     Ipv4Addr::new(b[at], b[at + 1], b[at + 2], b[at + 3]).into()
 }
 
-fn address6(b: &[u8], at: usize) -> IpAddr {
+pub(crate) fn address6(b: &[u8], at: usize) -> IpAddr {
     let octets: [u8; 16] = b[at..at + 16].try_into().unwrap();
     Ipv6Addr::from(octets).into()
 }
@@ -82,13 +84,13 @@ pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// One's complement sum of 16-bit words (RFC 1071), not folded.
-fn sum(bytes: &[u8]) -> u64 {
+pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(2);
     let odd = words.remainder().first().map_or(0, |b| u64::from(*b) << 8);
     words.map(|w| u64::from(be16(w, 0))).sum::<u64>() + odd
 }
 
-fn fold(mut sum: u64) -> u16 {
+pub(crate) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -297,6 +299,11 @@ pub(crate) fn summary(frame: &[u8]) -> String {
     let ip = ip_of(frame).unwrap_or_default();
     if let Some(error) = icmp_error_of(ip) {
         return format!("{error:?}");
+    }
+    if let Some(piece) = piece_of(ip) {
+        let (src, dst, protocol, id) = piece.key;
+        let more = if piece.more { "+" } else { "" };
+        return format!("{src} > {dst} {protocol} fragment {}..{}{more} of {id}", piece.start, piece.end());
     }
     match unwrap_tunnel(ip).and_then(|t| Some((t, segment_of(t.inner)?))) {
         Some((tunnel, inner)) => format!("{} > {} ( {} )", tunnel.src, tunnel.dst, inner.summary()),

@@ -11,6 +11,7 @@ use engine::{PortId, Spec, Ticks};
 
 use crate::faults::Fault;
 use crate::forge::forge;
+use crate::fragments::Cutter;
 use crate::gateway::Gateway;
 use crate::host::{Host, Syns};
 use crate::link::Link;
@@ -108,6 +109,8 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     /// By host: towards the gateway and back.
     pub(crate) links: Vec<(Link, Link)>,
+    /// Between hosts and their links.
+    pub(crate) cutter: Cutter,
     pub(crate) by_ip: HashMap<IpAddr, usize>,
     pub(crate) gateway: Option<Gateway>,
     pub(crate) network: Option<engine::FibBuilder>,
@@ -132,7 +135,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, options: Options) -> Result<World, String> {
         let mut rng = Rng::new(seed);
-        let shape = Shape::of(&mut rng);
+        let mut shape = Shape::of(&mut rng);
+        let cutter = Cutter::of(seed, &mut shape);
         let spec = topology::spec(&mut rng, &shape);
         let tick_offset = if rng.chance(10_000) { u32::MAX - 3_000 } else { rng.next() as u32 };
         let mut hosts = Vec::new();
@@ -179,6 +183,7 @@ impl World {
             events: HashMap::new(),
             hosts,
             links,
+            cutter,
             by_ip,
             gateway: None,
             network: None,

@@ -59,11 +59,13 @@ impl World {
             }
             let direct = self.direct(host, &packet);
             let to_mac = direct.map_or(gateway_mac(port), |to| self.hosts[to].mac);
-            let bytes = frame(to_mac, self.hosts[host].mac, &packet, self.shape.pad);
-            self.trace("sent by host", &bytes);
             let to = direct.map_or(Node::Gateway(port), Node::Host);
-            for flight in self.links[host].0.carry(bytes) {
-                self.fly(to, flight);
+            for packet in self.cutter.pass(host, packet) {
+                let bytes = frame(to_mac, self.hosts[host].mac, &packet, self.shape.pad);
+                self.trace("sent by host", &bytes);
+                for flight in self.links[host].0.carry(bytes) {
+                    self.fly(to, flight);
+                }
             }
         }
         self.identify(host)?;

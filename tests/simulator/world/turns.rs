@@ -3,6 +3,7 @@
 use engine::{PortId, PuntClass, Verdict};
 
 use super::{Event, Node, World};
+use crate::fragments::{cut_frame, piece_of};
 use crate::gateway::Emitted;
 use crate::packet::{ACK, Build, Mac, RST, frame, ip_of, parse, parse_ip};
 use crate::topology::{ROUTER_MAC, gateway_mac, is_routed, vips};
@@ -65,6 +66,9 @@ impl World {
         }
         match verdict {
             Verdict::Forward(_) | Verdict::Reply(_) => self.leave(port, verdict, after),
+            Verdict::ForwardCut { mtu, .. } => {
+                cut_frame(&after, mtu).into_iter().try_for_each(|piece| self.leave(port, verdict, piece))
+            }
             Verdict::Punt(PuntClass::Stray) if self.shape.kernel_answers => {
                 if let Some(answer) = kernel_rst(&before) {
                     let ip = parse_ip(&answer).map(|header| header.dst);
@@ -83,8 +87,9 @@ impl World {
     /// A frame leaves through a port: it must be addressed from us to the right neighbour.
     pub(super) fn leave(&mut self, port: PortId, verdict: Verdict, bytes: Vec<u8>) -> Result<(), String> {
         let reply = matches!(verdict, Verdict::Reply(_));
-        let header = ip_of(&bytes).and_then(parse_ip);
-        let Some(to) = header.map(|header| header.dst) else {
+        let ip = ip_of(&bytes).unwrap_or_default();
+        let dst = parse_ip(ip).map(|header| header.dst).or_else(|| piece_of(ip).map(|piece| piece.key.1));
+        let Some(to) = dst else {
             return Err(format!("{verdict:?}: a frame that is no IP, of {} bytes", bytes.len()));
         };
         if !reply && bytes[6..12] != gateway_mac(port) {
