@@ -128,7 +128,11 @@ impl<'a> Packet<'a> {
             return Some(self.header.is_some() || self.inner().is_some());
         }
         let mut payload = self.payload.to_vec();
-        payload[at..at + 2].fill(0);
+        if self.protocol == ipv4::PROTO_UDP {
+            // What stands behind the datagram is not under its checksum (RFC 9868).
+            payload.truncate(word(self.payload, 4)?.into());
+        }
+        payload.get_mut(at..at + 2)?.fill(0);
         Some(upper_checksum(self.protocol, (self.src, self.dst), &payload).to_bytes() == found)
     }
 }

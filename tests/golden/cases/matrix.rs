@@ -227,8 +227,15 @@ fn datagrams(conn: &Conn) -> Vec<Step> {
             steps.push(conn.outbound(&format!("{} bytes back", len + 2), &dgram(len + 2)));
         }
     }
+    let surplus = "bytes behind the datagram in its packet";
+    steps.push(conn.inbound(surplus, &dgram(21).surplus(7)));
+    if !one_way {
+        steps.push(conn.outbound(&format!("{surplus}, back"), &dgram(20).surplus(9)));
+    }
     if conn.service.outside == V4 {
         steps.push(conn.inbound("without checksum", &dgram(21).no_checksum()));
+        steps
+            .push(conn.inbound(&format!("{surplus}, without checksum"), &dgram(21).no_checksum().surplus(6)));
     }
     if conn.service.inside == V4 && !one_way {
         steps.push(conn.outbound("an answer without checksum", &dgram(22).no_checksum()));
