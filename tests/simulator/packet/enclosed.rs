@@ -91,6 +91,10 @@ pub(crate) fn icmp_error_of(ip: &[u8]) -> Option<IcmpError> {
         4 if quote.len() >= 20 => {
             (usize::from(quote[0] & 15) * 4, quote[9], address4(quote, 12), address4(quote, 16))
         }
+        // A first fragment; its header stands in front of the ports.
+        6 if quote.len() >= 48 && quote[6] == 44 && be16(quote, 42) & !7 == 0 => {
+            (48, quote[40], address6(quote, 8), address6(quote, 24))
+        }
         6 if quote.len() >= 40 => (40, quote[6], address6(quote, 8), address6(quote, 24)),
         _ => return None,
     };
