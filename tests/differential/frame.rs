@@ -9,11 +9,7 @@ use wire::build::{
 use wire::tcp::flags::PSH;
 use wire::{MacAddr, U16, U32, icmp, icmpv6, ipv4};
 
-/// What net_pcap calls the first and the second port of a process; the guest's cards have the same addresses.
-pub(crate) const WAN_MAC: MacAddr = MacAddr([0x02, 0x70, 0x63, 0x61, 0x70, 0x00]);
-pub(crate) const LAN_MAC: MacAddr = MacAddr([0x02, 0x70, 0x63, 0x61, 0x70, 0x01]);
-/// All clients are behind one station.
-pub(crate) const CLIENT_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 1, 0x11]);
+pub(crate) use crate::port::{CLIENT_MAC, Frame, LAN_MAC, Port, WAN_MAC};
 
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
 pub(crate) const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x11);
@@ -52,31 +48,6 @@ pub(crate) fn far_client(n: u16) -> Ipv4Addr {
 /// The same over IPv6.
 pub(crate) fn far_client6(n: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, n)
-}
-
-/// A port of the gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Port {
-    Wan,
-    Lan,
-}
-
-impl Port {
-    pub(crate) const ALL: [Port; 2] = [Port::Wan, Port::Lan];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Port::Wan => "wan",
-            Port::Lan => "lan",
-        }
-    }
-}
-
-/// A frame at a port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Frame {
-    pub(crate) port: Port,
-    pub(crate) bytes: Vec<u8>,
 }
 
 /// The identification of every IPv4 packet that goes in.

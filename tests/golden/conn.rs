@@ -169,7 +169,7 @@ impl Conn {
 }
 
 /// A router has passed it on.
-fn routed<L: Load>(load: &L) -> L {
+pub(crate) fn routed<L: Load>(load: &L) -> L {
     let mut load = load.clone().tail(0);
     load.ip_mut().hops -= 1;
     load

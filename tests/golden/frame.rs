@@ -7,10 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use wire::build::{Extension, Ipv4Base, Ipv6Base, ethernet, with_extensions};
 use wire::{Family, MacAddr, U16, checksum, ipv4};
 
-/// What net_pcap calls the first and the second port of a process.
-pub(crate) const WAN_MAC: MacAddr = MacAddr([0x02, 0x70, 0x63, 0x61, 0x70, 0x00]);
-pub(crate) const LAN_MAC: MacAddr = MacAddr([0x02, 0x70, 0x63, 0x61, 0x70, 0x01]);
-pub(crate) const CLIENT_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 1, 0x11]);
+pub(crate) use crate::port::{CLIENT_MAC, Frame, Port, WAN_MAC};
+
 pub(crate) const REAL_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 2, 0x11]);
 
 /// On the client's side.
@@ -43,29 +41,14 @@ pub(crate) fn family_of(address: IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
-/// A port of the gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Port {
-    Wan,
-    Lan,
-}
-
 impl Port {
-    pub(crate) const ALL: [Port; 2] = [Port::Wan, Port::Lan];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Port::Wan => "wan",
-            Port::Lan => "lan",
-        }
-    }
-
     /// Our own hardware address, and that of everybody else there.
     pub(crate) fn macs(self) -> (MacAddr, MacAddr) {
-        match self {
-            Port::Wan => (WAN_MAC, CLIENT_MAC),
-            Port::Lan => (LAN_MAC, REAL_MAC),
-        }
+        let theirs = match self {
+            Port::Wan => CLIENT_MAC,
+            Port::Lan => REAL_MAC,
+        };
+        (self.mac(), theirs)
     }
 
     /// A frame with this IP packet that somebody sends us.
@@ -84,13 +67,6 @@ impl Port {
         let ether_type = Family::of(packet).unwrap_or(Family::V4).ether_type();
         Frame { port: self, bytes: ethernet(to, from, ether_type, packet) }
     }
-}
-
-/// A frame at a port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Frame {
-    pub(crate) port: Port,
-    pub(crate) bytes: Vec<u8>,
 }
 
 impl Frame {

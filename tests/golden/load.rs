@@ -220,18 +220,26 @@ pub(crate) struct Dgram {
     pub(crate) payload: Vec<u8>,
     /// Whether it is sent with a checksum.
     pub(crate) has_checksum: bool,
+    /// Behind it in its packet (RFC 9868).
+    pub(crate) surplus: Vec<u8>,
     pub(crate) ip: Ip,
     pub(crate) tail: usize,
 }
 
 /// A datagram with so many bytes to carry.
 pub(crate) fn dgram(len: usize) -> Dgram {
-    Dgram { payload: pattern(len), has_checksum: true, ip: Ip::default(), tail: 0 }
+    let surplus = Vec::new();
+    Dgram { payload: pattern(len), has_checksum: true, surplus, ip: Ip::default(), tail: 0 }
 }
 
 impl Dgram {
     pub(crate) fn no_checksum(mut self) -> Dgram {
         self.has_checksum = false;
+        self
+    }
+
+    pub(crate) fn surplus(mut self, len: usize) -> Dgram {
+        self.surplus = pattern(len);
         self
     }
 }
@@ -252,7 +260,7 @@ impl Load for Dgram {
     }
 
     fn bytes(&self, src: Endpoint, dst: Endpoint) -> Vec<u8> {
-        udp(src, dst, &self.payload, self.has_checksum)
+        [udp(src, dst, &self.payload, self.has_checksum), self.surplus.clone()].concat()
     }
 
     fn payload(mut self, len: usize) -> Dgram {

@@ -19,6 +19,8 @@ pub(crate) struct Packet<'a> {
     /// IPv4: its header.
     header: Option<&'a [u8]>,
     pub(crate) is_fragment: bool,
+    /// A fragment behind the first one, which has no transport header.
+    is_later: bool,
     pub(crate) payload: &'a [u8],
 }
 
@@ -46,6 +48,7 @@ impl<'a> Packet<'a> {
             flow_label: 0,
             header: Some(bytes.get(..header_len)?),
             is_fragment: word(bytes, 6)? & 0x3fff != 0,
+            is_later: word(bytes, 6)? & 0x1fff != 0,
             payload: bytes.get(header_len..word(bytes, 2)?.into())?,
         })
     }
@@ -54,20 +57,26 @@ impl<'a> Packet<'a> {
         let address = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok()?));
         let mut payload = bytes.get(40..40 + usize::from(word(bytes, 4)?))?;
         let mut protocol = bytes[6];
+        let (mut is_fragment, mut is_later) = (false, false);
         // Hop-by-hop, routing and destination options have one layout (RFC 8200 §4.2).
-        while let 0 | 43 | 60 = protocol {
+        while let (0 | 43 | 44 | 60, false) = (protocol, is_later) {
+            let mut len = (usize::from(*payload.get(1)?) + 1) * 8;
+            if protocol == 44 {
+                let field = word(payload, 2)?;
+                // Of a packet in one fragment all is there (RFC 6946).
+                (is_fragment, is_later, len) = (field & 0xfff9 != 0, field >> 3 != 0, 8);
+            }
             protocol = *payload.first()?;
-            payload = payload.get((usize::from(*payload.get(1)?) + 1) * 8..)?;
+            payload = payload.get(len..)?;
         }
         let flow_label = u32::from_be_bytes(bytes[..4].try_into().ok()?) & 0x000f_ffff;
-        let is_fragment = protocol == 44;
         let (src, dst) = (address(8)?, address(24)?);
-        Some(Packet { src, dst, protocol, flow_label, header: None, is_fragment, payload })
+        Some(Packet { src, dst, protocol, flow_label, header: None, is_fragment, is_later, payload })
     }
 
-    /// Source and destination port of TCP and UDP.
+    /// Source and destination port of TCP and UDP, as far as they are here.
     pub(crate) fn ports(&self) -> Option<[u16; 2]> {
-        let has_ports = matches!(self.protocol, ipv4::PROTO_TCP | ipv4::PROTO_UDP) && !self.is_fragment;
+        let has_ports = matches!(self.protocol, ipv4::PROTO_TCP | ipv4::PROTO_UDP) && !self.is_later;
         if has_ports { Some([word(self.payload, 0)?, word(self.payload, 2)?]) } else { None }
     }
 
@@ -119,7 +128,11 @@ impl<'a> Packet<'a> {
             return Some(self.header.is_some() || self.inner().is_some());
         }
         let mut payload = self.payload.to_vec();
-        payload[at..at + 2].fill(0);
+        if self.protocol == ipv4::PROTO_UDP {
+            // What stands behind the datagram is not under its checksum (RFC 9868).
+            payload.truncate(word(self.payload, 4)?.into());
+        }
+        payload.get_mut(at..at + 2)?.fill(0);
         Some(upper_checksum(self.protocol, (self.src, self.dst), &payload).to_bytes() == found)
     }
 }

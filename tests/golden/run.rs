@@ -113,7 +113,8 @@ pub(crate) fn run(dataplane: &mut Dataplane, case: &Case, order: Order) -> Resul
             rules::check(frame, &step, &conns, case).with_context(|| place.clone())?;
         }
         let sent: Vec<Frame> = sent.iter().map(without_own_id).collect();
-        compare(&sent, &step.output, order).with_context(|| place.clone())?;
+        let expected: Vec<Frame> = step.output.iter().map(without_own_id).collect();
+        compare(&sent, &expected, order).with_context(|| place.clone())?;
         before = compare_counts(dataplane, &before, &step.counts).with_context(|| place.clone())?;
         if let Some((conn, state)) = &step.listed {
             compare_listed(dataplane, conn, state).context(place)?;

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use engine::Verdict;
 
-use crate::packet::{ACK, ETH_LEN, RST, SYN, finish_checksums, parse, toa_option};
+use crate::fragments::piece_of;
+use crate::packet::{ACK, ETH_LEN, RST, SYN, TCP, finish_checksums, parse, toa_option};
 
 /// What is done to packets that the engine forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +33,25 @@ pub(crate) enum Fault {
     HealedChecksum,
     /// RST segments come out of the blue: every 40th inbound ACK becomes one.
     StrayRst,
+    /// The last byte of later fragments is another.
+    WrongFragment,
+    /// The transport checksum in first fragments is off.
+    WrongFragmentChecksum,
 }
 
 impl Fault {
     pub(crate) fn strike(self, before: &[u8], verdict: Verdict, after: &mut [u8]) {
         if self == Fault::None || !matches!(verdict, Verdict::Forward(_)) {
+            return;
+        }
+        if let Some(piece) = after.get(ETH_LEN..).and_then(piece_of) {
+            let (start, end) = (after.len() - piece.payload.len(), after.len());
+            let checksum_at = start + if piece.key.2 == TCP { 16 } else { 6 };
+            match self {
+                Fault::WrongFragment if piece.start > 0 => after[end - 1] ^= 0x40,
+                Fault::WrongFragmentChecksum if piece.start == 0 => after[checksum_at] ^= 0x40,
+                _ => {}
+            }
             return;
         }
         let (Some(input), Some(output)) = (parse(before), parse(after)) else { return };

@@ -14,6 +14,7 @@ use smoltcp::socket::udp;
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 
+use crate::fragments::Receiver;
 use crate::packet::{Mac, ip_of, parse_ip, segment_of, unwrap_tunnel};
 use crate::rng::Rng;
 use crate::stream::{Close, End, Plan, Pump, Side, datagram, read_datagram};
@@ -128,6 +129,7 @@ pub(crate) struct Host {
     interface: Interface,
     sockets: SocketSet<'static>,
     wire: Wire,
+    receiver: Receiver,
     listening: Vec<(SocketHandle, u16)>,
     udp_servers: Vec<SocketHandle>,
     exchanges: Vec<Exchange>,
@@ -181,6 +183,7 @@ impl Host {
             interface,
             sockets: SocketSet::new(Vec::new()),
             wire,
+            receiver: Receiver::default(),
             listening: Vec::new(),
             udp_servers: Vec::new(),
             exchanges: Vec::new(),
@@ -248,13 +251,14 @@ impl Host {
     }
 
     pub(crate) fn receive(&mut self, frame: &[u8]) {
-        let Some(ip) = ip_of(frame) else { return };
+        let Some(ip) = ip_of(frame).and_then(|ip| self.receiver.take(ip)) else { return };
         // What is tunnelled to this host it takes as if it had come so.
-        let ip = match unwrap_tunnel(ip) {
+        let inner = match unwrap_tunnel(&ip) {
             Some(tunnel) if self.side == Side::Server && self.ips.contains(&tunnel.dst) => tunnel.inner,
-            _ => ip,
+            _ => &ip,
         };
-        let syn = segment_of(ip)
+        let Some(ip) = self.receiver.take(inner) else { return };
+        let syn = segment_of(&ip)
             .filter(|s| self.side == Side::Server && s.is_tcp() && s.is_opening() && s.l4_checksum_ok);
         if let Some(syn) = syn
             && let Some(handle) = self.connected(syn.dst, syn.src)
@@ -271,8 +275,8 @@ impl Host {
         if let Some(syn) = syn {
             self.syns.borrow_mut().insert((syn.src, syn.seq));
         }
-        if parse_ip(ip).is_some() {
-            self.wire.incoming.push_back(ip.to_vec());
+        if parse_ip(&ip).is_some() {
+            self.wire.incoming.push_back(ip);
         }
     }
 

@@ -1,9 +1,9 @@
 //! The deterministic simulator: real TCP stacks on both sides of the real engine, in virtual time, driven by one seed.
 //!
 //! Clients and real servers are smoltcp stacks whose programs send each other byte streams that tell where they come
-//! from. Between them are links that lose, double, delay, reorder and corrupt, an enemy who forges, an operator who
-//! changes the configuration, and a gateway of one to four workers that may crash. What must hold is written in
-//! `oracle` (packets) and `world` (streams, tables, counters).
+//! from. Between them are links that lose, double, delay, reorder and corrupt, paths that cut packets, an enemy who
+//! forges, an operator who changes the configuration, and a gateway of one to four workers that may crash. What must
+//! hold is written in `oracle` (packets) and `world` (streams, tables, counters).
 //!
 //! - `TOLLGATE_SIM_SEEDS=5000` runs that many seeds (1,000 by default),
 //! - `TOLLGATE_SIM_SEED=123` runs that one and prints every packet.
@@ -12,6 +12,7 @@
 
 mod faults;
 mod forge;
+mod fragments;
 mod gateway;
 mod host;
 mod judge;
@@ -174,6 +175,12 @@ fn a_reply_to_the_wrong_client_is_noticed() {
 #[test]
 fn a_changed_payload_is_noticed() {
     assert_complaint(Fault::WrongPayload, "payload");
+}
+
+#[test]
+fn a_changed_fragment_is_noticed() {
+    assert_complaint(Fault::WrongFragment, "later fragment");
+    assert_complaint(Fault::WrongFragmentChecksum, "checksum");
 }
 
 #[test]

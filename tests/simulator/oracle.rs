@@ -4,18 +4,23 @@
 //! what it thinks. A picture of a connection ("flow") begins when the engine forwards a SYN, or a datagram of a client
 //! that it does not know. How a flow reaches its real server is told by how the packet leaves.
 
+mod errors;
+mod pieces;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use engine::snapshot::Mode;
 use engine::{ConnState, Spec, Verdict, WorkerId};
 
+use crate::fragments::{Assembler, piece_of};
 use crate::packet::{
-    ACK, ADDRESS_KINDS, ETH_LEN, FIN, IcmpError, Mac, RST, SYN, Segment, icmp_error_of, ip_of, options,
-    parse, parse_ip, segment_of, toa_endpoint, toa_option, unwrap_tunnel,
+    ACK, ADDRESS_KINDS, ETH_LEN, FIN, Mac, RST, SYN, Segment, icmp_error_of, ip_of, options, parse,
+    segment_of, toa_endpoint, toa_option, unwrap_tunnel,
 };
 use crate::rules::{checksums, in_padding, only_stripped, outbound_options, reply_is_sound, unchanged};
 use crate::topology::{server_ip, tunnel_source};
+use pieces::Forwarded;
 
 /// One invariant that did not hold.
 pub(crate) type Broken = String;
@@ -95,6 +100,8 @@ pub(crate) struct Oracle {
     by_local: HashMap<SideKey, usize>,
     /// Flows whose ends must be checked against the engine's table: they were displaced.
     displaced: Vec<usize>,
+    /// Fragments that were forwarded.
+    fragments: Assembler<Forwarded>,
     /// Real servers by every MAC address that they ever had.
     macs: HashMap<Mac, usize>,
     /// The present, in virtual microseconds.
@@ -131,7 +138,8 @@ macro_rules! seen {
 
 seen! {
     forwarded, toa, toa_missing_for_room, toa_in_padding, forged_stripped, corrupt_forwarded, handed_over,
-    mss_lowered, fullnat, nat, dr, tun, udp, v6, v4_to_v6, v6_to_v4, toa_v6, icmp_errors,
+    mss_lowered, fullnat, nat, dr, tun, udp, v6, v4_to_v6, v6_to_v4, toa_v6, icmp_errors, fragments,
+    fragments_waited, put_together, cut_by_us,
 }
 
 /// Returns what is broken unless the condition holds.
@@ -149,6 +157,23 @@ struct Leaving<'a> {
     real: SocketAddr,
     /// What the real server's stack gets.
     output: Segment<'a>,
+    fragmented: bool,
+}
+
+/// A packet as it leaves.
+struct Output<'a> {
+    /// The frame, or that of the first fragment.
+    after: &'a [u8],
+    target: Option<IpAddr>,
+    /// The packet that left in fragments, without a tunnel's headers.
+    joined: Option<&'a [u8]>,
+}
+
+impl<'a> Output<'a> {
+    /// The packet. Not resolved, its frame has no Ethernet type of its own yet where the family changed.
+    fn ip(&self) -> &'a [u8] {
+        self.joined.unwrap_or(self.after.get(ETH_LEN..).unwrap_or_default())
+    }
 }
 
 impl Oracle {
@@ -178,6 +203,7 @@ impl Oracle {
         self.by_client.clear();
         self.by_local.clear();
         self.displaced.clear();
+        self.fragments.clear();
     }
 
     pub(crate) fn flows(&self) -> &[Flow] {
@@ -209,6 +235,7 @@ impl Oracle {
         }
         match verdict {
             Verdict::Forward(_) | Verdict::ForwardCut { .. } | Verdict::Resolve(_) => {
+                self.seen.cut_by_us += u64::from(matches!(verdict, Verdict::ForwardCut { .. }));
                 self.forwarded(worker, before, after, target)
             }
             Verdict::HandOver(to) => {
@@ -218,6 +245,7 @@ impl Oracle {
                 Ok(())
             }
             Verdict::Punt(_) | Verdict::Wait(_) => {
+                self.seen.fragments_waited += u64::from(matches!(verdict, Verdict::Wait(_)));
                 ensure!(before == after, "a packet that is punted or waits was changed");
                 Ok(())
             }
@@ -234,6 +262,9 @@ impl Oracle {
 
     /// What a real server says tells how far it is, also when it is not forwarded.
     fn progress(&mut self, before: &[u8]) {
+        if let Some(piece) = ip_of(before).and_then(piece_of) {
+            return self.progress_of_piece(&piece);
+        }
         let Some(input) = parse(before) else { return };
         if let Some(index) = self.by_local.get(&(input.protocol, input.dst, input.src)) {
             self.flows[*index].note_outbound(&input);
@@ -248,58 +279,61 @@ impl Oracle {
         target: Option<IpAddr>,
     ) -> Result<(), Broken> {
         self.seen.forwarded += 1;
-        let Some(input) = parse(before) else {
-            let Some(error) = ip_of(before).and_then(icmp_error_of) else {
-                return Err("a frame that is no whole segment or datagram was forwarded".into());
-            };
-            return self.error_message(&error, after);
-        };
-        if self.services.contains_key(&(input.protocol, input.dst)) {
-            let leaving = self.leaving(&input, after, target)?;
-            checksums(&input, &leaving.output)?;
-            unchanged(&input, &leaving.output)?;
-            return self.inbound(worker, &input, &leaving);
+        if let Some(input) = parse(before) {
+            return self.packet(worker, &input, &Output { after, target, joined: None });
         }
-        let Some(output) = parse(after) else {
+        let ip = ip_of(before).unwrap_or_default();
+        if let Some(piece) = piece_of(ip) {
+            return self.piece(worker, &piece, Forwarded::new(worker, before, after, target));
+        }
+        let Some(error) = icmp_error_of(ip) else {
+            return Err("a frame that is no whole segment or datagram was forwarded".into());
+        };
+        self.error_message(&error, after)
+    }
+
+    /// A whole segment or datagram, or one that left in fragments.
+    fn packet(&mut self, worker: WorkerId, input: &Segment<'_>, output: &Output<'_>) -> Result<(), Broken> {
+        if self.services.contains_key(&(input.protocol, input.dst)) {
+            let leaving = self.leaving(input, output)?;
+            checksums(input, &leaving.output)?;
+            unchanged(input, &leaving.output)?;
+            return self.inbound(worker, input, &leaving);
+        }
+        let Some(output) = segment_of(output.ip()) else {
             return Err("what was forwarded is no whole segment or datagram any more".into());
         };
-        checksums(&input, &output)?;
-        unchanged(&input, &output)?;
-        self.outbound(worker, &input, &output)
+        checksums(input, &output)?;
+        unchanged(input, &output)?;
+        self.outbound(worker, input, &output)
     }
 
     /// How a packet of a client leaves.
-    fn leaving<'a>(
-        &self,
-        input: &Segment<'_>,
-        after: &'a [u8],
-        target: Option<IpAddr>,
-    ) -> Result<Leaving<'a>, Broken> {
+    fn leaving<'a>(&self, input: &Segment<'_>, leaves: &Output<'a>) -> Result<Leaving<'a>, Broken> {
         let vport = input.dst.port();
-        let ip = after.get(ETH_LEN..).unwrap_or_default();
-        if let Some(tunnel) = unwrap_tunnel(ip)
-            && let Some(output) = segment_of(tunnel.inner)
+        let fragmented = leaves.joined.is_some();
+        if let Some(tunnel) = unwrap_tunnel(leaves.after.get(ETH_LEN..).unwrap_or_default())
+            && let Some(output) = segment_of(leaves.joined.unwrap_or(tunnel.inner))
         {
             let wide = tunnel.dst.is_ipv6();
             ensure!(tunnel.src == tunnel_source(wide), "a tunnel from {}", tunnel.src);
             ensure!(output.dst == input.dst, "the packet in the tunnel is for {}", output.dst);
             let (local, real) = (SocketAddr::new(tunnel.src, 0), SocketAddr::new(tunnel.dst, vport));
-            return Ok(Leaving { mode: Mode::Tun, local, real, output });
+            return Ok(Leaving { mode: Mode::Tun, local, real, output, fragmented });
         }
-        // Not resolved, it has no Ethernet type of its own yet where the family changed.
-        let Some(output) = segment_of(ip) else {
+        let Some(output) = segment_of(leaves.ip()) else {
             return Err("what was forwarded is no whole segment or datagram any more".into());
         };
         if output.dst == input.dst {
-            let to = self.macs.get(&after[..6]).map(|j| server_ip(*j, input.dst.is_ipv6()));
-            let Some(to) = target.or(to) else {
+            let to = self.macs.get(&leaves.after[..6]).map(|j| server_ip(*j, input.dst.is_ipv6()));
+            let Some(to) = leaves.target.or(to) else {
                 return Err("DR: to a station that is no real server".into());
             };
             let real = SocketAddr::new(to, vport);
-            return Ok(Leaving { mode: Mode::Dr, local: input.src, real, output });
+            return Ok(Leaving { mode: Mode::Dr, local: input.src, real, output, fragmented });
         }
         let mode = if output.src == input.src { Mode::Nat } else { Mode::FullNat };
-        Ok(Leaving { mode, local: output.src, real: output.dst, output })
+        Ok(Leaving { mode, local: output.src, real: output.dst, output, fragmented })
     }
 
     fn inbound(
@@ -309,7 +343,7 @@ impl Oracle {
         leaving: &Leaving<'_>,
     ) -> Result<(), Broken> {
         let service = self.services.get(&(input.protocol, input.dst)).cloned().unwrap_or_default();
-        let Leaving { mode, local, real, output } = leaving;
+        let Leaving { mode, local, real, output, fragmented } = leaving;
         let translated = service.reals.contains(&(*real, Mode::FullNat));
         ensure!(
             *mode != Mode::Nat || !translated || service.reals.contains(&(*real, Mode::Nat)),
@@ -353,7 +387,7 @@ impl Oracle {
         flow.seen_us = now_us;
         self.count(input, output, *mode);
         if *mode == Mode::FullNat && input.is_tcp() {
-            return self.address_options(index, service.toa, input, output);
+            return self.address_options(index, service.toa, input, (output, *fragmented));
         }
         ensure!(input.options == output.options, "options changed");
         Ok(())
@@ -462,7 +496,7 @@ impl Oracle {
         index: usize,
         toa: Option<u8>,
         input: &Segment<'_>,
-        output: &Segment<'_>,
+        (output, fragmented): (&Segment<'_>, bool),
     ) -> Result<(), Broken> {
         let (flow, seen) = (&self.flows[index], &mut self.seen);
         let Some(kind) = toa else {
@@ -481,10 +515,12 @@ impl Oracle {
         }
         let (inserted, toa_len) = (found.len(), flow.toa_len());
         ensure!(inserted <= 1, "{inserted} address options");
+        // The other fragments say where they belong, so nothing can be put in.
+        ensure!(!fragmented || inserted == 0, "an address option in a fragment");
         seen.toa += inserted as u64;
         seen.toa_v6 += u64::from(inserted == 1 && flow.client.is_ipv6());
         let padded = in_padding(input, &toa_option(kind, flow.client));
-        if inserted == 0 && flow.toa_needed && !never {
+        if inserted == 0 && flow.toa_needed && !never && !fragmented {
             let no_room = input.options.len() + toa_len > 40 || output.total_len + toa_len > self.mtu;
             ensure!(no_room, "a client segment without TOA before the real server went on");
             ensure!(padded.is_none(), "no TOA though there was padding to put it into");
@@ -503,52 +539,6 @@ impl Oracle {
         }
         let forged = options(input.options).iter().any(|o| ADDRESS_KINDS.contains(&o.bytes[0]));
         seen.forged_stripped += u64::from(forged);
-        Ok(())
-    }
-
-    /// An ICMP error about a connection: whoever gets it must find in it what he sent himself.
-    fn error_message(&mut self, input: &IcmpError, after: &[u8]) -> Result<(), Broken> {
-        let ip = after.get(ETH_LEN..).unwrap_or_default();
-        let inner = unwrap_tunnel(ip).map(|tunnel| tunnel.inner);
-        let Some(output) = icmp_error_of(inner.unwrap_or(ip)) else {
-            return Err("what was forwarded is no ICMP error any more".into());
-        };
-        self.seen.icmp_errors += 1;
-        let to_real = (input.protocol, input.quoted_src, input.quoted_dst);
-        let to_client = (input.protocol, input.quoted_dst, input.quoted_src);
-        let client_sent = (output.protocol, output.quoted_src, output.quoted_dst);
-        let tunnelled = self.by_client.get(&client_sent).map(|i| &self.flows[*i]);
-        if let Some(flow) = tunnelled.filter(|flow| flow.mode == Mode::Tun) {
-            // From inside the tunnel: a new error, about what the client sent.
-            ensure!(input.checksum_ok && output.checksum_ok, "a corrupt error from a tunnel was believed");
-            ensure!(output.ttl == 64, "an error of the gateway's own with TTL {}", output.ttl);
-            ensure!(input.quoted_dst.ip() == flow.real.ip(), "about a tunnel to {}", input.quoted_dst.ip());
-            let ends = (output.src, output.dst);
-            ensure!(ends == (flow.virtual_.ip(), flow.client.ip()), "the error goes between {ends:?}");
-            return Ok(());
-        }
-        let crossed = input.src.is_ipv4() != output.src.is_ipv4();
-        let right = input.checksum_ok == output.checksum_ok || (crossed && output.checksum_ok);
-        ensure!(right, "ICMP checksum: {} came in, {} went out", input.checksum_ok, output.checksum_ok);
-        ensure!(output.ttl.wrapping_add(1) == input.ttl, "TTL {} became {}", input.ttl, output.ttl);
-        let (to, quoted) = if let Some(flow) = self.by_local.get(&to_real).map(|i| &self.flows[*i]) {
-            (flow.client.ip(), (flow.client, flow.virtual_))
-        } else if let Some(flow) = self.by_client.get(&to_client).map(|i| &self.flows[*i]) {
-            match flow.mode {
-                Mode::FullNat | Mode::Nat => (flow.real.ip(), (flow.real, flow.local)),
-                Mode::Dr | Mode::Tun => (flow.virtual_.ip(), (flow.virtual_, flow.client)),
-            }
-        } else {
-            return Err("an ICMP error about no connection was forwarded".into());
-        };
-        let got = (output.quoted_src, output.quoted_dst);
-        ensure!(
-            output.dst == to && got == quoted,
-            "the error goes to {} quoting {got:?}, not {to}, {quoted:?}",
-            output.dst
-        );
-        let outer = parse_ip(ip).is_some_and(|outer| outer.ttl > 0);
-        ensure!(outer, "an ICMP error with a used up TTL");
         Ok(())
     }
 }

@@ -3,7 +3,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::rng::Rng;
+use crate::fragments::piece_of;
+
+mod build;
+mod enclosed;
+
+pub(crate) use build::{
+    Build, add_forged_option, finish_checksums, forged_option, frame, icmp_packet, toa_option, udp_packet,
+};
+pub(crate) use enclosed::{GUE_PORT, IcmpError, icmp_error_of, unwrap_tunnel};
 
 pub(crate) type Mac = [u8; 6];
 
@@ -51,19 +59,19 @@ pub(crate) struct Segment<'a> {
     pub(crate) l4_checksum_ok: bool,
 }
 
-fn be16(b: &[u8], at: usize) -> u16 {
+pub(crate) fn be16(b: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([b[at], b[at + 1]])
 }
 
-fn be32(b: &[u8], at: usize) -> u32 {
+pub(crate) fn be32(b: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
-fn address4(b: &[u8], at: usize) -> IpAddr {
+pub(crate) fn address4(b: &[u8], at: usize) -> IpAddr {
     Ipv4Addr::new(b[at], b[at + 1], b[at + 2], b[at + 3]).into()
 }
 
-fn address6(b: &[u8], at: usize) -> IpAddr {
+pub(crate) fn address6(b: &[u8], at: usize) -> IpAddr {
     let octets: [u8; 16] = b[at..at + 16].try_into().unwrap();
     Ipv6Addr::from(octets).into()
 }
@@ -76,13 +84,13 @@ pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// One's complement sum of 16-bit words (RFC 1071), not folded.
-fn sum(bytes: &[u8]) -> u64 {
+pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(2);
     let odd = words.remainder().first().map_or(0, |b| u64::from(*b) << 8);
     words.map(|w| u64::from(be16(w, 0))).sum::<u64>() + odd
 }
 
-fn fold(mut sum: u64) -> u16 {
+pub(crate) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -226,118 +234,15 @@ pub(crate) fn segment_of(ip: &[u8]) -> Option<Segment<'_>> {
                 ..base(tcp_len)
             })
         }
-        UDP if l4.len() >= 8 && usize::from(be16(l4, 4)) == l4.len() => {
-            let segment = base(8);
+        UDP if l4.len() >= 8 => {
+            // What stands behind the datagram in its packet is not under its checksum (RFC 9868 §7), and goes along.
+            let datagram = l4.get(..usize::from(be16(l4, 4))).filter(|datagram| datagram.len() >= 8)?;
             let none = be16(l4, 6) == 0;
-            Some(Segment {
-                l4_checksum_ok: if none { header.src.is_ipv4() } else { segment.l4_checksum_ok },
-                ..segment
-            })
+            let is_right = fold(l4_sum(&header, UDP, datagram)) == 0xffff;
+            Some(Segment { l4_checksum_ok: if none { header.src.is_ipv4() } else { is_right }, ..base(8) })
         }
         _ => None,
     }
-}
-
-/// A packet in a tunnel.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Tunnelled<'a> {
-    pub(crate) src: IpAddr,
-    pub(crate) dst: IpAddr,
-    pub(crate) inner: &'a [u8],
-}
-
-pub(crate) const GUE_PORT: u16 = 6080;
-
-/// Takes the outer headers off, as a real server does: IP in IP, GRE, GUE. `None` for all else, and for outer headers
-/// with wrong checksums.
-pub(crate) fn unwrap_tunnel(ip: &[u8]) -> Option<Tunnelled<'_>> {
-    let outer = parse_ip(ip)?;
-    if !outer.checksum_ok {
-        return None;
-    }
-    let payload = outer.payload;
-    let (says_v6, inner) = match outer.protocol {
-        4 => (false, payload),
-        41 => (true, payload),
-        47 => unwrap_gre(payload)?,
-        UDP => unwrap_gue(&outer)?,
-        _ => return None,
-    };
-    let is_v6 = inner.first()? >> 4 == 6;
-    (is_v6 == says_v6).then_some(Tunnelled { src: outer.src, dst: outer.dst, inner })
-}
-
-/// RFC 2784.
-fn unwrap_gre(gre: &[u8]) -> Option<(bool, &[u8])> {
-    let says_v6 = match gre.get(2..4)? {
-        [8, 0] => false,
-        [0x86, 0xdd] => true,
-        _ => return None,
-    };
-    match be16(gre, 0) {
-        0 => Some((says_v6, &gre[4..])),
-        0x8000 if gre.len() >= 8 && fold(sum(gre)) == 0xffff => Some((says_v6, &gre[8..])),
-        _ => None,
-    }
-}
-
-/// UDP, and a GUE header without fields behind it.
-fn unwrap_gue<'a>(outer: &Header<'a>) -> Option<(bool, &'a [u8])> {
-    let udp = outer.payload;
-    if udp.len() < 12 || be16(udp, 2) != GUE_PORT || usize::from(be16(udp, 4)) != udp.len() {
-        return None;
-    }
-    let none = be16(udp, 6) == 0 && outer.src.is_ipv4();
-    if !none && fold(l4_sum(outer, UDP, udp)) != 0xffff {
-        return None;
-    }
-    match udp[8..12] {
-        [0, 4, 0, 0] => Some((false, &udp[12..])),
-        [0, 41, 0, 0] => Some((true, &udp[12..])),
-        _ => None,
-    }
-}
-
-/// An ICMP or ICMPv6 error and what it quotes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct IcmpError {
-    pub(crate) src: IpAddr,
-    pub(crate) dst: IpAddr,
-    pub(crate) ttl: u8,
-    pub(crate) protocol: u8,
-    /// Of the quoted packet.
-    pub(crate) quoted_src: SocketAddr,
-    pub(crate) quoted_dst: SocketAddr,
-    pub(crate) checksum_ok: bool,
-}
-
-/// Reads an error; `None` when it is none, or quotes no ports.
-pub(crate) fn icmp_error_of(ip: &[u8]) -> Option<IcmpError> {
-    let outer = parse_ip(ip)?;
-    let message = outer.payload;
-    let pseudo = match outer.protocol {
-        ICMP if [3, 4, 5, 11, 12].contains(message.first()?) => sum(message),
-        ICMPV6 if *message.first()? < 128 => l4_sum(&outer, ICMPV6, message),
-        _ => return None,
-    };
-    let quote = message.get(8..)?;
-    let (header_len, protocol, src, dst) = match quote.first()? >> 4 {
-        4 if quote.len() >= 20 => {
-            (usize::from(quote[0] & 15) * 4, quote[9], address4(quote, 12), address4(quote, 16))
-        }
-        6 if quote.len() >= 40 => (40, quote[6], address6(quote, 8), address6(quote, 24)),
-        _ => return None,
-    };
-    let ports = quote.get(header_len..header_len + 4)?;
-    Some(IcmpError {
-        src: outer.src,
-        dst: outer.dst,
-        ttl: outer.ttl,
-        protocol,
-        quoted_src: SocketAddr::new(src, be16(ports, 0)),
-        quoted_dst: SocketAddr::new(dst, be16(ports, 2)),
-        checksum_ok: outer.checksum_ok && fold(pseudo) == 0xffff,
-    })
 }
 
 impl Segment<'_> {
@@ -395,6 +300,11 @@ pub(crate) fn summary(frame: &[u8]) -> String {
     if let Some(error) = icmp_error_of(ip) {
         return format!("{error:?}");
     }
+    if let Some(piece) = piece_of(ip) {
+        let (src, dst, protocol, id) = piece.key;
+        let more = if piece.more { "+" } else { "" };
+        return format!("{src} > {dst} {protocol} fragment {}..{}{more} of {id}", piece.start, piece.end());
+    }
     match unwrap_tunnel(ip).and_then(|t| Some((t, segment_of(t.inner)?))) {
         Some((tunnel, inner)) => format!("{} > {} ( {} )", tunnel.src, tunnel.dst, inner.summary()),
         None => format!("{} bytes {:02x?}", frame.len(), &frame[..frame.len().min(60)]),
@@ -439,167 +349,4 @@ pub(crate) fn toa_endpoint(option: &[u8]) -> Option<SocketAddr> {
         20 => Some(SocketAddr::new(address6(option, 4), be16(option, 2))),
         _ => None,
     }
-}
-
-pub(crate) fn toa_option(kind: u8, client: SocketAddr) -> Vec<u8> {
-    let address = octets(client.ip());
-    let mut option = vec![kind, 4 + address.len() as u8];
-    option.extend(client.port().to_be_bytes());
-    option.extend(address);
-    option
-}
-
-/// What a forged segment is made of.
-#[derive(Debug, Clone)]
-pub(crate) struct Build {
-    pub(crate) src: SocketAddr,
-    pub(crate) dst: SocketAddr,
-    pub(crate) seq: u32,
-    pub(crate) ack: u32,
-    pub(crate) flags: u8,
-    pub(crate) options: Vec<u8>,
-    pub(crate) payload: Vec<u8>,
-}
-
-impl Build {
-    /// Both endpoints are of one family.
-    pub(crate) fn new(src: SocketAddr, dst: SocketAddr, flags: u8) -> Build {
-        Build { src, dst, seq: 0, ack: 0, flags, options: Vec::new(), payload: Vec::new() }
-    }
-
-    /// The IP packet, checksums right. Options are padded with NOPs.
-    pub(crate) fn ip_packet(&self) -> Vec<u8> {
-        let mut options = self.options.clone();
-        while !options.len().is_multiple_of(4) {
-            options.push(1);
-        }
-        let tcp_len = 20 + options.len();
-        let mut tcp = ports(self.src, self.dst);
-        tcp.extend(self.seq.to_be_bytes());
-        tcp.extend(self.ack.to_be_bytes());
-        tcp.extend([(tcp_len / 4) as u8 * 16, self.flags, 0x20, 0, 0, 0, 0, 0]);
-        tcp.extend(&options);
-        tcp.extend(&self.payload);
-        ip_packet(self.src.ip(), self.dst.ip(), TCP, &tcp)
-    }
-}
-
-fn ports(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
-    [src.port().to_be_bytes(), dst.port().to_be_bytes()].concat()
-}
-
-pub(crate) fn udp_packet(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
-    let mut udp = ports(src, dst);
-    udp.extend((8 + payload.len() as u16).to_be_bytes());
-    udp.extend([0, 0]);
-    udp.extend(payload);
-    ip_packet(src.ip(), dst.ip(), UDP, &udp)
-}
-
-/// An error of the family of both addresses about a packet, of which it quotes `quote`.
-pub(crate) fn icmp_packet(src: IpAddr, dst: IpAddr, (kind, code): (u8, u8), quote: &[u8]) -> Vec<u8> {
-    let mut message = vec![kind, code, 0, 0, 0, 0, 5, 0x14];
-    message.extend(quote);
-    ip_packet(src, dst, if src.is_ipv4() { ICMP } else { ICMPV6 }, &message)
-}
-
-/// An IP packet with right checksums.
-fn ip_packet(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let mut ip = if src.is_ipv4() {
-        let mut ip = vec![0x45, 0];
-        ip.extend((20 + payload.len() as u16).to_be_bytes());
-        ip.extend([0, 7, 0x40, 0, 64, protocol, 0, 0]);
-        ip
-    } else {
-        let mut ip = vec![0x60, 0, 0, 0];
-        ip.extend((payload.len() as u16).to_be_bytes());
-        ip.extend([protocol, 64]);
-        ip
-    };
-    ip.extend(octets(src));
-    ip.extend(octets(dst));
-    ip.extend(payload);
-    finish_checksums(&mut ip);
-    ip
-}
-
-/// Computes all checksums of an IP packet.
-pub(crate) fn finish_checksums(ip: &mut [u8]) {
-    if ip[0] >> 4 == 4 {
-        let header_len = usize::from(ip[0] & 15) * 4;
-        ip[10..12].fill(0);
-        let checksum = !fold(sum(&ip[..header_len]));
-        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-    }
-    let Some(header) = parse_ip(ip) else { return };
-    let l4_at = header.total_len - header.payload.len();
-    let protocol = header.protocol;
-    let at = l4_at
-        + match protocol {
-            TCP => 16,
-            UDP => 6,
-            ICMP | ICMPV6 => 2,
-            _ => return,
-        };
-    if at + 2 > header.total_len {
-        return;
-    }
-    ip[at..at + 2].fill(0);
-    let Some(header) = parse_ip(ip) else { return };
-    let total =
-        if protocol == ICMP { sum(header.payload) } else { l4_sum(&header, protocol, header.payload) };
-    let checksum = match !fold(total) {
-        0 if protocol == UDP => 0xffff,
-        checksum => checksum,
-    };
-    ip[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
-}
-
-/// Puts an Ethernet header in front; `pad` fills up to the least frame length, as wires do.
-pub(crate) fn frame(dst: Mac, src: Mac, ip: &[u8], pad: bool) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(ETH_LEN + ip.len());
-    frame.extend(dst);
-    frame.extend(src);
-    frame.extend(if ip[0] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] });
-    frame.extend(ip);
-    if pad && frame.len() < 60 {
-        frame.resize(60, 0);
-    }
-    frame
-}
-
-/// A client that lies: adds an address option to a segment of its own, when there is room.
-pub(crate) fn add_forged_option(ip: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
-    let header = parse_ip(ip)?;
-    let l4 = header.total_len - header.payload.len();
-    if header.protocol != TCP || ip.len() != header.total_len {
-        return None;
-    }
-    let tcp_len = usize::from(ip[l4 + 12] >> 4) * 4;
-    let mut bytes = forged_option(rng);
-    while !bytes.len().is_multiple_of(4) {
-        bytes.insert(0, 1);
-    }
-    if tcp_len + bytes.len() > 60 {
-        return None;
-    }
-    let at = if rng.coin() { l4 + 20 } else { l4 + tcp_len };
-    let mut out = ip.to_vec();
-    out.splice(at..at, bytes.iter().copied());
-    let (len_at, len) = if header.src.is_ipv4() { (2, out.len()) } else { (4, out.len() - 40) };
-    out[len_at..len_at + 2].copy_from_slice(&(len as u16).to_be_bytes());
-    out[l4 + 12] = (((tcp_len + bytes.len()) / 4) as u8 * 16) | (out[l4 + 12] & 15);
-    finish_checksums(&mut out);
-    Some(out)
-}
-
-/// An option that claims an address.
-pub(crate) fn forged_option(rng: &mut Rng) -> Vec<u8> {
-    let kind = *rng.pick(&ADDRESS_KINDS);
-    let len = *rng.pick(&[8, 8, 8, 20]);
-    let mut option = vec![0; len];
-    rng.fill(&mut option);
-    option[0] = kind;
-    option[1] = len as u8;
-    option
 }

@@ -1,35 +1,30 @@
 //! One seed's world: hosts, links, the gateway, and what happens to them, in virtual time.
 
+mod hosts;
+mod turns;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use engine::snapshot::Mode;
-use engine::{PortId, PuntClass, Spec, Ticks, Verdict};
+use engine::{PortId, Spec, Ticks};
 
 use crate::faults::Fault;
 use crate::forge::forge;
-use crate::gateway::{Emitted, Gateway};
+use crate::fragments::Cutter;
+use crate::gateway::Gateway;
 use crate::host::{Host, Syns};
-use crate::link::{InFlight, Link};
+use crate::link::Link;
 use crate::oracle::{Oracle, Seen};
-use crate::packet::{
-    ACK, Build, ETH_LEN, Mac, RST, TCP, UDP, add_forged_option, frame, parse, parse_ip, summary,
-};
+use crate::packet::summary;
 use crate::rng::Rng;
 use crate::stream::{End, Plan, Side};
-use crate::topology::{
-    self, ROUTER, ROUTER_MAC, ROUTER6, Shape, client_ip, gateway_mac, is_routed, server_ip, vips,
-};
+use crate::topology::{self, ROUTER, ROUTER_MAC, ROUTER6, Shape, client_ip, is_routed, server_ip, vips};
 
 /// A seed that goes on longer has gone wrong; the longest honest one takes a tenth.
 const EVENTS_MAX: u64 = 400_000;
 const END_US: u64 = 4_000_000_000;
-/// Times a frame may be a turn away from its worker.
-const TURN_US: u64 = 120;
 const HOUSEKEEP_US: u64 = 20_000;
-/// Longer than any frame is on its way.
-const SEGMENT_LIFE_US: u64 = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Node {
@@ -114,6 +109,8 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     /// By host: towards the gateway and back.
     pub(crate) links: Vec<(Link, Link)>,
+    /// Between hosts and their links.
+    pub(crate) cutter: Cutter,
     pub(crate) by_ip: HashMap<IpAddr, usize>,
     pub(crate) gateway: Option<Gateway>,
     pub(crate) network: Option<engine::FibBuilder>,
@@ -138,7 +135,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, options: Options) -> Result<World, String> {
         let mut rng = Rng::new(seed);
-        let shape = Shape::of(&mut rng);
+        let mut shape = Shape::of(&mut rng);
+        let cutter = Cutter::of(seed, &mut shape);
         let spec = topology::spec(&mut rng, &shape);
         let tick_offset = if rng.chance(10_000) { u32::MAX - 3_000 } else { rng.next() as u32 };
         let mut hosts = Vec::new();
@@ -185,6 +183,7 @@ impl World {
             events: HashMap::new(),
             hosts,
             links,
+            cutter,
             by_ip,
             gateway: None,
             network: None,
@@ -360,263 +359,6 @@ impl World {
             eprintln!("{:>13.6} ---- {what}", self.now_us as f64 / 1e6);
         }
     }
-
-    // ---- hosts ----
-
-    fn connect(&mut self, conn: usize) -> Result<(), String> {
-        let plan = &self.plans[conn];
-        let host = &mut self.hosts[plan.client];
-        // Few ports, so that they are used again and again.
-        let usual = 40_000 + self.rng.below(5) as u16;
-        let ended_us = self.ended_us.get(&(plan.client, usual)).copied();
-        // One way a connection may count as over when only its client has closed; an old SYN that is still on a link
-        // would then lead to another real server, as in IPVS.
-        let one_way = self.shape.modes.iter().any(|mode| mode.is_one_way());
-        let too_early = one_way && ended_us.is_some_and(|at| self.now_us < at + SEGMENT_LIFE_US);
-        let port = if too_early || host.port_in_use(usual) { self.next_port } else { usual };
-        self.next_port += u16::from(port != usual);
-        host.connect(conn as u32, plan, port)?;
-        let ip = host.ips[usize::from(plan.virtual_.is_ipv6())];
-        self.conns[conn].client = Some(SocketAddr::new(ip, port));
-        self.report.connections += 1;
-        let client = plan.client;
-        self.run_host(client)
-    }
-
-    fn arrive(&mut self, host: usize, bytes: &[u8], corrupt: bool) -> Result<(), String> {
-        self.trace(if corrupt { "corrupt at host" } else { "at host" }, bytes);
-        let target = &mut self.hosts[host];
-        if bytes.len() < ETH_LEN || bytes[..6] != target.mac {
-            return Ok(());
-        }
-        target.receive(bytes);
-        self.run_host(host)
-    }
-
-    fn run_host(&mut self, host: usize) -> Result<(), String> {
-        let packets = self.hosts[host].run(self.now_us, &self.plans)?;
-        self.next_run_us[host] = u64::MAX;
-        if let Some(at) = self.hosts[host].wake_at_us(self.now_us) {
-            self.next_run_us[host] = at;
-            self.at(at, Event::Run(host));
-        }
-        let port = self.port_of(host);
-        for mut packet in packets {
-            if host < self.shape.clients && self.rng.chance(self.shape.lying_clients) {
-                packet = add_forged_option(&packet, &mut self.rng).unwrap_or(packet);
-            }
-            let direct = self.direct(host, &packet);
-            let to_mac = direct.map_or(gateway_mac(port), |to| self.hosts[to].mac);
-            let bytes = frame(to_mac, self.hosts[host].mac, &packet, self.shape.pad);
-            self.trace("sent by host", &bytes);
-            let to = direct.map_or(Node::Gateway(port), Node::Host);
-            for flight in self.links[host].0.carry(bytes) {
-                self.fly(to, flight);
-            }
-        }
-        self.identify(host)?;
-        self.identify_asked(host)?;
-        self.collect(host)
-    }
-
-    fn fly(&mut self, to: Node, flight: InFlight) {
-        for word in flight.bytes.chunks(8) {
-            let mut bytes = [0; 8];
-            bytes[..word.len()].copy_from_slice(word);
-            self.report.fingerprint = crate::rng::mix(self.report.fingerprint ^ u64::from_le_bytes(bytes));
-        }
-        self.at(self.now_us + flight.after_us, Event::Arrive(to, flight.bytes, flight.corrupt));
-    }
-
-    /// Compares what a real server was told about its peer with who it really is.
-    fn identify(&mut self, host: usize) -> Result<(), String> {
-        let own = &self.hosts[host];
-        for session in &own.sessions {
-            let Some(conn) = session.pump.conn.and_then(|id| self.conns.get_mut(id as usize)) else {
-                continue;
-            };
-            if host < self.shape.clients {
-                conn.established |= session.pump.peer.is_some();
-                continue;
-            }
-            if conn.identified {
-                continue;
-            }
-            conn.identified = true;
-            let Some(remote) = session.remote else { continue };
-            identify_peer(&self.oracle, TCP, conn, remote, session.local)?;
-        }
-        Ok(())
-    }
-
-    /// The same of datagrams.
-    fn identify_asked(&mut self, host: usize) -> Result<(), String> {
-        for asked in std::mem::take(&mut self.hosts[host].asked) {
-            let Some(conn) = self.conns.get(asked.conn as usize) else {
-                return Err(format!("{asked:?} by a connection that does not exist"));
-            };
-            // A late double may arrive when its flow is over; its place may be another's by then.
-            if conn.client_end == End::Open {
-                identify_peer(&self.oracle, UDP, conn, asked.remote, asked.local)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whom a real server's packet goes to without the gateway: it comes from a virtual address.
-    fn direct(&self, host: usize, packet: &[u8]) -> Option<usize> {
-        let header = parse_ip(packet).filter(|_| host >= self.shape.clients)?;
-        vips().contains(&header.src).then(|| self.by_ip.get(&header.dst).copied())?
-    }
-
-    /// Takes note of sessions that are over.
-    fn collect(&mut self, host: usize) -> Result<(), String> {
-        for (id, seq) in self.hosts[host].answered() {
-            self.conns[id as usize].established |= seq > 0;
-        }
-        for (id, end) in std::mem::take(&mut self.hosts[host].exchanged) {
-            let conn = &mut self.conns[id as usize];
-            conn.established |= end == End::Whole;
-            (conn.client_end, conn.server_end) = (end, end);
-            self.note(&format!("connection {id}: datagrams {end:?}"));
-        }
-        for session in std::mem::take(&mut self.hosts[host].finished) {
-            let Some(id) = session.pump.conn else { continue };
-            let Some(conn) = self.conns.get_mut(id as usize) else { continue };
-            let client = host < self.shape.clients;
-            if client {
-                self.ended_us.insert((host, session.local.port()), self.now_us);
-            }
-            let end = if client { &mut conn.client_end } else { &mut conn.server_end };
-            if *end == End::Whole {
-                return Err(format!("connection {id} was accepted a second time"));
-            }
-            *end = session.pump.end;
-            if self.options.trace {
-                let side = if client { "client" } else { "server" };
-                eprintln!(
-                    "{:>13.6} ---- connection {id}: {side} {:?}",
-                    self.now_us as f64 / 1e6,
-                    session.pump.end
-                );
-            }
-        }
-        Ok(())
-    }
-
-    // ---- the gateway ----
-
-    fn give_to_gateway(&mut self, port: PortId, bytes: &[u8]) {
-        let Some(gateway) = &mut self.gateway else { return };
-        let worker = gateway.receive(port, bytes);
-        self.wake(worker);
-    }
-
-    fn wake(&mut self, worker: usize) {
-        if !std::mem::replace(&mut self.turn_due[worker], true) {
-            let after = self.rng.below(TURN_US);
-            self.at(self.now_us + after, Event::Turn(worker));
-        }
-    }
-
-    fn turn(&mut self, worker: usize) -> Result<(), String> {
-        self.turn_due[worker] = false;
-        let now = self.ticks();
-        let Some(gateway) = &mut self.gateway else { return Ok(()) };
-        let mut out = Vec::new();
-        self.oracle.now_us = self.now_us;
-        let woken = gateway.turn(worker, now, &mut self.oracle, &mut out)?;
-        let again = gateway.has_work(worker);
-        let wanted = gateway.take_wanted();
-        for flow in self.oracle.take_displaced() {
-            let all = self.gateway.as_ref().map(|g| g.connections(now)).unwrap_or_default();
-            let flow = (flow.protocol, flow.client, flow.virtual_, flow.local, flow.real);
-            if let Some((_, live)) =
-                all.iter().find(|(_, c)| (c.protocol, c.client, c.virtual_, c.local, c.real) == flow)
-            {
-                return Err(format!("the local endpoint of {live:?} was given to another connection"));
-            }
-        }
-        for (port, address) in wanted {
-            let after = self.rng.range(50, 3_000);
-            self.at(self.now_us + after, Event::Learn(port, address));
-        }
-        for worker in woken {
-            self.wake(worker);
-        }
-        if again {
-            self.wake(worker);
-        }
-        for emitted in out {
-            self.emit(emitted)?;
-        }
-        Ok(())
-    }
-
-    fn emit(&mut self, emitted: Emitted) -> Result<(), String> {
-        let Emitted { worker, port, verdict, before, after } = emitted;
-        if self.options.trace {
-            self.trace(&format!("w{worker} {verdict:?}"), &after);
-        }
-        match verdict {
-            Verdict::Forward(_) | Verdict::Reply(_) => self.leave(port, verdict, after),
-            Verdict::Punt(PuntClass::Stray) if self.shape.kernel_answers => {
-                if let Some(answer) = kernel_rst(&before) {
-                    let ip = parse_ip(&answer).map(|header| header.dst);
-                    if let Some(host) = ip.and_then(|ip| self.by_ip.get(&ip).copied()) {
-                        let bytes = frame(self.hosts[host].mac, gateway_mac(port), &answer, self.shape.pad);
-                        self.trace("kernel answers", &bytes);
-                        self.send_to_host(host, bytes);
-                    }
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// A frame leaves through a port: it must be addressed from us to the right neighbour.
-    fn leave(&mut self, port: PortId, verdict: Verdict, bytes: Vec<u8>) -> Result<(), String> {
-        let reply = matches!(verdict, Verdict::Reply(_));
-        let header = crate::packet::ip_of(&bytes).and_then(parse_ip);
-        let Some(to) = header.map(|header| header.dst) else {
-            return Err(format!("{verdict:?}: a frame that is no IP, of {} bytes", bytes.len()));
-        };
-        if !reply && bytes[6..12] != gateway_mac(port) {
-            return Err(format!(
-                "{verdict:?}: the source MAC address is not the port's: {:02x?}",
-                &bytes[..12]
-            ));
-        }
-        let mac: Mac = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
-        // In DR the real server has the virtual address, too, and only the MAC address tells which one it is.
-        let host = match vips().contains(&to) {
-            true => self.hosts.iter().position(|host| host.mac == mac),
-            false => self.by_ip.get(&to).copied(),
-        };
-        let Some(host) = host else {
-            let outside = is_routed(to) || vips().contains(&to) && self.shape.mac_changes == 0;
-            if !reply && bytes[..6] != ROUTER_MAC && outside {
-                return Err(format!("what is for {to} does not go to the router"));
-            }
-            return Ok(());
-        };
-        if !reply && self.port_of(host) != port {
-            return Err(format!("what is for {to} leaves through port {port}"));
-        }
-        let changed = self.shape.mac_changes > 0;
-        if !reply && mac != self.hosts[host].mac && !changed {
-            return Err(format!("what is for {to} goes to {mac:02x?}"));
-        }
-        self.send_to_host(host, bytes);
-        Ok(())
-    }
-
-    fn send_to_host(&mut self, host: usize, bytes: Vec<u8>) {
-        for flight in self.links[host].1.carry(bytes) {
-            self.fly(Node::Host(host), flight);
-        }
-    }
 }
 
 impl Conn {
@@ -630,45 +372,6 @@ impl Conn {
             identified: false,
         }
     }
-}
-
-/// Whoever speaks with a real server is who the gateway said.
-fn identify_peer(
-    oracle: &Oracle,
-    protocol: u8,
-    conn: &Conn,
-    remote: SocketAddr,
-    real: SocketAddr,
-) -> Result<(), String> {
-    let flow = oracle.by_real_side(protocol, remote, real);
-    // In DR and TUN the real server speaks for the virtual address, in NAT the client is seen as it is.
-    let bare = oracle.blind || vips().contains(&real.ip()) || flow.is_some_and(|flow| flow.mode == Mode::Nat);
-    if bare && Some(remote) == conn.client {
-        return Ok(());
-    }
-    if !oracle.lips.contains(&remote.ip()) && !conn.excused {
-        return Err(format!("{real} was connected to by {remote}, which is no local address"));
-    }
-    if !oracle.blind && !conn.excused && flow.map(|f| f.client) != conn.client {
-        return Err(format!("{real} speaks with {:?} through {remote}, seen is {flow:?}", conn.client));
-    }
-    Ok(())
-}
-
-/// RFC 9293 §3.10.7.1: what a kernel answers to a segment that belongs to no connection.
-fn kernel_rst(bytes: &[u8]) -> Option<Vec<u8>> {
-    let segment = parse(bytes)?;
-    if segment.has(RST) || !segment.ip_checksum_ok || !segment.l4_checksum_ok || !segment.is_tcp() {
-        return None;
-    }
-    let mut answer = Build::new(segment.dst, segment.src, RST);
-    if segment.has(ACK) {
-        answer.seq = segment.ack;
-    } else {
-        answer.flags |= ACK;
-        answer.ack = segment.seq.wrapping_add(segment.span());
-    }
-    Some(answer.ip_packet())
 }
 
 /// Runs one seed.

@@ -27,6 +27,8 @@ mod hashes;
 mod ipvs;
 #[path = "../differential/outcome.rs"]
 mod outcome;
+#[path = "../golden/port.rs"]
+mod port;
 #[path = "../differential/recording.rs"]
 mod recording;
 #[path = "../differential/tollgate.rs"]

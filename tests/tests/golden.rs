@@ -20,6 +20,10 @@ mod frame;
 mod load;
 #[path = "../golden/look.rs"]
 mod look;
+#[path = "../golden/pieces.rs"]
+mod pieces;
+#[path = "../golden/port.rs"]
+mod port;
 #[path = "../golden/recording.rs"]
 mod recording;
 #[path = "../golden/rules.rs"]
@@ -33,8 +37,9 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use case::Case;
-use dataplane::Dataplane;
+use dataplane::{Dataplane, PATIENCE};
 use run::Order;
+use tollgate_tests::wait::wait_until;
 
 /// Room for every connection of every case.
 const CONNECTIONS_MAX: u32 = 4096;
@@ -95,9 +100,22 @@ fn exhausted_local_ports_are_counted_and_spare_the_established() -> Result<()> {
 }
 
 #[test]
+fn fragments_that_wait_in_vain_are_counted_when_their_time_is_over() -> Result<()> {
+    let mut dataplane = Dataplane::start(1, CONNECTIONS_MAX)?;
+    run_all(&mut dataplane, &[cases::lost()], Order::Same)?;
+    let waited = dataplane.counts()?["fragments_waited"];
+    wait_until("they are given up", PATIENCE, || {
+        // The worker turns with the frames that come, fillers too.
+        dataplane.send(&[])?;
+        Ok(dataplane.counts()?["fragment_timeout"] == waited)
+    })?;
+    dataplane.stop()
+}
+
+#[test]
 fn cases_have_names_numbers_and_recordings_of_their_own() {
     let mut cases = cases::all();
-    cases.extend([cases::exhausted(), cases::full_table()]);
+    cases.extend([cases::exhausted(), cases::full_table(), cases::lost()]);
     let names: BTreeSet<_> = cases.iter().map(|case| case.name).collect();
     let numbers: BTreeSet<_> = cases.iter().map(|case| case.number).collect();
     assert_eq!((names.len(), numbers.len()), (cases.len(), cases.len()));

@@ -104,7 +104,8 @@ named_counters! {
         ChecksumInvalid = "checksum_invalid",
         /// Hop limit used up and the ICMP answer was rate-limited or impossible.
         TtlExpired = "ttl_expired",
-        /// Does not fit the next link and the ICMP answer was rate-limited or impossible.
+        /// Does not fit the next link, and the ICMP answer was rate-limited or impossible, or it is to be cut and the next
+        /// hop's MAC address is not known yet.
         TooBig = "too_big",
         /// An ICMP error to a virtual or local address about no connection that there is.
         IcmpUnknown = "icmp_unknown",

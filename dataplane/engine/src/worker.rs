@@ -133,15 +133,24 @@ pub struct Worker {
     swept: Ticks,
 }
 
-/// Identifications for IPv4 headers that the gateway writes (RFC 6864 §4.2).
-#[derive(Debug, Default)]
-struct PacketId(Cell<u16>);
+/// Identifications for IPv4 headers that the gateway writes (RFC 6864 §4.2). Each worker has every so many-th of them, as
+/// there are workers: what two of them send to one receiver may be cut on its way.
+#[derive(Debug)]
+struct PacketId {
+    next: Cell<u16>,
+    first: u16,
+    step: u16,
+}
 
 impl PacketId {
+    fn new(worker: WorkerId, workers: u16) -> PacketId {
+        PacketId { next: Cell::new(worker.0), first: worker.0, step: workers.max(1) }
+    }
+
     #[inline(always)]
     fn next(&self) -> u16 {
-        let id = self.0.get();
-        self.0.set(id.wrapping_add(1));
+        let id = self.next.get();
+        self.next.set(id.checked_add(self.step).unwrap_or(self.first));
         id
     }
 }
@@ -165,7 +174,7 @@ impl Worker {
             counters,
             all_counters,
             wanted: ArrayVec::new(),
-            packet_id: PacketId::default(),
+            packet_id: PacketId::new(config.id, config.workers),
             fragments: Fragments::new(),
             ending: None,
             sweep_at: 0,

@@ -70,3 +70,12 @@ impl Header {
         Ok(usize::from(claimed))
     }
 }
+
+/// The datagram that an IP payload begins with, as long as its header says. What follows in the packet (UDP options, RFC
+/// 9868 §7) is not under its checksum. All of the payload where the header cannot be followed.
+#[inline]
+#[must_use]
+pub fn datagram(payload: &[u8]) -> &[u8] {
+    let len = crate::view::<Header>(payload, 0).and_then(|header| header.check(payload.len()).ok());
+    len.and_then(|len| payload.get(..len)).unwrap_or(payload)
+}

@@ -72,13 +72,13 @@ pub(crate) fn cases() -> Vec<Case> {
             Tcp => ("a connection's life, limits, IP options, ICMP errors: TCP", tcp),
             Udp => ("datagrams both ways, limits, IP options, ICMP errors: UDP", udp),
         };
-        Case { name, about, number, conns: 2, service, steps }
+        Case { name, about, number, conns: 3, service, steps }
     };
     (FIRST..).zip(CELLS).map(case).collect()
 }
 
 fn tcp(conns: &[Conn]) -> Vec<Step> {
-    let [conn, new] = conns else { return Vec::new() };
+    let [conn, new, other] = conns else { return Vec::new() };
     let mut steps = life(conn);
     steps.extend(closing(conn));
     let hops = new.client_sends(&syn().ttl(1));
@@ -90,6 +90,11 @@ fn tcp(conns: &[Conn]) -> Vec<Step> {
     steps.extend(errors(new, &sent.clone().payload(900), &back.clone().payload(900)));
     steps.push(new.inbound("data goes on", &sent));
     steps.push(new.inbound("the client's RST", &client_ack(1, 0).rst()).listed(new, "CLOSE"));
+    if !other.service.mode.is_one_way() {
+        steps.extend(other.settled());
+        let rst = other.outbound("the real server's RST", &real_ack(0, 1).rst());
+        steps.push(rst.listed(other, "CLOSE"));
+    }
     steps
 }
 
@@ -127,13 +132,26 @@ fn life(conn: &Conn) -> Vec<Step> {
             conn.outbound("an ACK that proves nothing, padded", &real_ack(0, 0).tail(6)),
             conn.outbound("an answer of one byte", &real_ack(0, 0).payload(1)),
             conn.outbound("as many bytes as fit", &real_ack(1, 334).payload(back)),
+            conn.outbound(
+                "33 bytes with timestamps",
+                &real_ack(1, 334).payload(33).options(&timestamps(7, 5)),
+            ),
         ]);
     }
     steps.push(conn.inbound("as many bytes as fit", &client_ack(334, 1).payload(bare)));
-    // Expedited forwarding; able to tell of congestion, and congestion met.
+    steps.extend(classes(conn, &client_ack(334, 1).payload(3), &real_ack(1, 334).payload(3)));
+    steps
+}
+
+/// DSCP and ECN: expedited forwarding; able to tell of congestion, and congestion met.
+fn classes<L: Load>(conn: &Conn, sent: &L, back: &L) -> Vec<Step> {
+    let mut steps = Vec::new();
     for class in [0xb8, 0x01, 0xbb] {
         let what = format!("traffic class {class:#x}");
-        steps.push(conn.inbound(&what, &client_ack(334, 1).payload(3).class(class)));
+        steps.push(conn.inbound(&what, &sent.clone().class(class)));
+        if !conn.service.mode.is_one_way() {
+            steps.push(conn.outbound(&format!("{what} back"), &back.clone().class(class)));
+        }
     }
     steps
 }
@@ -179,7 +197,7 @@ fn closing(conn: &Conn) -> Vec<Step> {
 }
 
 fn udp(conns: &[Conn]) -> Vec<Step> {
-    let [conn, new] = conns else { return Vec::new() };
+    let [conn, new, _] = conns else { return Vec::new() };
     let mut steps = datagrams(conn);
     let hops = new.client_sends(&dgram(9).ttl(1));
     steps.push(answered("a first datagram with one hop left", hops, Trouble::TimeExceeded));
@@ -209,8 +227,15 @@ fn datagrams(conn: &Conn) -> Vec<Step> {
             steps.push(conn.outbound(&format!("{} bytes back", len + 2), &dgram(len + 2)));
         }
     }
+    let surplus = "bytes behind the datagram in its packet";
+    steps.push(conn.inbound(surplus, &dgram(21).surplus(7)));
+    if !one_way {
+        steps.push(conn.outbound(&format!("{surplus}, back"), &dgram(20).surplus(9)));
+    }
     if conn.service.outside == V4 {
         steps.push(conn.inbound("without checksum", &dgram(21).no_checksum()));
+        steps
+            .push(conn.inbound(&format!("{surplus}, without checksum"), &dgram(21).no_checksum().surplus(6)));
     }
     if conn.service.inside == V4 && !one_way {
         steps.push(conn.outbound("an answer without checksum", &dgram(22).no_checksum()));
@@ -220,9 +245,7 @@ fn datagrams(conn: &Conn) -> Vec<Step> {
     if !one_way {
         steps.push(conn.outbound("as many bytes back as fit", &dgram(back)));
     }
-    for class in [0xb8, 0x01, 0xbb] {
-        steps.push(conn.inbound(&format!("traffic class {class:#x}"), &dgram(3).class(class)));
-    }
+    steps.extend(classes(conn, &dgram(3), &dgram(4)));
     steps
 }
 

@@ -1,5 +1,6 @@
 //! The cases, by what they are about.
 
+mod fragments;
 mod handshake;
 mod limits;
 mod malformed;
@@ -29,7 +30,8 @@ pub(crate) fn all() -> Vec<Case> {
 
 /// Those about modes, protocols and families.
 pub(crate) fn of_modes() -> Vec<Case> {
-    [themes::cases(), matrix::cases()].into_iter().flatten().collect()
+    [themes::cases(), matrix::cases(), fragments::cases()].into_iter().flatten().collect()
 }
 
+pub(crate) use fragments::lost;
 pub(crate) use limits::{TABLE_LEN, exhausted, full_table};

@@ -108,7 +108,8 @@ fn fill_udp_checksum(datagram: &mut [u8], tuple: &Tuple) {
     let missing = tuple.protocol == ipv4::PROTO_UDP
         && view::<udp::Header>(datagram, 0).is_some_and(|udp| udp.checksum == U16::ZERO);
     if missing {
-        let sum = checksum::udp_v6(&tuple.src.addr.octets(), &tuple.dst.addr.octets(), datagram);
+        let (src, dst) = (tuple.src.addr.octets(), tuple.dst.addr.octets());
+        let sum = checksum::udp_v6(&src, &dst, udp::datagram(datagram));
         if let Some(udp) = view_mut::<udp::Header>(datagram, 0) {
             udp.checksum = sum;
         }

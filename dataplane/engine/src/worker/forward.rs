@@ -1,7 +1,5 @@
 //! Sending a packet of a known connection on.
 
-use std::net::IpAddr;
-
 use wire::checksum::Delta;
 use wire::icmp::Error;
 use wire::tcp::{self, flags};
@@ -318,6 +316,8 @@ impl Worker {
                 }
             };
         }
+        self.want_next_hop(found, exit.port);
+        // What waits for an address is sent on whole; the sender repeats what must be cut.
         if fit == Fit::Cut {
             return self.drop(DropReason::TooBig);
         }
@@ -337,13 +337,6 @@ impl Worker {
     fn unresolved<P: PacketBuf>(&mut self, packet: &mut P, found: Found, port: PortId) -> Verdict {
         self.counters.event(Counter::Unresolved).add(1);
         let target = self.target(found);
-        let destination = target.to_ip();
-        let next_hop = match self.fib.lookup(destination) {
-            NextHop::Adjacency(id) => self.fib.adjacency(id).map_or(destination, |a| a.next_hop),
-            NextHop::Unknown { next_hop, .. } => next_hop,
-            NextHop::NoRoute => destination,
-        };
-        self.want(port, next_hop);
         if !packet.push_front(Verdict::TARGET_LEN) {
             return self.drop(DropReason::NoHeadroom);
         }
@@ -353,7 +346,15 @@ impl Worker {
         Verdict::Resolve(port)
     }
 
-    fn want(&mut self, port: PortId, next_hop: IpAddr) {
+    /// Asks for the MAC address of a connection's next hop.
+    #[cold]
+    fn want_next_hop(&mut self, found: Found, port: PortId) {
+        let destination = self.target(found).to_ip();
+        let next_hop = match self.fib.lookup(destination) {
+            NextHop::Adjacency(id) => self.fib.adjacency(id).map_or(destination, |a| a.next_hop),
+            NextHop::Unknown { next_hop, .. } => next_hop,
+            NextHop::NoRoute => destination,
+        };
         if !self.wanted.contains(&(port, next_hop)) {
             // A full list only means that the next call of `take_wanted` tells of this one.
             let _ = self.wanted.try_push((port, next_hop));

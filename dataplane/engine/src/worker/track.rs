@@ -1,7 +1,7 @@
 //! What a segment does to the state of its connection.
 
 use wire::tcp::{self, flags};
-use wire::{checksum, ethernet, ipv4, ipv6, view};
+use wire::{checksum, ethernet, ipv4, ipv6, udp, view};
 
 use super::{Worker, timeout};
 use crate::conn::{Conn, Direction, Scale, flag, trait_};
@@ -154,6 +154,7 @@ pub(super) fn checksum_is_valid(data: &[u8], segment: &Segment) -> bool {
         return true;
     }
     let Some(bytes) = data.get(segment.l4.into()..segment.end.into()) else { return false };
+    let bytes = if segment.is_udp() { udp::datagram(bytes) } else { bytes };
     if segment.wide {
         let Some(ip) = view::<ipv6::Header>(data, ethernet::HEADER_LEN) else { return false };
         return if segment.is_udp() {

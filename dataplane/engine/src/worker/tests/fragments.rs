@@ -1,342 +1,18 @@
 //! Fragments through one to four workers, in any order: what leaves is what would have left of the whole packet, cut.
 
-use std::collections::{HashMap, VecDeque};
+mod farm;
+mod packets;
+
 use std::net::SocketAddr;
 
-use wire::build::{Ipv6Base, TcpFrame6, UdpFrame, UdpFrame6, fragments_v4, fragments_v6};
-use wire::{ethernet, ipv6, tunnel as outer};
+use farm::Farm;
+use packets::{Case, FRAGMENT_ID, Got, cut, frame, got, l4_checksum_is_right};
+use wire::build::fragments_v4;
 
 use super::*;
-use crate::snapshot::{Options, Tunnel, TunnelKind};
 use crate::{WAIT_LEN_MAX, WAIT_SLOTS};
 
 const PROTOCOLS: [u8; 2] = [ipv4::PROTO_TCP, ipv4::PROTO_UDP];
-const FRAGMENT_ID: u32 = 0x0001_2345;
-
-/// Workers with the rings and slots of a platform around them.
-struct Farm {
-    workers: Vec<Worker>,
-    counters: Vec<Arc<Counters>>,
-    slots: Vec<HashMap<u16, Vec<HeapBuf>>>,
-    now: Ticks,
-    forwarded: Vec<Vec<u8>>,
-    other: Vec<Verdict>,
-    freed: usize,
-}
-
-/// A packet on its way to a worker.
-struct Step {
-    worker: usize,
-    packet: HeapBuf,
-    /// How often it was handed over.
-    handed: usize,
-}
-
-impl Farm {
-    fn new(workers: u16, spec: ServiceSpec) -> Farm {
-        let limits = Limits { services_max: 4, reals_max: 16, pairs_max: 16 };
-        let counters: Vec<Arc<Counters>> = (0..workers).map(|_| Arc::new(Counters::new(4, 16, 16))).collect();
-        let mut planner = Planner::new(limits, counters.clone());
-        let updates = planner.plan(&Spec { generation: 1, services: vec![spec] }).unwrap();
-        let fib = Arc::new(fib());
-        let worker = |(id, mut update): (usize, Update)| {
-            let config = WorkerConfig {
-                id: WorkerId(id as u16),
-                workers,
-                connections_max: 100,
-                limits,
-                secret: [1, 2],
-                punt_per_second: 1000,
-                now: Ticks(0),
-            };
-            let mut worker = Worker::new(&config, counters[id].clone(), counters.clone());
-            update.fib = Some(fib.clone());
-            worker.apply(&mut update);
-            worker
-        };
-        Farm {
-            workers: updates.into_iter().enumerate().map(worker).collect(),
-            slots: (0..workers).map(|_| HashMap::new()).collect(),
-            counters,
-            now: Ticks(100),
-            forwarded: Vec::new(),
-            other: Vec::new(),
-            freed: 0,
-        }
-    }
-
-    /// A frame comes in at a worker, and all that follows from it happens.
-    fn send(&mut self, worker: usize, frame: &[u8]) {
-        let worker = worker % self.workers.len();
-        // What a driver left there.
-        let mut packet = HeapBuf::from_frame(frame);
-        packet.set_note(0xdead_beef);
-        self.run(VecDeque::from([Step { worker, packet, handed: 0 }]));
-    }
-
-    fn run(&mut self, mut steps: VecDeque<Step>) {
-        while let Some(Step { worker, packet, handed }) = steps.pop_front() {
-            let mut packets = [packet];
-            let mut verdicts: Verdicts = [Verdict::NONE; BURST_LEN_MAX];
-            if handed == 0 {
-                self.workers[worker].process(self.now, &mut packets, &mut verdicts);
-            } else {
-                self.workers[worker].process_handed_over(self.now, &mut packets, &mut verdicts);
-            }
-            let [packet] = packets;
-            match verdicts[0] {
-                Verdict::HandOver(to) => {
-                    assert!(handed < 2 && to.index() != worker, "handed over {handed} times before");
-                    steps.push_back(Step { worker: to.index(), packet, handed: handed + 1 });
-                }
-                Verdict::Wait(slot) => {
-                    let slot = self.slots[worker].entry(slot.0).or_default();
-                    assert!(slot.len() < WAIT_LEN_MAX);
-                    slot.push(packet);
-                }
-                Verdict::Forward(_) => self.forwarded.push(packet.to_vec()),
-                other => self.other.push(other),
-            }
-            steps.extend(self.released(worker));
-        }
-    }
-
-    fn released(&mut self, worker: usize) -> Vec<Step> {
-        let mut again = Vec::new();
-        while let Some(released) = self.workers[worker].take_released() {
-            match released {
-                Released::Process(slot) => {
-                    let packets = self.slots[worker].remove(&slot.0).unwrap();
-                    again.extend(packets.into_iter().map(|packet| Step { worker, packet, handed: 0 }));
-                }
-                Released::Free(slot) => self.freed += self.slots[worker].remove(&slot.0).unwrap().len(),
-            }
-        }
-        assert!(self.slots[worker].len() <= WAIT_SLOTS);
-        again
-    }
-
-    fn pass(&mut self, seconds: u32) {
-        self.now = self.now.plus(Ticks::from_secs(seconds));
-        for worker in 0..self.workers.len() {
-            self.workers[worker].housekeep(self.now);
-            assert!(self.released(worker).is_empty());
-        }
-    }
-
-    fn waiting(&self) -> usize {
-        self.slots.iter().flat_map(HashMap::values).map(Vec::len).sum()
-    }
-
-    fn dropped(&self, reason: DropReason) -> u64 {
-        self.counters.iter().map(|counters| counters.dropped(reason).get()).sum()
-    }
-
-    fn event(&self, event: Counter) -> u64 {
-        self.counters.iter().map(|counters| counters.event(event).get()).sum()
-    }
-
-    /// The only frame that was forwarded.
-    fn one(&mut self) -> Vec<u8> {
-        assert_eq!((self.forwarded.len(), &self.other[..]), (1, &[][..]));
-        self.forwarded.pop().unwrap()
-    }
-}
-
-fn v6(last: u16) -> IpAddr {
-    std::net::Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, last).into()
-}
-
-fn client(wide: bool) -> IpAddr {
-    if wide { v6(9) } else { CLIENT.into() }
-}
-
-fn vip(wide: bool) -> IpAddr {
-    if wide { v6(100) } else { VIP.into() }
-}
-
-fn local(wide: bool) -> IpAddr {
-    if wide { v6(200) } else { LIP.into() }
-}
-
-fn real(wide: bool) -> IpAddr {
-    if wide { v6(11) } else { REAL.into() }
-}
-
-fn fib() -> Fib {
-    let mut fib = FibBuilder::default();
-    fib.set_port(CLIENT_SIDE, FibPort { mac: GATEWAY_MAC, mtu: 1500 });
-    for (network, len) in [(IpAddr::from([10, 0, 0, 0]), 8), (v6(0), 64)] {
-        fib.set_route(network, len, Route { via: None, port: CLIENT_SIDE });
-    }
-    for wide in [false, true] {
-        fib.set_neighbour(CLIENT_SIDE, client(wide), Some(CLIENT_MAC));
-        fib.set_neighbour(CLIENT_SIDE, real(wide), Some(REAL_MAC));
-    }
-    fib.build()
-}
-
-/// How a datagram gets where.
-#[derive(Debug, Clone, Copy)]
-struct Case {
-    mode: Mode,
-    client_wide: bool,
-    real_wide: bool,
-    protocol: u8,
-    outbound: bool,
-    /// Whether the gateway changes sequence numbers.
-    rebase: bool,
-}
-
-impl Case {
-    fn spec(&self) -> ServiceSpec {
-        let port = if self.mode.is_one_way() { 80 } else { 8080 };
-        let mut to = RealSpec::new((real(self.real_wide), port).into(), self.mode, 1);
-        if self.mode == Mode::Tun {
-            to.tunnel = Some(Tunnel { kind: TunnelKind::Ipip, source: local(self.real_wide) });
-        }
-        ServiceSpec {
-            protocol: self.protocol,
-            virtual_: (vip(self.client_wide), 80).into(),
-            toa: None,
-            options: Options { rebase_sequence: self.rebase, ..Options::default() },
-            locals: vec![local(self.real_wide)],
-            reals: vec![to],
-            ..service(&[])
-        }
-    }
-
-    /// Opens a connection, and tells between which endpoints the packets of this case go.
-    fn open(&self, farm: &mut Farm) -> (SocketAddr, SocketAddr) {
-        let inbound =
-            (SocketAddr::new(client(self.client_wide), 4000), SocketAddr::new(vip(self.client_wide), 80));
-        if self.protocol == ipv4::PROTO_TCP || self.outbound {
-            farm.send(0, &frame(self.protocol, flags::SYN, inbound, &[]));
-            let opened = farm.one();
-            if self.outbound {
-                let (src, dst) = endpoints(&opened);
-                return (dst, src);
-            }
-        }
-        inbound
-    }
-}
-
-fn frame(protocol: u8, bits: u8, (src, dst): (SocketAddr, SocketAddr), payload: &[u8]) -> Vec<u8> {
-    let ports = (U16::new(src.port()), U16::new(dst.port()));
-    let payload = payload.to_vec();
-    let tcp = TcpFrame {
-        eth_dst: GATEWAY_MAC,
-        src_port: ports.0,
-        dst_port: ports.1,
-        flags: bits,
-        payload: payload.clone(),
-        flags_fragment: U16::ZERO,
-        id: U16::new(FRAGMENT_ID as u16),
-        ..TcpFrame::default()
-    };
-    match (src.ip(), dst.ip()) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) if protocol == ipv4::PROTO_TCP => {
-            TcpFrame { src: u32be(src), dst: u32be(dst), ..tcp }.to_vec()
-        }
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let ip = Ipv4Base {
-                eth_dst: GATEWAY_MAC,
-                src: u32be(src),
-                dst: u32be(dst),
-                id: tcp.id,
-                flags_fragment: U16::ZERO,
-                ..Ipv4Base::default()
-            };
-            UdpFrame { ip, src_port: ports.0, dst_port: ports.1, payload, ..UdpFrame::default() }.to_vec()
-        }
-        (IpAddr::V6(src), IpAddr::V6(dst)) if protocol == ipv4::PROTO_TCP => {
-            TcpFrame6 { src: src.octets(), dst: dst.octets(), hop_limit: 64, tcp }.to_vec()
-        }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let ip = Ipv6Base {
-                eth_dst: GATEWAY_MAC,
-                src: src.octets(),
-                dst: dst.octets(),
-                ..Ipv6Base::default()
-            };
-            UdpFrame6 { ip, src_port: ports.0, dst_port: ports.1, payload, ..UdpFrame6::default() }.to_vec()
-        }
-        _ => panic!("one family"),
-    }
-}
-
-fn cut(whole: &[u8], mtu: usize) -> Vec<Vec<u8>> {
-    if whole[14] >> 4 == 6 { fragments_v6(whole, mtu + 40, FRAGMENT_ID) } else { fragments_v4(whole, mtu) }
-}
-
-/// A packet, or a fragment of one, as its receiver sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Got {
-    src: IpAddr,
-    dst: IpAddr,
-    hops: u8,
-    protocol: u8,
-    id: u32,
-    offset: usize,
-    more: bool,
-    payload: Vec<u8>,
-}
-
-/// Reads a frame; lengths and header checksums are proven. Of a tunnel's packet, what is inside.
-fn got(frame: &[u8]) -> Got {
-    let packet = &frame[ethernet::HEADER_LEN..];
-    if let Some(inside) = outer::open(packet, None) {
-        let inner = [&frame[..ethernet::HEADER_LEN], &packet[inside.inner_offset..]].concat();
-        return got(&inner);
-    }
-    if packet[0] >> 4 == 6 {
-        let ip: &ipv6::Header = wire::view(packet, 0).unwrap();
-        assert_eq!(ip.check(packet.len()).unwrap(), packet.len());
-        let upper = ipv6::walk_extensions(packet).unwrap();
-        Got {
-            src: ipv6::to_addr(ip.src).into(),
-            dst: ipv6::to_addr(ip.dst).into(),
-            hops: ip.hop_limit,
-            protocol: upper.protocol,
-            id: upper.fragment.map_or(0, |fragment| fragment.id.get()),
-            offset: upper.fragment.map_or(0, |fragment| fragment.fragment_offset().into()),
-            more: upper.fragment.is_some_and(|fragment| fragment.more_fragments()),
-            payload: packet[upper.offset..].to_vec(),
-        }
-    } else {
-        let ip: &ipv4::Header = wire::view(packet, 0).unwrap();
-        assert_eq!(usize::from(ip.total_len.get()), packet.len());
-        assert!(checksum::verify_ipv4(&packet[..20]));
-        Got {
-            src: ipv4::to_addr(ip.src).into(),
-            dst: ipv4::to_addr(ip.dst).into(),
-            hops: ip.ttl,
-            protocol: ip.protocol,
-            id: ip.id.get().into(),
-            offset: ip.fragment_offset().into(),
-            more: ip.more_fragments(),
-            payload: packet[20..].to_vec(),
-        }
-    }
-}
-
-fn endpoints(frame: &[u8]) -> (SocketAddr, SocketAddr) {
-    let got = got(frame);
-    let port = |at: usize| u16::from_be_bytes([got.payload[at], got.payload[at + 1]]);
-    (SocketAddr::new(got.src, port(0)), SocketAddr::new(got.dst, port(2)))
-}
-
-fn l4_checksum_is_right(got: &Got) -> bool {
-    let bytes = &got.payload;
-    match (got.src, got.dst, got.protocol) {
-        (IpAddr::V4(src), IpAddr::V4(dst), 6) => checksum::verify_tcp_v4(u32be(src), u32be(dst), bytes),
-        (IpAddr::V4(src), IpAddr::V4(dst), _) => checksum::verify_udp_v4(u32be(src), u32be(dst), bytes),
-        (IpAddr::V6(src), IpAddr::V6(dst), 6) => checksum::verify_tcp_v6(&src.octets(), &dst.octets(), bytes),
-        (IpAddr::V6(src), IpAddr::V6(dst), _) => checksum::verify_udp_v6(&src.octets(), &dst.octets(), bytes),
-        _ => false,
-    }
-}
 
 /// Whether `pieces` are pieces of `whole`; which of its bytes they hold.
 fn covered(whole: &Got, pieces: &[Got]) -> Vec<bool> {
@@ -621,4 +297,23 @@ fn a_fragmented_syn_opens_a_connection_and_a_fragmented_rst_ends_it() {
         assert_eq!(rig.send(CLIENT_SIDE, &piece).0, Verdict::Forward(SERVER_SIDE));
     }
     assert_eq!(rig.states(), [ConnState::Close]);
+}
+
+#[test]
+fn no_two_workers_use_an_identification_at_the_same_time() {
+    for workers in [1, 2, 3, 64] {
+        let ids = (0..workers).map(|worker| PacketId::new(WorkerId(worker), workers));
+        let each = usize::from(u16::MAX / workers);
+        let mut all: Vec<u16> = ids.flat_map(|id| (0..3 * each).map(move |_| id.next())).collect();
+        let first: Vec<u16> =
+            all.chunks(3 * each).flat_map(|of_worker| &of_worker[..each]).copied().collect();
+        let used = |mut ids: Vec<u16>| {
+            ids.sort_unstable();
+            ids.dedup();
+            ids.len()
+        };
+        assert_eq!(used(first), each * usize::from(workers), "one is used again too early");
+        let owners = all.chunks_mut(3 * each).map(|of_worker| used(of_worker.to_vec())).sum::<usize>();
+        assert_eq!(owners, used(all), "two workers use the same");
+    }
 }

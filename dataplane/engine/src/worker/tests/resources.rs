@@ -192,3 +192,14 @@ fn replies_and_requests_have_the_same_owner_for_any_number_of_workers() {
         }
     }
 }
+
+#[test]
+fn an_unknown_next_hop_is_resolved_for_what_must_be_cut_too() {
+    let mut rig = Rig::new();
+    rig.fib.set_neighbour(SERVER_SIDE, REAL.into(), None);
+    rig.apply_fib();
+    let long = TcpFrame { payload: vec![0; 1500], flags_fragment: U16::ZERO, ..syn(5555) };
+    let (verdict, _) = rig.send(CLIENT_SIDE, &long.to_vec());
+    assert_eq!(verdict, Verdict::Drop(DropReason::TooBig));
+    assert_eq!(rig.worker.take_wanted().as_slice(), [(SERVER_SIDE, IpAddr::from(REAL))]);
+}

@@ -127,3 +127,38 @@ fn a_datagram_whose_length_is_impossible_is_a_counted_drop() {
         assert_eq!(rig.send(CLIENT_SIDE, &frame).0, Verdict::Drop(DropReason::L4Truncated), "{len}");
     }
 }
+
+/// The frame with bytes behind the datagram in its IPv4 packet.
+fn with_surplus(mut frame: Vec<u8>, surplus: &[u8]) -> Vec<u8> {
+    frame.extend(surplus);
+    let total_len = (frame.len() - 14) as u16;
+    frame[16..18].copy_from_slice(&total_len.to_be_bytes());
+    frame[24..26].fill(0);
+    let sum = checksum::internet(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_bytes());
+    frame
+}
+
+/// RFC 9868 §7.
+#[test]
+fn what_follows_a_datagram_in_its_packet_goes_along_and_is_not_under_its_checksum() {
+    let surplus = [7; 9];
+    for datagram in [UDP4.sent(5555).frame(), unchecked(b"odd")] {
+        let frame = with_surplus(datagram, &surplus);
+        for real_v6 in [false, true] {
+            let mut rig = Case { real_v6, ..UDP4 }.rig(10);
+            let (verdict, out) = rig.send(CLIENT_SIDE, &frame);
+            assert_eq!(verdict, Verdict::Forward(SERVER_SIDE));
+            let (ip, l4) = out[14..].split_at(if real_v6 { 40 } else { 20 });
+            let (datagram, rest) = l4.split_at(udp::datagram(l4).len());
+            assert_eq!(rest, surplus);
+            if real_v6 {
+                let (src, dst) = (ip[8..24].try_into().unwrap(), ip[24..40].try_into().unwrap());
+                assert!(checksum::verify_udp_v6(src, dst, datagram));
+            } else {
+                let address = |at: usize| U32::from_bytes(ip[at..at + 4].try_into().unwrap());
+                assert!(checksum::verify_udp_v4(address(12), address(16), datagram));
+            }
+        }
+    }
+}
