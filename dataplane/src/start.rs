@@ -105,6 +105,7 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
     let found = (0..config.ports.len())
         .map(|number| ports::find(&eal, config, number))
         .collect::<Result<Vec<_>, _>>()?;
+    tracing::info!("workers run the code for {} CPUs", dpdk::cpu::Level::of_cpu().name());
     let deals =
         ports::deal(config.dataplane.workers, &found.iter().map(|found| found.queues).collect::<Vec<_>>());
     let pools = pools(&eal, config, &found, &mut warnings)?;
@@ -228,7 +229,7 @@ impl Assembled {
         let mirror = mirror::spawn(self.twins, inbox, self.stop.clone())?;
         let mut lcores = Vec::new();
         for (index, worker) in self.workers.into_iter().enumerate() {
-            self.eal.launch(worker_lcore(index), move || worker.run())?;
+            self.eal.launch(worker_lcore(index), move || dpdk::cpu::run(worker))?;
             lcores.push(worker_lcore(index));
         }
         let (last, slow_path) = (worker_lcore(lcores.len()), self.slow_path);

@@ -10,6 +10,7 @@
 //! - C is called once per burst, never per packet; the fields of an mbuf are read and written in Rust.
 //! - No panic crosses into C.
 
+pub mod cpu;
 mod eal;
 mod error;
 mod ffi;

@@ -183,7 +183,7 @@ impl Worker {
     }
 
     /// Processes packets from ports. At most [`BURST_LEN_MAX`]; `verdicts[..packets.len()]` are filled.
-    #[inline]
+    #[inline(always)]
     pub fn process<P: PacketBuf>(
         &mut self,
         now: Ticks,

@@ -99,9 +99,10 @@ pub(crate) struct Worker {
     pub(crate) stop: Arc<AtomicBool>,
 }
 
-impl Worker {
+impl dpdk::cpu::Job for Worker {
     /// Runs until `stop` is set.
-    pub(crate) fn run(mut self) {
+    #[inline(always)]
+    fn run(mut self) {
         self.idle.prepare_thread();
         let mut burst = Burst::new();
         let mut verdicts = [Verdict::NONE; BURST_LEN_MAX];
@@ -124,7 +125,11 @@ impl Worker {
         }
     }
 
+}
+
+impl Worker {
     /// One turn of the loop; whether it found packets.
+    #[inline(always)]
     fn turn(&mut self, now: Ticks, burst: &mut Burst, verdicts: &mut [Verdict; BURST_LEN_MAX]) -> bool {
         let mut busy = self.relay();
         for ring in &mut self.handed {
@@ -134,29 +139,26 @@ impl Worker {
                 self.out.dispatch(burst, verdicts, &self.page);
             }
         }
-        for inlet in &mut self.rx {
+        let last = self.rx.len().wrapping_sub(1);
+        for (index, inlet) in self.rx.iter_mut().enumerate() {
             let received = inlet.queue.receive(burst);
-            if received == 0 {
-                continue;
-            }
-            busy = true;
-            self.page.rx_packets.add(received as u64);
-            let first = burst.len() - received;
-            if burst[first..].iter().any(|packet| packet.segment_count() > 1) {
-                drop_multi_segment(burst, &mut self.out, &self.page);
-            }
-            if let Some(vlan) = inlet.vlan {
-                take_tags_off(vlan, burst, first, &self.page);
+            if received > 0 {
+                busy = true;
+                self.page.rx_packets.add(received as u64);
+                let first = burst.len() - received;
+                if burst[first..].iter().any(|packet| packet.segment_count() > 1) {
+                    drop_multi_segment(burst, &mut self.out, &self.page);
+                }
+                if let Some(vlan) = inlet.vlan {
+                    take_tags_off(vlan, burst, first, &self.page);
+                }
             }
             // Queues with few packets share a burst, so that the engine's prefetching has something to overlap.
-            if burst.remaining_capacity() < RX_BURST_MAX {
+            let full = burst.remaining_capacity() < RX_BURST_MAX;
+            if full || index == last && !burst.is_empty() {
                 self.engine.process(now, burst, verdicts);
                 self.out.dispatch(burst, verdicts, &self.page);
             }
-        }
-        if !burst.is_empty() {
-            self.engine.process(now, burst, verdicts);
-            self.out.dispatch(burst, verdicts, &self.page);
         }
         self.release(now, burst, verdicts);
         self.out.flush(&self.page);
@@ -171,7 +173,7 @@ impl Worker {
     }
 
     /// Goes on with fragments that need not wait any longer.
-    #[inline]
+    #[inline(never)]
     fn release(&mut self, now: Ticks, burst: &mut Burst, verdicts: &mut [Verdict; BURST_LEN_MAX]) {
         for _ in 0..WAIT_SLOTS {
             let Some(released) = self.engine.take_released() else { break };
@@ -195,6 +197,7 @@ impl Worker {
     }
 
     /// Carries out one message of the main thread, if there is one.
+    #[inline(never)]
     fn look_at_control(&mut self, now: Ticks) {
         let reply = match self.control.try_recv() {
             Ok(ToWorker::Apply(mut update)) => {
