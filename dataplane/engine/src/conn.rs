@@ -132,7 +132,8 @@ pub(crate) struct Conn {
     pub real_isn: u32,
     pub service: ServiceId,
     pub pair: PairId,
-    /// By [`Direction`]: the side that sends in that direction.
+    /// By [`Direction`]: the side that sends in that direction. In one-way modes nothing is seen of the real server, and
+    /// its `ack` is how far the client has sent.
     pub acked: [Acked; 2],
     /// Expiry wheel: neighbours in the slot's list, and the slot.
     pub wheel_next: u32,

@@ -9,7 +9,7 @@ use wire::{PacketBuf, checksum, ethernet, ipv4, udp, view};
 use super::Worker;
 use super::forward::hops;
 use super::persistence::Persisting;
-use super::track::checksum_is_valid;
+use super::track::{checksum_is_valid, note_sent};
 use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Acked, Conn, Direction, NIL, Tuples, flag, trait_};
 use crate::counters::{Counter, Counters};
@@ -320,6 +320,7 @@ fn note_first_syn(conn: &mut Conn, data: &[u8], segment: &Segment) {
         scale_offered: scale.is_some(),
         ..Acked::default()
     };
+    note_sent(conn, conn.client_isn.wrapping_add(1));
 }
 
 /// Whether connections may come from there (RFC 1122 §3.2.1.3, RFC 4291 §2.5 and §2.7; our own addresses would make a

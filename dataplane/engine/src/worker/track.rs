@@ -23,6 +23,14 @@ pub(super) enum Tracked {
 /// Least window that RST and FIN are judged by, so that a zero-window receiver can still be told: two segments.
 const WINDOW_MIN: u32 = 2 * 1460;
 
+/// One way, how far the next number that a client may send can be ahead of the last one seen. More than that is never
+/// under way at once between a client and the gateway: what was lost there is sent again before much else comes.
+const SENT_AHEAD_MAX: u32 = 1 << 20;
+
+/// One way, how far the number of a RST or FIN may be from the next one expected, to either side. Ahead: packets before
+/// it were lost or overtaken. Behind: it answers a packet of the real server that had not acknowledged everything.
+const ONE_WAY_WINDOW: u32 = 65_535;
+
 impl Worker {
     #[inline(always)]
     pub(super) fn track(&mut self, now: Ticks, data: &[u8], segment: &Segment, found: Found) -> Tracked {
@@ -90,7 +98,8 @@ impl Worker {
         let state = conn.state;
         let one_way = conn.is(trait_::ONE_WAY);
         let allowed = match class {
-            // What the real server acknowledged is not seen, so there is nothing to compare with (as IPVS does).
+            FlagClass::Rst if one_way => check_one_way(conn, tcp.seq.get(), Counter::RstOutOfWindow),
+            FlagClass::Fin if one_way => check_one_way(conn, tcp.seq.get(), Counter::FinOutOfWindow),
             _ if one_way => Ok(()),
             FlagClass::Syn => Ok(()),
             FlagClass::Rst => check_rst(conn, found.direction, tcp),
@@ -112,6 +121,13 @@ impl Worker {
             Direction::Outbound => Seen::Outbound,
         };
         let new = next(seen, class, state);
+        let begins = class == FlagClass::Syn && new == ConnState::SynRecv;
+        if one_way && (begins || state.is_embryonic() && !new.is_embryonic()) {
+            conn.flags &= !flag::OUTBOUND_ACK;
+        }
+        if begins || !matches!(class, FlagClass::Syn | FlagClass::Rst) {
+            note_sent(conn, sent_end(tcp, segment));
+        }
         if new != state {
             self.set_state(now, found.conn, new);
         }
@@ -180,6 +196,7 @@ pub(super) fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header)
     if tcp.flags & flags::ACK == 0 {
         return;
     }
+    note_sent(conn, tcp.seq.get());
     let seen = seen_flag(direction);
     let known = conn.flags & seen != 0;
     let (ack, window) = (tcp.ack.get(), tcp.window.get());
@@ -195,6 +212,38 @@ pub(super) fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header)
         side.ack = ack;
         side.window = window;
         conn.flags |= seen;
+    }
+}
+
+/// One way: remembers how far the client has sent, in the place of what the real server acknowledged, which is not seen;
+/// of ordinary segments where they begin, which is near enough and costs nothing. What lies further ahead than can be is corrupt or forged, as in [`note_ack`].
+#[inline(always)]
+pub(super) fn note_sent(conn: &mut Conn, next: u32) {
+    if !conn.is(trait_::ONE_WAY) {
+        return;
+    }
+    let sent = &mut conn.acked[Direction::Outbound as usize];
+    if conn.flags & flag::OUTBOUND_ACK == 0 || next.wrapping_sub(sent.ack) <= SENT_AHEAD_MAX {
+        sent.ack = next;
+        conn.flags |= flag::OUTBOUND_ACK;
+    }
+}
+
+/// The number behind a segment (RFC 9293 §3.4: SYN and FIN count as a byte each).
+#[inline(always)]
+fn sent_end(tcp: &tcp::Header, segment: &Segment) -> u32 {
+    let control = u32::from(tcp.flags & flags::SYN != 0) + u32::from(tcp.flags & flags::FIN != 0);
+    tcp.seq.get().wrapping_add(payload_len(tcp, segment)).wrapping_add(control)
+}
+
+/// What the receiver acknowledged is not seen one way, so a RST or FIN is held against what the client itself sent.
+fn check_one_way(conn: &Conn, seq: u32, event: Counter) -> Result<(), Counter> {
+    let sent = conn.acked[Direction::Outbound as usize].ack;
+    let known = conn.has(flag::OUTBOUND_ACK);
+    if !known || in_window(seq.wrapping_add(ONE_WAY_WINDOW), sent, 2 * ONE_WAY_WINDOW) {
+        Ok(())
+    } else {
+        Err(event)
     }
 }
 
