@@ -37,6 +37,9 @@ impl Direction {
 /// No record; ends lists.
 pub(crate) const NIL: u32 = u32::MAX;
 
+/// In the place of a TOA option kind: NOP, which tells nothing.
+pub(crate) const TOA_STRIP: u8 = wire::tcp::options::KIND_NOP;
+
 /// Bits of [`Conn::flags`].
 pub(crate) mod flag {
     /// Segments from the client still carry TOA.
@@ -69,6 +72,8 @@ pub(crate) mod trait_ {
     pub(crate) const SHIFTED: u8 = 1 << 3;
     /// Handshakes lose their timestamps.
     pub(crate) const STRIP_TIMESTAMPS: u8 = 1 << 4;
+    /// Both sides were reset; the record only serves to answer what still comes of them.
+    pub(crate) const RESET: u8 = 1 << 5;
 }
 
 /// The flag that says whether packets that come in in this direction are IPv6.
@@ -113,7 +118,7 @@ pub(crate) struct Conn {
     pub protocol: u8,
     pub state: ConnState,
     pub flags: u8,
-    /// TOA option kind; 0: off.
+    /// TOA option kind; [`TOA_STRIP`]: none is inserted, but clients' own are taken out; 0: neither.
     pub toa_kind: u8,
     /// Time of the last packet.
     pub seen: Ticks,
@@ -192,6 +197,12 @@ impl Conn {
     pub(crate) fn translated(&self, direction: Direction) -> (u64, u32) {
         let i = 1 - direction as usize;
         (self.addrs[i].rotate_left(32), self.ports[i].rotate_left(16))
+    }
+
+    /// Whether its real server is told the client's address in TOA options.
+    #[inline(always)]
+    pub(crate) fn tells_client(&self) -> bool {
+        self.toa_kind > TOA_STRIP
     }
 
     /// Whether packets that come in in this direction are IPv6.

@@ -11,7 +11,7 @@ use super::forward::hops;
 use super::persistence::Persisting;
 use super::track::{checksum_is_valid, note_sent};
 use crate::addr::{Addr, Endpoint, Tuple};
-use crate::conn::{Acked, Conn, Direction, NIL, Tuples, flag, trait_};
+use crate::conn::{Acked, Conn, Direction, NIL, TOA_STRIP, Tuples, flag, trait_};
 use crate::counters::{Counter, Counters};
 use crate::ids::{PairId, ServiceId};
 use crate::parse::{Piece, Segment};
@@ -285,6 +285,7 @@ fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service, real:
     let state = state_of_new(segment.key.protocol);
     let tells_client = real.mode == Mode::FullNat && state == ConnState::SynRecv;
     let toa = service.toa.filter(|_| tells_client);
+    let strips = state == ConnState::SynRecv && !service.options.pass_toa;
     let one_packet = service.options.one_packet && state == ConnState::Udp;
     let traits = [
         (real.mode.is_one_way(), trait_::ONE_WAY),
@@ -296,7 +297,7 @@ fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service, real:
         mode: real.mode,
         traits: traits.iter().map(|(is, bit)| if *is { *bit } else { 0 }).sum(),
         flags: flag::LIVE | if toa.is_some() { flag::TOA_PENDING } else { 0 },
-        toa_kind: toa.unwrap_or(0),
+        toa_kind: toa.unwrap_or(if strips { TOA_STRIP } else { 0 }),
         seen: now,
         real_id: real.id,
         service: service.id,

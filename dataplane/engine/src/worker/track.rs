@@ -300,7 +300,7 @@ fn begins_anew(conn: &Conn, direction: Direction, tcp: &tcp::Header) -> bool {
 /// real server has to be told the client's address again.
 fn begin_anew(conn: &mut Conn, syn_ack: &tcp::Header) {
     conn.flags &= !(flag::SYN_ACK_SEEN | flag::INBOUND_ACK | flag::OUTBOUND_ACK);
-    if conn.toa_kind != 0 {
+    if conn.tells_client() {
         conn.flags |= flag::TOA_PENDING;
     }
     conn.client_isn = syn_ack.ack.get().wrapping_sub(1);
@@ -370,7 +370,7 @@ fn check_fin(conn: &Conn, direction: Direction, tcp: &tcp::Header, segment: &Seg
     }
 }
 
-fn payload_len(tcp: &tcp::Header, segment: &Segment) -> u32 {
+pub(super) fn payload_len(tcp: &tcp::Header, segment: &Segment) -> u32 {
     let header_len = usize::from(tcp.data_offset >> 4) * 4;
     (usize::from(segment.end) - usize::from(segment.l4)).saturating_sub(header_len) as u32
 }
