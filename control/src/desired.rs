@@ -63,6 +63,7 @@ pub fn state(
             expire_nodest_conn: service.expire_nodest_conn,
             expire_quiescent_template: service.expire_quiescent_template,
             reset_on_expiry: service.reset_on_expiry,
+            strip_toa: service.strip_toa,
         }
     });
     DesiredState {

@@ -52,6 +52,8 @@ platform_drops! {
     Untagged = "vlan_untagged",
     /// No room in the packet buffer for the VLAN tag.
     NoTagRoom = "vlan_no_headroom",
+    /// A fragment was to wait for the first one of its packet where there is no room for it.
+    NoWaitRoom = "no_wait_room",
     /// The packet had to be cut into fragments for its port, and could not: no buffers, or more than 64 fragments.
     CutFailed = "cut_failed",
     /// The packet is to leave through a port that does not exist.

@@ -341,12 +341,15 @@ pub struct Service {
     /// Templates of a real server of weight 0 end with the client's next connection, which is scheduled anew; otherwise
     /// a client stays with its draining server (IPVS `expire_quiescent_template`).
     pub expire_quiescent_template: bool,
-    /// TCP connections that end by timeout or by an administrator are reset on both sides, as far as they are seen.
+    /// TCP connections that end by timeout or by an administrator are reset on both sides.
     pub reset_on_expiry: bool,
+    /// Client addresses that clients put into TCP options (TOA) themselves are taken out; otherwise they pass, where `toa`
+    /// is off.
+    pub strip_toa: bool,
 }
 
 impl Service {
-    /// A service with one address, without real servers and with everything optional off.
+    /// A service with one address, without real servers and with everything optional off; clients cannot forge addresses.
     pub fn new(key: ServiceKey, name: impl Into<String>) -> Service {
         Service {
             key,
@@ -367,6 +370,7 @@ impl Service {
             expire_nodest_conn: false,
             expire_quiescent_template: false,
             reset_on_expiry: false,
+            strip_toa: true,
         }
     }
 }

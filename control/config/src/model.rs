@@ -192,6 +192,8 @@ pub struct Service {
     pub expire_quiescent_template: bool,
     /// Reset TCP connections that end by timeout or by an administrator.
     pub reset_on_expiry: bool,
+    /// Take out client addresses that clients put into TCP options themselves.
+    pub strip_toa: bool,
     /// Gets new connections while no real server can be picked.
     pub sorry_server: Option<RealServer>,
     /// How long a real server that has come back takes to its full weight; `None`: no time.

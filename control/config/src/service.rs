@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use api::{Protocol, Scheduler, Timeouts, VirtualRange};
+use api::{Protocol, Scheduler, Timeouts, ToaMode, VirtualRange};
 
 use crate::fullnat::{NOT_OF_UDP, TAKE_AWAY, fullnat_only};
 use crate::mode::{self, Forwarding, Word};
@@ -40,6 +40,7 @@ pub(crate) const SERVICE: Schema = Schema {
         "persistence",
         "local_pool",
         "toa",
+        "strip_toa",
         "tcp_timestamps",
         "rebase_sequence",
         "expire_nodest_conn",
@@ -184,6 +185,7 @@ fn assemble(table: &Reader<'_>, base: Timeouts, parts: Parts<'_>) -> ServiceDraf
             expire_nodest_conn: switch("expire_nodest_conn"),
             expire_quiescent_template: switch("expire_quiescent_template"),
             reset_on_expiry: reset_on_expiry(table, protocol),
+            strip_toa: strip_toa(table, protocol, fullnat.toa),
             sorry_server: None,
             slow_start: slow_start(table, &scheduling),
             health_check: context.check,
@@ -295,6 +297,18 @@ fn slow_start(table: &Reader<'_>, scheduling: &Scheduling) -> Option<Duration> {
     let message = format!("scheduler `{}` {why}", scheduling.scheduler);
     table.unfit("slow_start", message, "take a weighted scheduler, e.g. `wlc`, or take the key away");
     None
+}
+
+/// Beside an address that the gateway tells, another one would only be a forgery.
+fn strip_toa(table: &Reader<'_>, protocol: Option<Protocol>, toa: ToaMode) -> bool {
+    let wanted = table.boolean("strip_toa").unwrap_or(true);
+    if !wanted && protocol == Some(Protocol::Udp) {
+        table.unfit("strip_toa", NOT_OF_UDP, TAKE_AWAY);
+    } else if !wanted && toa != ToaMode::Off {
+        let message = "the gateway tells the client's address itself, so another one could only be forged";
+        table.unfit("strip_toa", message, "set `toa = \"off\"` or take the key away");
+    }
+    wanted
 }
 
 fn reset_on_expiry(table: &Reader<'_>, protocol: Option<Protocol>) -> bool {

@@ -39,6 +39,9 @@ impl Direction {
 /// No record; ends lists.
 pub(crate) const NIL: u32 = u32::MAX;
 
+/// In the place of a TOA option kind: NOP, which tells nothing.
+pub(crate) const TOA_STRIP: u8 = wire::tcp::options::KIND_NOP;
+
 /// Bits of [`Conn::flags`].
 pub(crate) mod flag {
     /// Segments from the client still carry TOA.
@@ -69,6 +72,8 @@ pub(crate) mod trait_ {
     pub(crate) const SHIFTED: u8 = 1 << 3;
     /// Handshakes lose their timestamps.
     pub(crate) const STRIP_TIMESTAMPS: u8 = 1 << 4;
+    /// Both sides were reset; the record only serves to answer what still comes of them.
+    pub(crate) const RESET: u8 = 1 << 5;
 }
 
 /// The flag that says whether packets that come in in this direction are IPv6.
@@ -129,7 +134,7 @@ pub(crate) struct Conn {
     /// Epoch of the forwarding table that the next hops are valid for.
     pub fib_epoch: u16,
     pub mode: Mode,
-    /// TOA option kind; 0: off.
+    /// TOA option kind; [`TOA_STRIP`]: none is inserted, but clients' own are taken out; 0: neither.
     pub toa_kind: u8,
     /// Time of the last packet.
     pub seen: Ticks,
@@ -138,7 +143,7 @@ pub(crate) struct Conn {
     pub real_id: RealId,
     pub deltas: Deltas,
     /// Greatest acknowledgement number sent by the side that sends in that [`Direction`], for checking the other side's
-    /// RST and FIN.
+    /// RST and FIN. In one-way modes nothing is seen of the real server, and its number is how far the client has sent.
     pub acks: [u32; 2],
     /// The window as it stood in that segment, unscaled.
     pub windows: [u16; 2],
@@ -210,6 +215,12 @@ impl Conn {
     pub(crate) fn condition(&self) -> u64 {
         let bytes = self.as_bytes().get(std::mem::offset_of!(Conn, protocol)..).and_then(<[u8]>::first_chunk);
         bytes.copied().map_or(0, u64::from_ne_bytes)
+    }
+
+    /// Whether its real server is told the client's address in TOA options.
+    #[inline(always)]
+    pub(crate) fn tells_client(&self) -> bool {
+        self.toa_kind > TOA_STRIP
     }
 
     /// Whether packets that come in in this direction are IPv6.

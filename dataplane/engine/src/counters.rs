@@ -96,6 +96,8 @@ named_counters! {
         ConnectionsReused = "connections_reused",
         /// Connections ended because their real server is gone or its drain deadline has passed.
         ConnectionsEnded = "connections_ended",
+        /// RST segments that the gateway sent because it ended connections; also counted as forwarded or replied.
+        ResetsSent = "resets_sent",
         /// Connections of persistent services for which no template could be kept; they were scheduled all the same.
         TemplatesFull = "templates_full",
         /// Embryonic connections given up because the table was full.

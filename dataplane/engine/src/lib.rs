@@ -52,7 +52,7 @@ pub use snapshot::Snapshot;
 pub use tcp::ConnState;
 pub use time::Ticks;
 pub use verdict::{DropReason, PuntClass, Released, Verdict, WAIT_LEN_MAX, WAIT_SLOTS, WaitSlot};
-pub use worker::{Worker, WorkerConfig};
+pub use worker::{RESETS_MAX, Worker, WorkerConfig};
 
 /// Packets that [`Worker::process`] takes at most in one call.
 pub const BURST_LEN_MAX: usize = 64;

@@ -327,6 +327,8 @@ pub struct Planner {
     tunnels: Vec<Option<Wrapper>>,
     /// Services, also those that left, that end the connections of real servers that are gone.
     expiring: HashSet<ServiceSlotKey>,
+    /// Services, also those that left, whose connections are reset when they end.
+    resetting: HashSet<ServiceSlotKey>,
     /// By slot: whether connections end, and how often a slot was added.
     ended: Vec<bool>,
     ends: u64,
@@ -351,6 +353,7 @@ impl Planner {
             tenants: vec![0; limits.services_max],
             tunnels: Vec::new(),
             expiring: HashSet::new(),
+            resetting: HashSet::new(),
             ended: Vec::new(),
             ends: 0,
             templates: None,
@@ -484,9 +487,14 @@ impl Planner {
     /// that are gone or down.
     fn note_ended(&mut self, spec: &Spec) {
         let services = &self.services;
-        self.expiring.retain(|key| services.leaving.contains_key(key));
-        let wants = spec.services.iter().filter(|service| service.options.expire_nodest_conn);
-        self.expiring.extend(wants.map(|service| (service.protocol, service.virtual_)));
+        for (keys, wants) in [
+            (&mut self.expiring, (|options| options.expire_nodest_conn) as fn(&Options) -> bool),
+            (&mut self.resetting, |options| options.reset_on_expiry),
+        ] {
+            keys.retain(|key| services.leaving.contains_key(key));
+            let wanting = spec.services.iter().filter(|service| wants(&service.options));
+            keys.extend(wanting.map(|service| (service.protocol, service.virtual_)));
+        }
         let mut ended = vec![false; self.reals.next as usize];
         for ((protocol, virtual_, _), slot) in &self.reals.leaving {
             ended[*slot as usize] = self.expiring.contains(&(*protocol, *virtual_));
@@ -518,6 +526,11 @@ impl Planner {
             let slot = service.id.index();
             services[slot] = Some(service);
         }
+        let mut resetting = vec![false; self.services.next as usize];
+        let slots = self.services.by_key.iter().chain(&self.services.leaving);
+        for (_, slot) in slots.filter(|(key, _)| self.resetting.contains(key)) {
+            resetting[*slot as usize] = true;
+        }
         let locals = self.pairs.by_key.keys().chain(self.pairs.leaving.keys()).map(|key| key.1.into());
         let virtuals = self.addresses.values().flatten().map(|address| (*address).into());
         Snapshot {
@@ -528,6 +541,7 @@ impl Planner {
             virtuals: AddressSet::new(virtuals),
             tunnels: self.tunnels.clone(),
             ended: self.ended.clone(),
+            resetting,
             ends: self.ends,
             templates: self.templates.clone(),
         }

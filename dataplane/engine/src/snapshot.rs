@@ -165,6 +165,11 @@ pub struct Options {
     pub expire_nodest_conn: bool,
     /// Persistent clients of a real server of weight 0 are scheduled anew with their next connection.
     pub expire_quiescent_template: bool,
+    /// What TCP clients say of their own address (TOA options) passes; otherwise it is taken out in every mode. Where the
+    /// gateway tells real servers the client's address itself, it is always taken out.
+    pub pass_toa: bool,
+    /// TCP connections that end by timeout or because of `expire_nodest_conn` or a deadline are reset on both sides.
+    pub reset_on_expiry: bool,
     /// FULLNAT: each connection of a local endpoint begins at a sequence number beyond that of the last one.
     pub rebase_sequence: bool,
     /// FULLNAT: what becomes of TCP timestamps.
@@ -207,7 +212,7 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Its options.
     pub flags: SchedulerFlags,
-    /// TOA option kind; `None`: neither inserted nor stripped.
+    /// TOA option kind; `None`: none is inserted.
     pub toa: Option<u8>,
     /// Timeouts of its connections.
     pub timeouts: Timeouts,
@@ -242,6 +247,8 @@ pub struct Snapshot {
     pub(crate) tunnels: Vec<Option<Wrapper>>,
     /// By slot: whether the connections and templates of a real server end now.
     pub(crate) ended: Vec<bool>,
+    /// By slot of the service: whether it has `reset_on_expiry`, or had it when it left and connections live on.
+    pub(crate) resetting: Vec<bool>,
     /// Grows whenever a slot is added to `ended`.
     pub(crate) ends: u64,
     /// Which client has which real server; there once a service was persistent.
@@ -284,6 +291,12 @@ impl Snapshot {
     #[inline(always)]
     pub(crate) fn has_ended(&self, id: RealId) -> bool {
         self.ended.get(id.index()).copied().unwrap_or(false)
+    }
+
+    /// Whether connections of the service of that slot are reset when they end.
+    #[inline(always)]
+    pub(crate) fn resets(&self, id: ServiceId) -> bool {
+        self.resetting.get(id.index()).copied().unwrap_or(false)
     }
 
     /// The tunnel to the real server of that slot.

@@ -9,6 +9,7 @@ mod errors;
 mod forward;
 mod fragment;
 mod persistence;
+mod reset;
 mod shift;
 mod steady;
 mod track;
@@ -26,7 +27,7 @@ use zerocopy::FromBytes;
 
 use crate::BURST_LEN_MAX;
 use crate::addr::Tuple;
-use crate::conn::{ConnFilter, ConnInfo, Direction, NIL};
+use crate::conn::{ConnFilter, ConnInfo, Direction, NIL, trait_};
 use crate::counters::{Counter, Counters};
 use crate::embryonic::EmbryonicList;
 use crate::fib::Fib;
@@ -41,7 +42,7 @@ use crate::ports::PortSet;
 use crate::sched::SchedState;
 use crate::snapshot::{Mode, Snapshot};
 use crate::steer;
-use crate::table::{Table, is_live};
+use crate::table::{Found, Table, is_live};
 use crate::tcp::{ConnState, Timeouts};
 use crate::time::Ticks;
 use crate::verdict::{DropReason, PuntClass, Released, Verdict};
@@ -53,6 +54,9 @@ const HOUSEKEEP_MAX: usize = 64;
 const ENDING_MAX: u32 = 256;
 /// Next hops that are remembered for [`Worker::take_wanted`] between two calls.
 pub const WANTED_MAX: usize = 16;
+
+/// RSTs that wait for [`Worker::write_reset`]; 32 connections per turn are millions per second.
+pub const RESETS_MAX: usize = 64;
 
 /// How a worker starts.
 #[derive(Debug, Clone)]
@@ -126,6 +130,8 @@ pub struct Worker {
     wanted: ArrayVec<(PortId, IpAddr), WANTED_MAX>,
     packet_id: PacketId,
     fragments: Fragments,
+    /// RSTs that are to be written: of these connections, as if sent in these directions.
+    resets: ArrayVec<Found, RESETS_MAX>,
     /// The first record that was not yet asked whether it has to end.
     ending: Option<u32>,
     /// The first bucket of templates that was not yet swept in this round, and when the last was.
@@ -176,6 +182,7 @@ impl Worker {
             wanted: ArrayVec::new(),
             packet_id: PacketId::new(config.id, config.workers),
             fragments: Fragments::new(),
+            resets: ArrayVec::new(),
             ending: None,
             sweep_at: 0,
             swept: config.now,
@@ -377,14 +384,17 @@ impl Worker {
     /// Ends connections whose time is up: bounded work, to be called once per loop turn. Returns how many ended.
     pub fn housekeep(&mut self, now: Ticks) -> usize {
         self.sweep_templates(now);
-        let mut ended = self.end_some();
+        let mut ended = self.end_some(now);
         for _ in 0..HOUSEKEEP_MAX {
             let Some(index) = self.wheel.pop(&mut self.table.conns, now) else { break };
             let deadline = self.deadline(index);
             let template = self.refresh_template(index, now);
             if now.reached(deadline) {
-                self.end(index);
-                ended += 1;
+                let done = self.end_telling(now, index);
+                ended += usize::from(done);
+                if !done {
+                    self.wheel.arm(&mut self.table.conns, index, now, now);
+                }
             } else {
                 // A template that outlives its refreshments would be lost under a silent connection.
                 let sooner = template.map(|lives| now.plus(Ticks(lives.0 / 2 + 1)));
@@ -404,16 +414,19 @@ impl Worker {
     }
 
     /// Ends connections of real servers whose connections end now: looks at some records per call until it has seen all.
-    fn end_some(&mut self) -> usize {
+    fn end_some(&mut self, now: Ticks) -> usize {
         let Some(start) = self.ending else { return 0 };
         let used = self.table.used().len() as u32;
         let end = start.saturating_add(ENDING_MAX).min(used);
         let mut ended = 0;
         for index in start..end {
             let conn = &self.table.conns[index as usize];
-            if is_live(conn) && self.snapshot.has_ended(conn.real_id) {
+            if is_live(conn) && !conn.is(trait_::RESET) && self.snapshot.has_ended(conn.real_id) {
+                if !self.end_telling(now, index) {
+                    self.ending = Some(index);
+                    return ended;
+                }
                 self.counters.event(Counter::ConnectionsEnded).add(1);
-                self.end(index);
                 ended += 1;
             }
         }

@@ -179,3 +179,36 @@ fn packets_expiry_and_configuration_changes_allocate_nothing() {
     assert_eq!(counters.event(Counter::ConnectionsExpired).get(), 2 * flows);
     assert_eq!(worker.generation(), 2);
 }
+
+#[test]
+fn resetting_connections_allocates_nothing() {
+    let (mut worker, counters, mut planner, mut spec) = gateway();
+    spec.generation = 2;
+    for service in spec.services.iter_mut().filter(|service| service.virtual_.port() == 80) {
+        service.options.reset_on_expiry = true;
+        service.reals[0].mode = Mode::Dr;
+    }
+    planner.plan(&spec).unwrap().iter_mut().for_each(|update| worker.apply(update));
+    let mut verdicts = [Verdict::NONE; BURST_LEN_MAX];
+    for (flags, seq) in [(flags::SYN, 1), (flags::ACK, 2)] {
+        worker.process(Ticks(10), &mut segments(flags, seq), &mut verdicts);
+    }
+    spec.services.iter_mut().for_each(|service| service.reals[0].end_connections = true);
+    let mut updates = planner.plan(&spec).unwrap();
+    let mut packets: Vec<_> = (0..100).map(|_| HeapBuf::with_room(&[], 128, 128)).collect();
+    let mut late = segments(flags::ACK, 2);
+
+    let info = allocation_counter::measure(|| {
+        updates.iter_mut().for_each(|update| worker.apply(update));
+        worker.housekeep(Ticks(20));
+        assert!(worker.resets_waiting() > 0);
+        for packet in &mut packets {
+            let _ = worker.write_reset(packet);
+        }
+        worker.process(Ticks(30), &mut late, &mut verdicts);
+    });
+
+    assert_eq!(info.count_total, 0, "{info:?}");
+    // Of each connection of both families one to either side, and the answer to what came late.
+    assert_eq!(counters.event(Counter::ResetsSent).get(), 3 * u64::from(FLOWS) * 2);
+}

@@ -27,9 +27,6 @@ pub(crate) fn spec(state: &DesiredState) -> Result<Spec, Refusal> {
 
 fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refusal> {
     let name = &service.name;
-    if service.reset_on_expiry {
-        return Err(invalid(format!("service {name} ({}): reset_on_expiry is not built yet", service.key)));
-    }
     let virtual_ = service.key.virtual_;
     check_host(name, "virtual address", virtual_)?;
     let reals = service.real_servers.iter().map(|real| real_server(name, real));
@@ -72,6 +69,8 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
             }),
             expire_nodest_conn: service.expire_nodest_conn,
             expire_quiescent_template: service.expire_quiescent_template,
+            pass_toa: !service.strip_toa,
+            reset_on_expiry: service.reset_on_expiry,
             rebase_sequence: service.rebase_sequence,
             timestamps: match service.tcp_timestamps {
                 TcpTimestamps::Keep => Timestamps::Keep,
@@ -210,7 +209,9 @@ pub(crate) fn check_limits(state: &DesiredState, services_max: u64, reals_max: u
         }
         Err(Refusal::TooMany { what: what.to_owned(), wanted, limit, key: key.to_owned() })
     };
-    let reals = state.services.iter().map(|service| service.real_servers.len()).sum();
+    let reals_of =
+        |service: &Service| service.real_servers.len() + usize::from(service.sorry_server.is_some());
+    let reals = state.services.iter().map(reals_of).sum();
     too_many("services", state.services.len(), services_max, "services_max")?;
     too_many("real servers", reals, reals_max, "real_servers_max")
 }
@@ -258,16 +259,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused_by_name() {
-        type Change = (&'static str, fn(&mut Service));
-        let changes: [Change; 1] =
-            [("reset_on_expiry is not built yet", |service| service.reset_on_expiry = true)];
-        for (wanted, change) in changes {
-            let mut state = state(Protocol::Tcp, "10.1.0.100:80");
-            change(&mut state.services[0]);
-            let refusal = spec(&state).unwrap_err().to_string();
-            assert!(refusal.contains("web") && refusal.contains(wanted), "{refusal}");
-        }
+    fn sorry_servers_count_as_real_servers() {
+        let mut state = state(Protocol::Tcp, "10.1.0.100:80");
+        assert!(check_limits(&state, 1, 1).is_ok());
+        state.services[0].sorry_server = Some(RealServer::new("10.2.0.12:80".parse().unwrap()));
+        let refusal = check_limits(&state, 1, 1).unwrap_err().to_string();
+        assert!(refusal.contains("real_servers_max"), "{refusal}");
+        assert!(check_limits(&state, 1, 2).is_ok());
     }
 
     #[test]

@@ -124,7 +124,6 @@ impl dpdk::cpu::Job for Worker {
             }
         }
     }
-
 }
 
 impl Worker {
@@ -163,6 +162,7 @@ impl Worker {
         self.release(now, burst, verdicts);
         self.out.flush(&self.page);
         self.engine.housekeep(now);
+        self.send_resets(burst, verdicts);
         if busy {
             for wanted in self.engine.take_wanted() {
                 // A full channel loses a hint, which the next packet gives again.
@@ -181,6 +181,25 @@ impl Worker {
             self.engine.process(now, burst, verdicts);
             self.out.dispatch(burst, verdicts, &self.page);
         }
+    }
+
+    /// Sends the RSTs of connections that ended; they leave with the next turn. Without buffers they wait.
+    #[inline]
+    fn send_resets(&mut self, burst: &mut Burst, verdicts: &mut [Verdict; BURST_LEN_MAX]) {
+        let waiting = self.engine.resets_waiting();
+        if waiting == 0 || self.out.pool.alloc_burst(burst, waiting) == 0 {
+            return;
+        }
+        let mut written = 0;
+        for (packet, verdict) in burst.iter_mut().zip(verdicts.iter_mut()) {
+            let Some(reset) = self.engine.write_reset(packet) else { break };
+            *verdict = reset;
+            written += 1;
+        }
+        for unused in burst.drain(written..) {
+            self.out.free(unused);
+        }
+        self.out.dispatch(burst, verdicts, &self.page);
     }
 
     /// Moves prepared packets to their ports.

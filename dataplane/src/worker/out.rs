@@ -179,6 +179,7 @@ impl Outputs {
                 Verdict::Resolve(_) => self.resolve.put(packet, page),
                 Verdict::Wait(slot) => {
                     if let Err(packet) = self.waiting.put(slot, packet) {
+                        page.dropped(PlatformDrop::NoWaitRoom).add(1);
                         self.free(packet);
                     }
                 }

@@ -208,13 +208,14 @@ fn timestamps_and_sack(conns: &[Conn]) -> Vec<Step> {
 
 fn toa_off(conns: &[Conn]) -> Vec<Step> {
     let conn = &conns[0];
-    let forged = [254, 8, 0, 80, 8, 8, 8, 8];
+    let forged = client_ack(1460, 0).options(&[254, 8, 0, 80, 8, 8, 8, 8]).payload(5);
+    let stripped = client_ack(1460, 0).options(&[1; 8]).payload(5);
     vec![
         conn.opens("SYN", &syn()),
         conn.outbound("SYN-ACK, its MSS as it is", &syn_ack()),
         conn.inbound("ACK", &client_ack(0, 0)),
         conn.inbound("data", &client_ack(0, 0).payload(1460)),
-        conn.inbound("an option of the client's", &client_ack(1460, 0).options(&forged).payload(5)),
+        conn.inbound_as("an option of the client's", &forged, &stripped).counts("toa_stripped", 1),
         conn.outbound("ACK", &real_ack(0, 1465)),
     ]
 }

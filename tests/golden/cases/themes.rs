@@ -155,7 +155,12 @@ fn one_way_replies(conns: &[Conn]) -> Vec<Step> {
     let mut steps = conn.settled();
     let direct = Port::Lan.receives(&real_ack(0, 1).packet(conn.virtual_, conn.client));
     steps.push(step("the real server's answer, if it is sent to us", vec![direct]).punted("local"));
-    steps.push(conn.inbound("a RST, wherever it points", &client_ack(70_000, 0).rst()));
+    let far = conn.inbound("a RST far from what was sent", &client_ack(70_000, 0).rst());
+    steps.push(far.counts("rst_out_of_window", 1).listed(conn, "ESTABLISHED"));
+    let forged = client_ack(7, 0).options(&[254, 8, 0, 80, 8, 8, 8, 8]);
+    let stripped = client_ack(7, 0).options(&[1; 8]);
+    steps.push(conn.inbound_as("a forged address", &forged, &stripped).counts("toa_stripped", 1));
+    steps.push(conn.inbound("a RST near it", &client_ack(1_000, 0).rst()).listed(conn, "CLOSE"));
     steps.push(
         conn.inbound("the same port again", &syn().seq(90_000))
             .counts("connections_created", 1)

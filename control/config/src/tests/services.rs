@@ -270,6 +270,19 @@ fn the_switches_of_a_service_are_off_unless_set() {
 }
 
 #[test]
+fn what_clients_say_of_their_address_is_taken_out_unless_another_gateway_says_it() {
+    assert!(loaded(WEB).strip_toa);
+    assert!(loaded(&format!("{WEB}strip_toa = true")).strip_toa);
+    assert!(!loaded(&format!("{WEB}toa = \"off\"\nstrip_toa = false")).strip_toa);
+    assert!(!loaded(&format!("{WEB}mode = \"dr\"\nstrip_toa = false")).strip_toa);
+    refuses(
+        &format!("{WEB}strip_toa = false"),
+        "false",
+        "another one could only be forged; set `toa = \"off\"`",
+    );
+}
+
+#[test]
 fn what_is_tcps_is_refused_for_udp() {
     let udp = "listen = \"10.1.0.100:53\"\nprotocol = \"udp\"\n";
     for (key, value) in [
@@ -277,6 +290,7 @@ fn what_is_tcps_is_refused_for_udp() {
         ("tcp_timestamps", "\"strip\""),
         ("rebase_sequence", "true"),
         ("reset_on_expiry", "true"),
+        ("strip_toa", "false"),
     ] {
         refuses(&format!("{udp}{key} = {value}"), value, "this is a part of TCP, and the service is UDP");
     }

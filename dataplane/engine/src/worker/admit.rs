@@ -9,9 +9,9 @@ use wire::{PacketBuf, checksum, ethernet, ipv4, udp, view};
 use super::Worker;
 use super::forward::hops;
 use super::persistence::Persisting;
-use super::track::{checksum_is_valid, scale_in};
+use super::track::{checksum_is_valid, note_sent, scale_in};
 use crate::addr::{Addr, Endpoint, Tuple};
-use crate::conn::{Conn, Direction, NIL, Tuples, flag, trait_};
+use crate::conn::{Conn, Direction, NIL, TOA_STRIP, Tuples, flag, trait_};
 use crate::counters::{Counter, Counters};
 use crate::ids::{PairId, ServiceId};
 use crate::parse::{Piece, Segment};
@@ -285,6 +285,7 @@ fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service, real:
     let state = state_of_new(segment.key.protocol);
     let tells_client = real.mode == Mode::FullNat && state == ConnState::SynRecv;
     let toa = service.toa.filter(|_| tells_client);
+    let strips = state == ConnState::SynRecv && !service.options.pass_toa;
     let one_packet = service.options.one_packet && state == ConnState::Udp;
     let traits = [
         (real.mode.is_one_way(), trait_::ONE_WAY),
@@ -296,7 +297,7 @@ fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service, real:
         mode: real.mode,
         traits: traits.iter().map(|(is, bit)| if *is { *bit } else { 0 }).sum(),
         flags: flag::LIVE | if toa.is_some() { flag::TOA_PENDING } else { 0 },
-        toa_kind: toa.unwrap_or(0),
+        toa_kind: toa.unwrap_or(if strips { TOA_STRIP } else { 0 }),
         seen: now,
         real_id: real.id,
         service: service.id,
@@ -315,6 +316,7 @@ fn note_first_syn(conn: &mut Conn, data: &[u8], segment: &Segment) {
         data.get(segment.l4.into()..segment.end.into()).and_then(tcp::options_of).unwrap_or_default();
     conn.client_isn = syn.map_or(0, |syn| syn.seq.get());
     conn.scales[Direction::Inbound as usize] = scale_in(options);
+    note_sent(conn, conn.client_isn.wrapping_add(1));
 }
 
 /// Whether connections may come from there (RFC 1122 §3.2.1.3, RFC 4291 §2.5 and §2.7; our own addresses would make a

@@ -84,11 +84,14 @@ impl Worker {
             end: message.end,
             flags: 0,
             wide: message.wide,
-            piece: Piece::Whole,
+            // What stands there is no TCP header.
+            piece: Piece::Later,
         };
         let sent = match self.table.conns[found.conn as usize].mode {
             Mode::FullNat | Mode::Nat => self.translate_error(packet, message, &quote, found, &exit),
-            Mode::Dr => self.send_direct(packet, &segment, exit.mtu).is_ok_and(|fit| fit == Fit::Whole),
+            Mode::Dr => {
+                self.send_direct(packet, &segment, found, exit.mtu).is_ok_and(|fit| fit == Fit::Whole)
+            }
             Mode::Tun => {
                 self.send_tunnelled(packet, &segment, found, exit.mtu).is_ok_and(|fit| fit == Fit::Whole)
             }
@@ -158,7 +161,7 @@ impl Worker {
     }
 }
 
-fn addresses(tuple: &Tuple) -> Addresses {
+pub(super) fn addresses(tuple: &Tuple) -> Addresses {
     match (tuple.src.addr.v4(), tuple.dst.addr.v4()) {
         (Some(_), Some(_)) => Addresses::V4 { src: word(tuple.src.addr), dst: word(tuple.dst.addr) },
         _ => Addresses::V6 { src: tuple.src.addr.octets(), dst: tuple.dst.addr.octets() },

@@ -3,7 +3,7 @@
 use wire::checksum::Delta;
 use wire::icmp::Error;
 use wire::tcp::{self, flags};
-use wire::{PacketBuf, ethernet, ipv4, ipv6, toa, view};
+use wire::{PacketBuf, ethernet, ipv4, ipv6, toa, view, view_mut};
 
 use super::Worker;
 use super::track::Tracked;
@@ -55,6 +55,11 @@ impl Worker {
         segment: &Segment,
         found: Found,
     ) -> Verdict {
+        if self.table.conns[found.conn as usize].is(trait_::RESET)
+            && let Some(verdict) = self.answer_with_reset(now, packet, segment, found)
+        {
+            return verdict;
+        }
         self.shift_back(packet, segment, found);
         match self.track(now, packet.data(), segment, found) {
             Tracked::Forward => self.send(packet, segment, found),
@@ -79,7 +84,7 @@ impl Worker {
         }
         let sent = match self.table.conns[found.conn as usize].mode {
             Mode::FullNat | Mode::Nat => self.send_translated(packet, segment, found, exit.mtu),
-            Mode::Dr => self.send_direct(packet, segment, exit.mtu),
+            Mode::Dr => self.send_direct(packet, segment, found, exit.mtu),
             Mode::Tun => self.send_tunnelled(packet, segment, found, exit.mtu),
         };
         match sent {
@@ -94,15 +99,17 @@ impl Worker {
         }
     }
 
-    /// DR: the packet as it is, one hop less.
+    /// DR: the packet as it is, one hop less and without what its sender says of its address.
     pub(super) fn send_direct<P: PacketBuf>(
         &self,
         packet: &mut P,
         segment: &Segment,
+        found: Found,
         mtu: u16,
     ) -> Result<Fit, Refused> {
         let fit = fit(packet.data(), segment, segment.total_len(), mtu)?;
         trim(packet, segment);
+        self.strip_in_place(packet, segment, found);
         let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) else {
             return Err(Refused::Drop(DropReason::L4Truncated));
         };
@@ -110,7 +117,7 @@ impl Worker {
         Ok(fit)
     }
 
-    /// TUN: one hop less, and outer headers in front.
+    /// TUN: as in DR, with outer headers in front.
     pub(super) fn send_tunnelled<P: PacketBuf>(
         &self,
         packet: &mut P,
@@ -133,6 +140,7 @@ impl Worker {
             return Err(Refused::TooBig { mtu: inner_mtu });
         }
         trim(packet, segment);
+        self.strip_in_place(packet, segment, found);
         if let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) {
             headers.take_hop();
         }
@@ -144,7 +152,7 @@ impl Worker {
 
     /// FULLNAT and NAT: options, endpoints, TTL, checksums, and where they differ the families.
     #[inline(always)]
-    fn send_translated<P: PacketBuf>(
+    pub(super) fn send_translated<P: PacketBuf>(
         &self,
         packet: &mut P,
         segment: &Segment,
@@ -234,6 +242,18 @@ impl Worker {
         self.counters.event(event).add(1);
     }
 
+    /// [`Worker::change_options`] where nothing else changes under the checksum.
+    fn strip_in_place<P: PacketBuf>(&self, packet: &mut P, segment: &Segment, found: Found) {
+        let conn = &self.table.conns[found.conn as usize];
+        if segment.is_udp() || conn.toa_kind == 0 || segment.piece == Piece::Later {
+            return;
+        }
+        let delta = self.change_options(packet, segment, found);
+        if let Some(tcp) = view_mut::<tcp::Header>(packet.data_mut(), segment.l4.into()) {
+            tcp.checksum = delta.apply(tcp.checksum);
+        }
+    }
+
     /// Strips what a client says of its own address, and makes a SYN-ACK ask for shorter segments.
     #[inline(always)]
     fn change_options<P: PacketBuf>(&self, packet: &mut P, segment: &Segment, found: Found) -> Delta {
@@ -243,22 +263,24 @@ impl Worker {
         if !has_options {
             return Delta::ZERO;
         }
+        let conn = &self.table.conns[found.conn as usize];
         match found.direction {
             Direction::Inbound => {
-                tcp::options_of_mut(l4).map_or(Delta::ZERO, |options| self.strip(options, segment.flags))
+                let opens = conn.tells_client() && segment.flags & flags::SYN != 0;
+                tcp::options_of_mut(l4).map_or(Delta::ZERO, |options| self.strip(options, opens))
             }
-            Direction::Outbound if segment.flags & flags::SYN != 0 => {
-                let client_is_v6 = self.table.conns[found.conn as usize].is_wide(Direction::Inbound);
-                self.lower_mss(l4, client_address::toa_len(client_is_v6))
+            Direction::Outbound if conn.tells_client() && segment.flags & flags::SYN != 0 => {
+                self.lower_mss(l4, client_address::toa_len(conn.is_wide(Direction::Inbound)))
             }
             Direction::Outbound => Delta::ZERO,
         }
     }
 
-    /// What a client says of its own address must not reach a real server.
-    fn strip(&self, options: &mut [u8], flags: u8) -> Delta {
+    /// What a client says of its own address must not reach a real server; a SYN that opens a connection whose real
+    /// server is told it later must not get there with Fast Open either.
+    fn strip(&self, options: &mut [u8], opens_toa: bool) -> Delta {
         let mut delta = Delta::ZERO;
-        if flags & flags::SYN != 0 {
+        if opens_toa {
             let stripped = toa::strip_fast_open(options);
             self.counters.event(Counter::FastOpenStripped).add(stripped.count.into());
             delta += stripped.delta;

@@ -5,6 +5,7 @@ mod icmp_errors;
 mod ipv6;
 mod modes;
 mod refused;
+mod resets;
 mod resources;
 mod semantics;
 mod shifts;

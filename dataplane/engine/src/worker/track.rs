@@ -23,6 +23,14 @@ pub(super) enum Tracked {
 /// Least window that RST and FIN are judged by, so that a zero-window receiver can still be told: two segments.
 const WINDOW_MIN: u32 = 2 * 1460;
 
+/// One way, how far the next number that a client may send can be ahead of the last one seen. More than that is never
+/// under way at once between a client and the gateway: what was lost there is sent again before much else comes.
+const SENT_AHEAD_MAX: u32 = 1 << 20;
+
+/// One way, how far the number of a RST or FIN may be from the next one expected, to either side. Ahead: packets before
+/// it were lost or overtaken. Behind: it answers a packet of the real server that had not acknowledged everything.
+const ONE_WAY_WINDOW: u32 = 65_535;
+
 impl Worker {
     #[inline(always)]
     pub(super) fn track(&mut self, now: Ticks, data: &[u8], segment: &Segment, found: Found) -> Tracked {
@@ -90,7 +98,8 @@ impl Worker {
         let state = conn.state;
         let one_way = conn.is(trait_::ONE_WAY);
         let allowed = match class {
-            // What the real server acknowledged is not seen, so there is nothing to compare with (as IPVS does).
+            FlagClass::Rst if one_way => check_one_way(conn, tcp.seq.get(), Counter::RstOutOfWindow),
+            FlagClass::Fin if one_way => check_one_way(conn, tcp.seq.get(), Counter::FinOutOfWindow),
             _ if one_way => Ok(()),
             FlagClass::Syn => Ok(()),
             FlagClass::Rst => check_rst(conn, found.direction, tcp),
@@ -112,6 +121,13 @@ impl Worker {
             Direction::Outbound => Seen::Outbound,
         };
         let new = next(seen, class, state);
+        let begins = class == FlagClass::Syn && new == ConnState::SynRecv;
+        if one_way && (begins || state.is_embryonic() && !new.is_embryonic()) {
+            conn.flags &= !flag::OUTBOUND_ACK;
+        }
+        if begins || !matches!(class, FlagClass::Syn | FlagClass::Rst) {
+            note_sent(conn, sent_end(tcp, segment));
+        }
         if new != state {
             self.set_state(now, found.conn, new);
         }
@@ -186,6 +202,7 @@ pub(super) fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header)
 /// The same of a segment that is known to have one.
 #[inline(always)]
 pub(crate) fn note_known_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header) {
+    note_sent(conn, tcp.seq.get());
     let (seen, i) = (seen_flag(direction), direction as usize);
     let known = conn.flags & seen != 0;
     let (ack, window) = (tcp.ack.get(), tcp.window.get());
@@ -200,6 +217,39 @@ pub(crate) fn note_known_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::H
         conn.acks[i] = ack;
         conn.windows[i] = window;
         conn.flags |= seen;
+    }
+}
+
+/// One way: remembers how far the client has sent, in the place of what the real server acknowledged, which is not seen;
+/// of ordinary segments where they begin, which is near enough and costs nothing. What lies further ahead than can be is
+/// corrupt or forged, as in [`note_ack`].
+#[inline(always)]
+pub(super) fn note_sent(conn: &mut Conn, next: u32) {
+    if !conn.is(trait_::ONE_WAY) {
+        return;
+    }
+    let sent = &mut conn.acks[Direction::Outbound as usize];
+    if conn.flags & flag::OUTBOUND_ACK == 0 || next.wrapping_sub(*sent) <= SENT_AHEAD_MAX {
+        *sent = next;
+        conn.flags |= flag::OUTBOUND_ACK;
+    }
+}
+
+/// The number behind a segment (RFC 9293 §3.4: SYN and FIN count as a byte each).
+#[inline(always)]
+fn sent_end(tcp: &tcp::Header, segment: &Segment) -> u32 {
+    let control = u32::from(tcp.flags & flags::SYN != 0) + u32::from(tcp.flags & flags::FIN != 0);
+    tcp.seq.get().wrapping_add(payload_len(tcp, segment)).wrapping_add(control)
+}
+
+/// What the receiver acknowledged is not seen one way, so a RST or FIN is held against what the client itself sent.
+fn check_one_way(conn: &Conn, seq: u32, event: Counter) -> Result<(), Counter> {
+    let sent = conn.acks[Direction::Outbound as usize];
+    let known = conn.has(flag::OUTBOUND_ACK);
+    if !known || in_window(seq.wrapping_add(ONE_WAY_WINDOW), sent, 2 * ONE_WAY_WINDOW) {
+        Ok(())
+    } else {
+        Err(event)
     }
 }
 
@@ -257,7 +307,7 @@ fn begins_anew(conn: &Conn, direction: Direction, tcp: &tcp::Header) -> bool {
 /// real server has to be told the client's address again.
 fn begin_anew(conn: &mut Conn, syn_ack: &tcp::Header) {
     conn.flags &= !(flag::SYN_ACK_SEEN | flag::INBOUND_ACK | flag::OUTBOUND_ACK);
-    if conn.toa_kind != 0 {
+    if conn.tells_client() {
         conn.flags |= flag::TOA_PENDING;
     }
     conn.client_isn = syn_ack.ack.get().wrapping_sub(1);
@@ -326,7 +376,7 @@ fn check_fin(conn: &Conn, direction: Direction, tcp: &tcp::Header, segment: &Seg
     }
 }
 
-fn payload_len(tcp: &tcp::Header, segment: &Segment) -> u32 {
+pub(super) fn payload_len(tcp: &tcp::Header, segment: &Segment) -> u32 {
     let header_len = usize::from(tcp.data_offset >> 4) * 4;
     (usize::from(segment.end) - usize::from(segment.l4)).saturating_sub(header_len) as u32
 }

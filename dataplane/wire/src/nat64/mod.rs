@@ -80,7 +80,7 @@ pub fn v4_to_v6(header: &ipv4::Header, (src, dst): (&[u8; 16], &[u8; 16]), hop_l
     let ip = ipv6::Header {
         version_class_flow: U32::new(6 << 28 | u32::from(header.dscp_ecn) << 20),
         // At most 65,535 - 20 + 8.
-        payload_len: U16::new(payload_len + fragment_len),
+        payload_len: U16::new(payload_len.saturating_add(fragment_len)),
         next_header: if fragment.is_some() { ipv6::NEXT_FRAGMENT } else { protocol },
         hop_limit,
         src: *src,

@@ -12,6 +12,9 @@ use crate::checksum::Delta;
 use crate::{U16, U32};
 
 pub mod options;
+mod reset;
+
+pub use reset::Reset;
 
 /// Length of the header without options.
 pub const HEADER_LEN: usize = 20;

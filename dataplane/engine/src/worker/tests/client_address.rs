@@ -1,5 +1,8 @@
 //! What real servers are told of clients, and what clients cannot do about it.
 
+use wire::build::fragments_v4;
+
+use super::families::{Case, Packet};
 use super::*;
 
 #[test]
@@ -110,4 +113,71 @@ fn toa_does_not_push_a_packet_over_the_mtu() {
     assert_eq!(rig.event(Counter::ToaOverMtu), 1);
     let fits = TcpFrame { payload: vec![7; 1452], ..from_client(5555) };
     assert_eq!(rig.inbound(&fits).ip.total_len.get(), 1500);
+}
+
+/// Every TCP case without TOA of the gateway's own, and what its real server gets of options that a client forged, on a
+/// SYN, an ACK and data.
+fn forged_options(pass_toa: bool) -> Vec<(Case, Packet, Packet)> {
+    let mut all = Vec::new();
+    for case in Case::all().into_iter().filter(|case| !case.udp) {
+        let mut rig = case.rig(10);
+        let mut spec = ServiceSpec { toa: None, ..case.spec() };
+        spec.options.pass_toa = pass_toa;
+        rig.configure(vec![spec]);
+        let forged = toa::encode_v4(254, U32::new(0x0808_0808), U16::new(53)).to_vec();
+        let other = [vec![options::KIND_FAST_OPEN, 2, 1, 1], vec![200, 8, 0, 53, 8, 8, 8, 8]].concat();
+        let options = [forged, other].concat();
+        let syn = Packet { flags: flags::SYN, seq: CLIENT_ISN, ack: 0, ..case.sent(5555) };
+        let data = Packet { payload: b"hello".to_vec(), ..case.sent(5555) };
+        for (nth, packet) in [syn, case.sent(5555), data].into_iter().enumerate() {
+            let sent = Packet { options: options.clone(), ..packet };
+            let got = rig.pass_in(case, &sent);
+            assert_eq!(rig.event(Counter::ToaStripped), if pass_toa { 0 } else { nth as u64 + 1 });
+            all.push((case, sent, got));
+        }
+        assert_eq!(rig.event(Counter::FastOpenStripped), 0);
+    }
+    all
+}
+
+#[test]
+fn nobody_forges_an_address_where_the_gateway_tells_none_either() {
+    for (case, sent, got) in forged_options(false) {
+        let fast_open = [vec![1; 8], vec![options::KIND_FAST_OPEN, 2, 1, 1], vec![1; 8]].concat();
+        assert_eq!(got.options, fast_open, "{case:?}");
+        assert_eq!((got.flags, got.payload), (sent.flags, sent.payload));
+    }
+}
+
+#[test]
+fn an_address_that_another_gateway_tells_passes_where_that_is_wanted() {
+    for (case, sent, got) in forged_options(true) {
+        assert_eq!((got.options, got.payload), (sent.options, sent.payload), "{case:?}");
+    }
+}
+
+#[test]
+fn nobody_forges_an_address_in_fragments() {
+    for case in Case::all().into_iter().filter(|case| !case.udp && !case.client_v6) {
+        let mut rig = case.rig(10);
+        rig.configure(vec![ServiceSpec { toa: None, ..case.spec() }]);
+        case.open(&mut rig, 5555);
+        let options = toa::encode_v4(254, U32::new(0x0808_0808), U16::new(53)).to_vec();
+        let packet = Packet { options, payload: vec![7; 300], ..case.sent(5555) };
+        let mut whole = packet.frame();
+        // May be fragmented.
+        whole[20] = 0;
+        let mut fragments = fragments_v4(&whole, 100);
+        fragments.rotate_left(1);
+        let mut out: Vec<Vec<u8>> = Vec::new();
+        for fragment in fragments {
+            let (verdict, frame) = rig.send(CLIENT_SIDE, &fragment);
+            if verdict == Verdict::Forward(SERVER_SIDE) {
+                out.push(frame);
+            }
+        }
+        let holds = |frame: &Vec<u8>| frame.windows(8).any(|bytes| bytes == [254, 8, 0, 53, 8, 8, 8, 8]);
+        assert!(!out.is_empty() && !out.iter().any(holds), "{case:?}");
+        assert_eq!(rig.event(Counter::ToaStripped), 1);
+    }
 }

@@ -14,8 +14,9 @@ fn direct_routing_changes_nothing_but_the_hop_count_and_the_mac_addresses() {
     for case in Case::all().into_iter().filter(|case| case.mode == Mode::Dr) {
         let mut rig = case.rig(10);
         case.open(&mut rig, 5555);
-        let forged = toa::encode_v4(254, U32::new(0x0808_0808), U16::new(53)).to_vec();
-        let options = if case.udp { Vec::new() } else { forged };
+        let options =
+            if case.udp { Vec::new() } else { vec![options::KIND_SACK, 10, 1, 2, 3, 4, 5, 6, 7, 8] };
+        let options = [options, vec![0; if case.udp { 0 } else { 2 }]].concat();
         let sent = Packet { payload: b"hello".to_vec(), options, ..case.sent(5555) };
         let (verdict, out) = rig.send(CLIENT_SIDE, &sent.frame());
         assert_eq!(verdict, Verdict::Forward(SERVER_SIDE));

@@ -1,5 +1,6 @@
 //! What a service wants beside forwarding: persistence, sorry servers, one-packet scheduling, ends of connections.
 
+use super::families::Case;
 use super::*;
 use crate::snapshot::{Options, Persistence};
 
@@ -152,4 +153,18 @@ fn a_datagram_of_a_one_packet_service_leaves_nothing_behind() {
     assert_eq!(macs[..2], macs[2..]);
     assert_ne!(macs[0], macs[1]);
     assert!(rig.states().is_empty());
+}
+
+#[test]
+fn a_one_packet_answer_finds_no_connection() {
+    for case in Case::all().into_iter().filter(|case| case.udp && !case.mode.is_one_way()) {
+        let mut rig = case.rig(10);
+        let options = Options { one_packet: true, ..Options::default() };
+        rig.configure(vec![ServiceSpec { options, ..case.spec() }]);
+        let got = rig.pass_in(case, &case.sent(5555));
+        assert_eq!((rig.states(), rig.counters.pair(crate::PairId(0)).in_use.get()), (Vec::new(), 0));
+        let (verdict, _) = rig.send(SERVER_SIDE, &case.answered(&got).frame());
+        let class = if case.mode == Mode::Nat { PuntClass::Local } else { PuntClass::Stray };
+        assert_eq!(verdict, Verdict::Punt(class), "{case:?}");
+    }
 }

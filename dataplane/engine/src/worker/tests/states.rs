@@ -1,5 +1,6 @@
 //! How connections open, close, expire and are opened anew.
 
+use super::families::{Case, Packet};
 use super::*;
 
 #[test]
@@ -130,4 +131,60 @@ fn a_retransmitted_syn_keeps_its_connection() {
     let first = rig.inbound(&syn(5555)).header.src_port;
     assert_eq!(rig.inbound(&syn(5555)).header.src_port, first);
     assert_eq!(rig.worker.connections(), 1);
+}
+
+#[test]
+fn one_way_only_a_rst_or_fin_near_what_the_client_has_sent_moves_the_state() {
+    for case in Case::all().into_iter().filter(|case| case.mode.is_one_way() && !case.udp) {
+        for (flags, event, after) in [
+            (flags::RST, Counter::RstOutOfWindow, ConnState::Close),
+            (flags::FIN | flags::ACK, Counter::FinOutOfWindow, ConnState::FinWait),
+        ] {
+            let mut rig = case.rig(10);
+            case.open(&mut rig, 5555);
+            rig.pass_in(case, &Packet { payload: vec![7; 1000], ..case.sent(5555) });
+            let at = |seq: u32| Packet { flags, seq, ..case.sent(5555) };
+            let next = CLIENT_ISN + 1001;
+            for seq in [next.wrapping_sub(70_000), next + 70_000, 0x8000_0000] {
+                rig.pass_in(case, &at(seq));
+                assert_eq!(rig.states(), [ConnState::Established], "{case:?} {seq}");
+            }
+            assert_eq!(rig.event(event), 3);
+            rig.pass_in(case, &at(next));
+            assert_eq!(rig.states(), [after], "{case:?}");
+        }
+    }
+}
+
+#[test]
+fn one_way_a_blind_segment_does_not_prepare_the_way_for_a_blind_rst() {
+    for case in Case::all().into_iter().filter(|case| case.mode.is_one_way() && !case.udp) {
+        let mut rig = case.rig(10);
+        case.open(&mut rig, 5555);
+        for flags in [flags::ACK, flags::ACK | flags::FIN, flags::SYN, flags::RST] {
+            rig.pass_in(case, &Packet { flags, seq: 0x4000_0000, ..case.sent(5555) });
+        }
+        assert_eq!(rig.states(), [ConnState::Established], "{case:?}");
+        // The client's own, after more than a window of data.
+        for chunk in 1..=100 {
+            rig.pass_in(case, &Packet { seq: CLIENT_ISN + chunk * 1460, ..case.sent(5555) });
+        }
+        rig.pass_in(case, &Packet { flags: flags::RST, seq: CLIENT_ISN + 101 * 1460, ..case.sent(5555) });
+        assert_eq!(rig.states(), [ConnState::Close], "{case:?}");
+    }
+}
+
+#[test]
+fn one_way_a_client_that_begins_anew_is_followed_to_its_new_numbers() {
+    for case in Case::all().into_iter().filter(|case| case.mode.is_one_way() && !case.udp) {
+        let mut rig = case.rig(10);
+        case.open(&mut rig, 5555);
+        let first = CLIENT_ISN + 0x2000_0000;
+        rig.pass_in(case, &Packet { flags: flags::FIN | flags::ACK, ..case.sent(5555) });
+        rig.pass_in(case, &Packet { flags: flags::SYN, seq: first, ..case.sent(5555) });
+        rig.pass_in(case, &Packet { seq: first + 1, ..case.sent(5555) });
+        assert_eq!(rig.states(), [ConnState::Established], "{case:?}");
+        rig.pass_in(case, &Packet { flags: flags::RST, seq: first + 1, ..case.sent(5555) });
+        assert_eq!(rig.states(), [ConnState::Close], "{case:?}");
+    }
 }
