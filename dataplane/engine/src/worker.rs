@@ -22,6 +22,7 @@ use arrayvec::ArrayVec;
 use wire::{MacAddr, PacketBuf};
 
 use crate::BURST_LEN_MAX;
+use crate::addr::Tuple;
 use crate::conn::{ConnFilter, ConnInfo, Direction, NIL};
 use crate::counters::{Counter, Counters};
 use crate::embryonic::EmbryonicList;
@@ -33,6 +34,7 @@ use crate::limiter::Limiter;
 use crate::parse::{Fragment, Message, Parsed, Segment, parse};
 use crate::plan::{Limits, Update};
 use crate::ports::PortSet;
+use crate::rss::Rss;
 use crate::sched::SchedState;
 use crate::snapshot::{Mode, Snapshot};
 use crate::steer;
@@ -106,6 +108,9 @@ pub struct Worker {
     id: WorkerId,
     workers: u16,
     steering: Secret,
+    rss: Option<Arc<Rss>>,
+    /// Who the burst that is being processed is from.
+    origin: Origin,
     table: Table,
     wheel: Wheel,
     embryonic: EmbryonicList,
@@ -150,6 +155,8 @@ impl Worker {
             id: config.id,
             workers: config.workers.max(1),
             steering,
+            rss: None,
+            origin: Origin::Port,
             table: Table::new(config.connections_max, steering.derive(u64::from(config.id.0) + 1)),
             wheel: Wheel::new(config.now),
             embryonic: EmbryonicList::new(),
@@ -169,6 +176,13 @@ impl Worker {
         }
     }
 
+    /// Packets are owned by the worker that the NIC's hash leads to; the planner must know it too
+    /// ([`crate::Planner::with_rss`]).
+    pub fn with_rss(mut self, rss: Option<Arc<Rss>>) -> Worker {
+        self.rss = rss;
+        self
+    }
+
     /// Processes packets from ports. At most [`BURST_LEN_MAX`]; `verdicts[..packets.len()]` are filled.
     #[inline]
     pub fn process<P: PacketBuf>(
@@ -177,7 +191,9 @@ impl Worker {
         packets: &mut [P],
         verdicts: &mut [Verdict; BURST_LEN_MAX],
     ) {
-        if self.workers == 1 {
+        self.origin = Origin::Port;
+        // Where the NIC brings packets to their owner, only those are looked at that are found to be nobody's here.
+        if self.workers == 1 || self.rss.is_some() {
             self.run::<P, false>(now, Origin::Port, packets, verdicts);
         } else {
             self.run::<P, true>(now, Origin::Port, packets, verdicts);
@@ -193,6 +209,7 @@ impl Worker {
         packets: &mut [P],
         verdicts: &mut [Verdict; BURST_LEN_MAX],
     ) {
+        self.origin = Origin::Worker;
         self.run::<P, false>(now, Origin::Worker, packets, verdicts);
     }
 
@@ -262,6 +279,12 @@ impl Worker {
         Meta { segment, hash, likely: NIL, other: None }
     }
 
+    /// The owner of a packet.
+    fn owner(&self, tuple: &Tuple) -> WorkerId {
+        let by_rss = self.rss.as_ref().and_then(|rss| steer::owner_by_rss(&self.snapshot, rss, tuple));
+        by_rss.unwrap_or_else(|| steer::owner(&self.snapshot, self.steering, self.workers, tuple))
+    }
+
     fn hand_over(&self, owner: WorkerId) -> Verdict {
         self.counters.event(Counter::HandedOver).add(1);
         Verdict::HandOver(owner)
@@ -273,8 +296,11 @@ impl Worker {
         let verdict = match parsed {
             Parsed::IcmpError(message) => {
                 // An error belongs to who owns what it quotes.
-                if steer && let Some(about) = errors::about(&self.snapshot, data, message) {
-                    let owner = steer::owner(&self.snapshot, self.steering, self.workers, &about);
+                let from_port = self.rss.is_some() && self.origin == Origin::Port;
+                if (steer || from_port)
+                    && let Some(about) = errors::about(&self.snapshot, data, message)
+                {
+                    let owner = self.owner(&about);
                     if owner != self.id {
                         return Meta::other(Other::Settled(self.hand_over(owner)));
                     }
@@ -505,8 +531,8 @@ impl Worker {
         self.table.unlink(index);
         self.wheel.disarm(&mut self.table.conns, index);
         self.embryonic.remove(&mut self.table.conns, index);
-        let local = self.table.tuples(index).local();
-        self.give_port_back(self.table.conns[index as usize].pair, local.port);
+        let outbound = self.table.tuples(index).outbound;
+        self.give_port_back(self.table.conns[index as usize].pair, &outbound);
         let conn = &self.table.conns[index as usize];
         let real = self.counters.real(conn.real_id);
         if conn.state.is_active() { &real.active } else { &real.inactive }.sub(1);

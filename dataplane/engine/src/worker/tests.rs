@@ -6,6 +6,7 @@ mod ipv6;
 mod modes;
 mod refused;
 mod resources;
+mod rss;
 mod semantics;
 mod shifts;
 mod states;
