@@ -8,10 +8,10 @@ use wire::{PacketBuf, checksum, ethernet, ipv4, udp, view};
 
 use super::forward::hops;
 use super::persistence::Persisting;
-use super::track::checksum_is_valid;
+use super::track::{checksum_is_valid, scale_in};
 use super::{Origin, Worker};
 use crate::addr::{Addr, Endpoint, Tuple};
-use crate::conn::{Acked, Conn, Direction, NIL, Tuples, flag, trait_};
+use crate::conn::{Conn, Direction, NIL, Tuples, flag, trait_};
 use crate::counters::{Counter, Counters};
 use crate::ids::{PairId, ServiceId, WorkerId};
 use crate::parse::{Piece, Segment};
@@ -37,9 +37,8 @@ impl Worker {
         if segment.wide && (tuple.src.addr.is_v4() || tuple.dst.addr.is_v4()) {
             return self.drop(DropReason::SourceInvalid);
         }
-        if self.rss.is_some()
-            && let Some(owner) = self.somebody_else(&tuple, segment)
-        {
+        let from_nic = self.rss.is_some() && self.origin == Origin::Port;
+        if from_nic && let Some(owner) = self.somebody_else(&tuple, segment) {
             return self.hand_over(owner);
         }
         if self.snapshot.find(tuple.protocol, tuple.dst).is_none() {
@@ -63,7 +62,7 @@ impl Worker {
             return self.answer(packet, segment, Error::TimeExceeded, DropReason::TtlExpired);
         }
         // Handed over by a worker that did not have this configuration yet: the answers would go elsewhere.
-        if self.workers > 1 && self.owner(&tuple) != self.id {
+        if self.workers > 1 && !from_nic && self.other_owner(&tuple).is_some() {
             return self.drop(DropReason::NotOwner);
         }
         match self.admit(now, packet.data(), segment, &tuple) {
@@ -84,9 +83,6 @@ impl Worker {
 
     /// With a NIC that is asked to bring packets to their owner: who else owns a packet of no connection here.
     fn somebody_else(&self, tuple: &Tuple, segment: &Segment) -> Option<WorkerId> {
-        if self.origin == Origin::Worker {
-            return None;
-        }
         let rss = self.rss.as_ref()?;
         let to = tuple.dst.addr;
         let of_ours = self.snapshot.locals.contains(to) || self.snapshot.virtuals.contains(to);
@@ -94,12 +90,11 @@ impl Worker {
         if !of_ours && self.snapshot.by_client.is_empty() {
             return None;
         }
-        let owner = self.owner(tuple);
-        let brought_by_nic = || steer::owner_by_rss(&self.snapshot, rss, tuple).is_some();
-        if owner != self.id && segment.piece == Piece::Whole && brought_by_nic() {
+        let owner = self.other_owner(tuple)?;
+        if segment.piece == Piece::Whole && steer::owner_by_rss(&self.snapshot, rss, tuple).is_some() {
             self.counters.event(Counter::Misdirected).add(1);
         }
-        (owner != self.id).then_some(owner)
+        Some(owner)
     }
 
     /// Makes the connection that a packet asks for.
@@ -294,9 +289,9 @@ fn real_endpoint(real: &Real, tuple: &Tuple) -> Endpoint {
 /// What the replies of a real server look like that is not reached in FULLNAT: addressed to the client. Of a tunnelled
 /// one no replies are seen; its tuple names the source of the tunnel, which is of its family.
 fn outbound_tuple(mode: Mode, real: &Real, tuple: &Tuple, snapshot: &Snapshot) -> Tuple {
-    let tunnel = if mode == Mode::Tun { snapshot.tunnel(real.id) } else { None };
+    let tunnel = if mode == Mode::Tun { snapshot.wrapper(real.id) } else { None };
     let dst = match tunnel {
-        Some(tunnel) => Endpoint { addr: tunnel.source.into(), port: 0 },
+        Some(wrapper) => Endpoint { addr: wrapper.tunnel.source.into(), port: 0 },
         None => tuple.src,
     };
     Tuple { protocol: tuple.protocol, src: real_endpoint(real, tuple), dst }
@@ -339,13 +334,8 @@ fn note_first_syn(conn: &mut Conn, data: &[u8], segment: &Segment) {
     let syn = view::<tcp::Header>(data, segment.l4.into());
     let options =
         data.get(segment.l4.into()..segment.end.into()).and_then(tcp::options_of).unwrap_or_default();
-    let scale = tcp::options::window_scale(options);
     conn.client_isn = syn.map_or(0, |syn| syn.seq.get());
-    conn.acked[Direction::Inbound as usize] = Acked {
-        scale: scale.unwrap_or(0).min(tcp::options::WINDOW_SCALE_MAX),
-        scale_offered: scale.is_some(),
-        ..Acked::default()
-    };
+    conn.scales[Direction::Inbound as usize] = scale_in(options);
 }
 
 /// Whether connections may come from there (RFC 1122 §3.2.1.3, RFC 4291 §2.5 and §2.7; our own addresses would make a

@@ -54,8 +54,7 @@ impl Worker {
         };
         let segment = fragment.segment(packet.data(), ports);
         let tuple = segment.tuple(packet.data());
-        let owner = self.owner(&tuple);
-        if owner != self.id {
+        if let Some(owner) = self.other_owner(&tuple) {
             packet.set_note(ports);
             return self.hand_over(owner);
         }
