@@ -132,6 +132,12 @@ const WORKER: &[Row<WorkerStatus>] = &[
     ("handed_over_packets_total", COUNTER, "Packets received for another worker and moved to it.", |w| {
         w.handed_over as f64
     }),
+    (
+        "misdirected_packets_total",
+        COUNTER,
+        "Of the packets handed over, those that the NIC's hash should have brought to their owner.",
+        |w| w.misdirected as f64,
+    ),
     ("busy_ratio", GAUGE, "Share of turns that found packets since start, 0 to 1.", |w| w.busy),
 ];
 

@@ -16,6 +16,7 @@ mod ports;
 mod slow_path;
 mod start;
 mod state;
+mod steering;
 mod vlan;
 mod wiring;
 mod worker;

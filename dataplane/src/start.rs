@@ -17,6 +17,7 @@ use crate::mirror::{self, Asker, Twin};
 use crate::ports::{self, Deal, Found, OpenPort, PortQueues};
 use crate::slow_path::{SlowPath, Source};
 use crate::state::{Core, Facts, Inbox, Parts, WorkerLink};
+use crate::steering::{self, Steering, Told, Wish};
 use crate::wiring::{INJECT_RING_LEN, Own, Wiring, worker_ring_len};
 use crate::worker::{Clock, Idle, IdleMode, Out, Outputs, Sink, Waiting, Worker};
 
@@ -108,11 +109,13 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
     tracing::info!("workers run the code for {} CPUs", dpdk::cpu::Level::of_cpu().name());
     let deals =
         ports::deal(config.dataplane.workers, &found.iter().map(|found| found.queues).collect::<Vec<_>>());
+    let wish = Wish::new(config.dataplane.seed, found.iter().map(|found| found.info.reta_size))
+        .map_err(Error::Random)?;
     let pools = pools(&eal, config, &found, &mut warnings)?;
     let (mut open, mut queues) = (Vec::new(), Vec::new());
     for (number, found) in found.into_iter().enumerate() {
         let (port, of_port, complaints) =
-            ports::open(&eal, pools.of(found.info.numa_node), found, &config.ports[number])?;
+            ports::open(&eal, pools.of(found.info.numa_node), found, &config.ports[number], &wish)?;
         tracing::info!(
             "port {} is {} ({}, {}), {} receive and {} transmit queues",
             port.config.name,
@@ -126,11 +129,27 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
         open.push(port);
         queues.push(of_port);
     }
+    let steering = steer(config, &open, &deals, &mut warnings);
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let plan = Plan { eal: &eal, config, deals: &deals, pool: &pools.first, idle_mode, stop: &stop };
+    let (deals, pool) = (&deals, &pools.first);
+    let plan = Plan { eal: &eal, config, deals, pool, idle_mode, steering: &steering, stop: &stop };
     plan.assemble(open, queues, &layout, warnings)
+}
+
+/// Finds out how packets are brought to their owners.
+fn steer(config: &Config, open: &[OpenPort], deals: &[Deal], warnings: &mut Vec<String>) -> Steering {
+    let told: Vec<Told> = open.iter().zip(deals).map(|(port, deal)| Told::by(port, deal)).collect();
+    let steering = steering::choose(config.dataplane.steering, config.dataplane.workers, &told);
+    match steering.note.as_str() {
+        "" => tracing::info!("steering: {}", steering.name),
+        note => tracing::info!("steering: {}; {note}", steering.name),
+    }
+    if steering.falls_short {
+        warnings.push(format!("steering = \"rss\" is not possible, so it is software: {}", steering.note));
+    }
+    steering
 }
 
 fn allowed_cpus() -> Result<Vec<usize>, Error> {
@@ -247,6 +266,7 @@ struct Plan<'a> {
     /// Where workers take buffers from.
     pool: &'a Mempool,
     idle_mode: IdleMode,
+    steering: &'a Steering,
     stop: &'a Arc<AtomicBool>,
 }
 
@@ -299,7 +319,7 @@ impl Plan<'_> {
         let parts = Parts {
             workers: links,
             ports: open,
-            planner: Planner::new(limits, counters),
+            planner: Planner::new(limits, counters).with_rss(self.steering.rss.clone()),
             slow_path: fib_sender,
             asker: Asker::new(&twins)?,
             services_max: self.config.dataplane.services_max.into(),
@@ -315,7 +335,8 @@ impl Plan<'_> {
             dpdk_version: dpdk::version(),
             started: Instant::now(),
             warnings,
-            steering: if self.config.dataplane.workers == 1 { "single" } else { "software" },
+            steering: self.steering.name,
+            steering_note: self.steering.note.clone(),
             idle: match self.idle_mode {
                 IdleMode::Poll => "poll",
                 IdleMode::Adaptive => "adaptive",
@@ -364,7 +385,8 @@ impl Plan<'_> {
             },
             common.counters[index].clone(),
             common.counters.to_vec(),
-        );
+        )
+        .with_rss(self.steering.rss.clone());
         let (punt, punted) = ring(self.eal, &format!("punt{index}"), PUNT_RING_LEN, None)?;
         let (resolve, unresolved) = ring(self.eal, &format!("resolve{index}"), RESOLVE_RING_LEN, None)?;
         let (to, control) = bounded(CONTROL_LEN);

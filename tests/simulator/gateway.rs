@@ -7,17 +7,19 @@ use std::sync::Arc;
 
 use engine::fib::{FibPort, Route};
 use engine::plan::Update;
+use engine::rss::{Hashed, KEY_LEN};
 use engine::snapshot::Mode;
 use engine::{
     BURST_LEN_MAX, ConnFilter, ConnInfo, ConnState, Counter, Counters, DropReason, FibBuilder, PairId,
-    Planner, PortId, PuntClass, RealId, Released, Spec, Ticks, Verdict, Worker, WorkerConfig, WorkerId,
+    Planner, PortId, PuntClass, RealId, Released, Rss, Spec, Ticks, Verdict, Worker, WorkerConfig, WorkerId,
+    steer,
 };
 use wire::{HeapBuf, MacAddr, PacketBuf};
 
 use crate::faults::Fault;
 use crate::oracle::Oracle;
-use crate::packet::{Mac, is_fragment};
-use crate::rng::Rng;
+use crate::packet::{self, Mac, is_fragment};
+use crate::rng::{Rng, mix};
 use crate::topology::{LIMITS, ROUTER, ROUTER6, Shape, client_ip, gateway_mac, server_ip};
 
 const PUNT_PER_SECOND: u32 = 2_000;
@@ -63,7 +65,36 @@ struct Tally {
     drops: u64,
 }
 
+/// The ports' receive hash, and whether they really hash so.
+struct Nic {
+    rss: Arc<Rss>,
+    honest: bool,
+}
+
+impl Nic {
+    /// Half of the gateways with several workers have one; every fourth of these lies.
+    fn of(seed: u64, workers: u16) -> Option<Nic> {
+        if workers == 1 || seed & 1 == 0 {
+            return None;
+        }
+        let bytes = |n: u64| mix(seed ^ n << 48).to_le_bytes();
+        let key: Vec<u8> = (1..=KEY_LEN as u64 / 8).flat_map(bytes).collect();
+        let len = 4 << (seed >> 8) % 8;
+        let table: Vec<u16> = (0..len).map(|entry| entry % workers).collect();
+        // Under some keys local ports cannot be chosen: such a gateway steers in software.
+        let rss = Arc::new(Rss::new(&key, &table, workers, Hashed::ALL).ok()?);
+        Some(Nic { rss, honest: seed >> 4 & 3 != 0 })
+    }
+
+    /// The worker that it brings a frame to; of what is no whole segment or datagram it hashes less.
+    fn worker(&self, frame: &[u8]) -> Option<usize> {
+        let segment = packet::parse(frame).filter(|_| self.honest && !is_fragment(frame))?;
+        self.rss.worker_of(segment.protocol, segment.src, segment.dst).map(WorkerId::index)
+    }
+}
+
 pub(crate) struct Gateway {
+    nic: Option<Nic>,
     lanes: Vec<Lane>,
     counters: Vec<Arc<Counters>>,
     planner: Planner,
@@ -85,6 +116,8 @@ impl Gateway {
         let page = || Arc::new(Counters::new(LIMITS.services_max, LIMITS.reals_max, LIMITS.pairs_max));
         let counters: Vec<_> = (0..shape.workers).map(|_| page()).collect();
         let secret = [rng.next(), rng.next()];
+        let nic = Nic::of(mix(secret[0]), shape.workers);
+        let rss = nic.as_ref().map(|nic| nic.rss.clone());
         let table = Arc::new(fib.build());
         let lane = |id: u16| {
             let config = WorkerConfig {
@@ -96,7 +129,8 @@ impl Gateway {
                 punt_per_second: PUNT_PER_SECOND,
                 now,
             };
-            let mut worker = Worker::new(&config, counters[usize::from(id)].clone(), counters.clone());
+            let mut worker = Worker::new(&config, counters[usize::from(id)].clone(), counters.clone())
+                .with_rss(rss.clone());
             worker.apply(&mut Update::of_fib(table.clone()));
             Lane {
                 worker,
@@ -108,8 +142,8 @@ impl Gateway {
             }
         };
         let lanes = (0..shape.workers).map(lane).collect();
-        let planner = Planner::new(LIMITS, counters.clone());
-        let mut gateway = Gateway { lanes, counters, planner, fib, rng, fault: Fault::None };
+        let planner = Planner::new(LIMITS, counters.clone()).with_rss(rss.clone());
+        let mut gateway = Gateway { nic, lanes, counters, planner, fib, rng, fault: Fault::None };
         gateway.configure(spec)?;
         for lane in &mut gateway.lanes {
             lane.take_updates();
@@ -165,7 +199,8 @@ impl Gateway {
 
     /// A frame comes in on a port; which worker polls it is up to the NIC.
     pub(crate) fn receive(&mut self, port: PortId, frame: &[u8]) -> usize {
-        let worker = self.rng.below(self.lanes.len() as u64) as usize;
+        let any = self.rng.below(self.lanes.len() as u64) as usize;
+        let worker = self.nic.as_ref().and_then(|nic| nic.worker(frame)).unwrap_or(any);
         let room = if self.rng.chance(50_000) { 128 } else { HEADROOM_MIN };
         self.lanes[worker].queue.push_back(HeapBuf::with_room(frame, room, TAILROOM).on_port(port.0));
         worker
@@ -384,6 +419,21 @@ impl Gateway {
         Ok(())
     }
 
+    /// Who owns the replies of a FULLNAT connection.
+    pub(crate) fn owner_of_replies(&self, info: &ConnInfo) -> WorkerId {
+        let by_nic =
+            self.nic.as_ref().and_then(|nic| nic.rss.worker_of(info.protocol, info.real, info.local));
+        by_nic.unwrap_or_else(|| steer::owner_of_local_port(info.local.port(), self.lanes.len() as u16))
+    }
+
+    /// An honest NIC brings every whole segment and datagram to its owner.
+    pub(crate) fn check_steering(&self) -> Result<(), String> {
+        match (self.count(Counter::Misdirected), &self.nic) {
+            (0, _) | (_, Some(Nic { honest: false, .. })) => Ok(()),
+            (misdirected, _) => Err(format!("{misdirected} packets were brought to the wrong worker")),
+        }
+    }
+
     /// Sum of an event over all workers.
     pub(crate) fn count(&self, event: Counter) -> u64 {
         self.counters.iter().map(|c| c.event(event).get()).sum()
@@ -424,7 +474,7 @@ impl Lane {
 fn explain(broken: &str, worker: WorkerId, verdict: Verdict, before: &[u8], after: &[u8]) -> String {
     format!(
         "{broken}\n  worker {worker}, {verdict:?}\n  in:  {}\n  out: {}",
-        crate::packet::summary(before),
-        crate::packet::summary(after)
+        packet::summary(before),
+        packet::summary(after)
     )
 }

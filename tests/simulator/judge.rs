@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use engine::snapshot::Mode;
-use engine::{Counter, DropReason, steer};
+use engine::{Counter, DropReason};
 
 use crate::stream::End;
 use crate::world::World;
@@ -23,12 +23,13 @@ impl World {
             if !outside.insert((info.protocol, info.client, info.virtual_)) {
                 return Err(format!("two connections of {} to {}", info.client, info.virtual_));
             }
-            let owner = steer::owner_of_local_port(info.local.port(), self.shape.workers);
+            let owner = gateway.owner_of_replies(&info);
             if info.mode == Mode::FullNat && owner != worker {
                 return Err(format!("replies to {} are owned by worker {owner}, not {worker}", info.local));
             }
         }
         gateway.check_gauges(now)?;
+        gateway.check_steering()?;
         gateway.check_accounts()
     }
 

@@ -21,8 +21,10 @@ pub struct Status {
     pub generation: u64,
     /// What the start had to do without, or what is wrong now; empty: all is well.
     pub warnings: Vec<String>,
-    /// How packets find their owner: "single" (one worker) or "software".
+    /// How packets find their owner: "single" (one worker), "rss" (by the NICs' hash) or "software".
     pub steering: String,
+    /// What keeps the steering from being better; empty: nothing.
+    pub steering_note: String,
     /// Idle behaviour in force: "poll" or "adaptive".
     pub idle: String,
     /// One entry per worker.
@@ -58,6 +60,8 @@ pub struct WorkerStatus {
     pub tx_packets: u64,
     /// Packets that another worker owned and that were moved to it.
     pub handed_over: u64,
+    /// Of these, packets that the NIC's hash should have brought to their owner.
+    pub misdirected: u64,
     /// Share of turns that found packets since start, 0 to 1.
     pub busy: f64,
 }

@@ -90,8 +90,10 @@ pub enum Idle {
 /// How packets find their owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Steering {
-    /// The best that there is: today, software.
+    /// By the NICs' hash if all ports can, else in software.
     Auto,
+    /// By the NICs' hash; where that is not possible, in software with a warning.
+    Rss,
     /// The receiving worker hands over.
     Software,
 }

@@ -125,8 +125,11 @@ pub(crate) fn dataplane(table: &Reader<'_>) -> Dataplane {
 
 fn steering(text: &str) -> Result<Steering, Fault> {
     match text {
-        "rss" | "rte_flow" => Err(value::not_built("steering", text, &["auto", "software"])),
-        _ => choose(text, &[("auto", Steering::Auto), ("software", Steering::Software)]),
+        "rte_flow" => Err(value::not_built("steering", text, &["auto", "rss", "software"])),
+        _ => choose(
+            text,
+            &[("auto", Steering::Auto), ("rss", Steering::Rss), ("software", Steering::Software)],
+        ),
     }
 }
 

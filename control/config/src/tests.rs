@@ -281,9 +281,13 @@ fn a_port_is_in_one_vlan_or_in_none() {
 }
 
 #[test]
-fn steering_that_is_not_built_says_so() {
-    let rss = format!("[dataplane]\nsteering = \"rss\"\n{MINIMAL}");
-    complains(&rss, "2:12", "steering `rss` is not built yet; what exists is `auto` and `software`");
+fn steering_is_one_of_three_and_what_is_not_built_says_so() {
+    let with = |steering: &str| format!("[dataplane]\nsteering = \"{steering}\"\n{MINIMAL}");
+    complains(&with("rte_flow"), "2:12", "steering `rte_flow` is not built yet; what exists is");
+    for (text, wanted) in [("auto", Steering::Auto), ("rss", Steering::Rss), ("software", Steering::Software)]
+    {
+        assert_eq!(Config::from_str("t", &with(text)).unwrap().dataplane.steering, wanted);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use api::{LocalPortUse, Stats, Status};
+use api::{LocalPortUse, Stats, Status, WorkerStatus};
 use serde::Serialize;
 
 use super::table::{Align, Table, bytes, duration, short};
@@ -12,6 +12,10 @@ use crate::ctl;
 
 /// From this share of local ports in use on, `status` says so: exhaustion must be visible long before it happens.
 const LOCAL_PORTS_WARN_PERCENT: u64 = 80;
+
+/// From this share of received packets on, `status` says that the NICs hash otherwise than they tell. A few packets that
+/// they do not hash with their ports, as those with options, are normal.
+const MISDIRECTED_WARN_PERCENT: u64 = 5;
 
 #[derive(Serialize)]
 struct View<'a> {
@@ -94,6 +98,9 @@ fn render(view: &View<'_>) -> String {
         "           generation {generation}, steering {}, idle {}",
         status.steering, status.idle
     );
+    if !status.steering_note.is_empty() {
+        let _ = writeln!(text, "           steering: {}", status.steering_note);
+    }
     let modes: Vec<String> =
         view.real_servers_by_forward.iter().map(|(word, count)| format!("{count} {word}")).collect();
     let modes = if modes.is_empty() { "none".to_owned() } else { modes.join(", ") };
@@ -132,7 +139,10 @@ fn render(view: &View<'_>) -> String {
 fn workers(status: &Status) -> String {
     let right = |name| (name, Align::Right);
     let mut columns = vec![("worker", Align::Left), ("cpus", Align::Left)];
-    columns.extend(["conns", "limit", "embryonic", "memory", "rx", "tx", "handed over", "busy"].map(right));
+    columns.extend(
+        ["conns", "limit", "embryonic", "memory", "rx", "tx", "handed over", "misdirected", "busy"]
+            .map(right),
+    );
     let mut table = Table::new(&columns);
     for worker in &status.workers {
         let cpus: Vec<String> = worker.cpus.iter().map(u32::to_string).collect();
@@ -146,6 +156,7 @@ fn workers(status: &Status) -> String {
             short(worker.rx_packets),
             short(worker.tx_packets),
             short(worker.handed_over),
+            short(worker.misdirected),
             format!("{:.0}%", worker.busy * 100.0),
         ]);
     }
@@ -197,6 +208,14 @@ fn warnings(view: &View<'_>) -> Vec<String> {
             ));
         }
     }
+    let sum = |of: fn(&WorkerStatus) -> u64| view.dataplane.workers.iter().map(of).sum::<u64>();
+    let (misdirected, received) = (sum(|worker| worker.misdirected), sum(|worker| worker.rx_packets));
+    if misdirected * 100 > received * MISDIRECTED_WARN_PERCENT {
+        found.push(format!(
+            "the NICs brought {misdirected} of {received} packets to another worker than their RSS key says; if that \
+             goes on, set steering = \"software\" in [dataplane]"
+        ));
+    }
     for port in &view.local_ports_scarce {
         found.push(format!(
             "{} of {} local ports of {} towards {} are in use, {} connections refused",
@@ -209,7 +228,7 @@ fn warnings(view: &View<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::{PortStatus, WorkerStatus};
+    use api::PortStatus;
 
     #[test]
     fn a_full_table_and_scarce_ports_are_told() {
@@ -220,7 +239,8 @@ mod tests {
             uptime_s: 3725,
             generation: 7,
             warnings: vec!["no huge pages".to_owned()],
-            steering: "software".to_owned(),
+            steering: "rss".to_owned(),
+            steering_note: "the ports do not hash UDP over IPv6".to_owned(),
             idle: "adaptive".to_owned(),
             workers: vec![WorkerStatus {
                 cpus: vec![0, 1],
@@ -228,6 +248,9 @@ mod tests {
                 connections_max: 10,
                 table_bytes: 98 << 20,
                 table_full: 3,
+                rx_packets: 1000,
+                handed_over: 70,
+                misdirected: 60,
                 busy: 0.256,
                 ..WorkerStatus::default()
             }],

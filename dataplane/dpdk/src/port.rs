@@ -28,7 +28,7 @@ pub struct PortConfig {
     /// Receive also what is addressed to others.
     pub promiscuous: bool,
     /// Spread IP, TCP and UDP over the receive queues by hash, as far as the port can.
-    pub rss: bool,
+    pub rss: Option<RssConfig>,
     /// Take VLAN tags off and put them on in the NIC, as far as the port can.
     pub vlan_offload: bool,
 }
@@ -42,10 +42,35 @@ impl Default for PortConfig {
             tx_desc: 1024,
             mtu: None,
             promiscuous: false,
-            rss: false,
+            rss: None,
             vlan_offload: false,
         }
     }
+}
+
+/// What a port is to hash received packets with. Without RSS, or where its driver does not take them, it keeps its own.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct RssConfig {
+    /// The key; a longer one than the port's is cut, a shorter one is not used.
+    pub key: Vec<u8>,
+    /// Queues for the entries of the redirection table, again from the front when all are used up; empty: all queues in
+    /// turn.
+    pub table: Vec<u16>,
+}
+
+/// What a port hashes received packets with, as its driver tells it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RssState {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Whether the ports of TCP over IPv4 are hashed.
+    pub tcp4: bool,
+    /// Whether those of UDP over IPv4 are.
+    pub udp4: bool,
+    /// Whether those of TCP over IPv6 are.
+    pub tcp6: bool,
+    /// Whether those of UDP over IPv6 are.
+    pub udp6: bool,
 }
 
 /// What a port is and can do.

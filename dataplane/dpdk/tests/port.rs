@@ -5,7 +5,9 @@
 mod common;
 
 use common::{eal, eventually, frames, read_pcap, write_pcap};
-use dpdk::{Burst, DATA_ROOM_DEFAULT, Direction, Error, Mbuf, Mempool, Port, PortConfig, RxQueue};
+use dpdk::{
+    Burst, DATA_ROOM_DEFAULT, Direction, Error, Mbuf, Mempool, Port, PortConfig, RssConfig, RssState, RxQueue,
+};
 use wire::PacketBuf;
 
 fn small() -> PortConfig {
@@ -205,26 +207,40 @@ fn devices_that_cannot_be_made_are_named() {
 }
 
 #[test]
-fn the_rss_key_is_told_and_the_table_covers_all_queues() {
+fn the_rss_key_and_table_are_taken_and_told() {
     let pool = common::pool("rss", 1023);
-    let config = PortConfig { rx_queues: 3, tx_queues: 3, rss: true, ..small() };
+    let key: Vec<u8> = (0..52).collect();
+    let rss = RssConfig { key: key.clone(), table: vec![2, 0, 1, 1] };
+    let config = PortConfig { rx_queues: 3, tx_queues: 3, rss: Some(rss), ..small() };
     let id = eal().attach_vdev("net_null5").unwrap();
     let (port, _rx, _tx) = Port::open(eal(), id, &config, &pool).unwrap();
     let info = port.info().clone();
     assert!(info.reta_size > 0 && info.rss_offloads != 0, "{info:?}");
     let reta = port.reta().unwrap().unwrap();
     assert_eq!(reta.len(), usize::from(info.reta_size));
+    assert!(reta.chunks(4).all(|entries| entries == [2, 0, 1, 1]), "{reta:?}");
+    let rss = port.rss().unwrap().unwrap();
+    assert_eq!(rss, RssState { key: key[..40].to_vec(), tcp4: true, udp4: true, tcp6: true, udp6: true });
+}
+
+#[test]
+fn without_wishes_the_table_covers_all_queues_in_turn() {
+    let pool = common::pool("rssown", 1023);
+    let config = PortConfig { rx_queues: 3, tx_queues: 3, rss: Some(RssConfig::default()), ..small() };
+    let id = eal().attach_vdev("net_null6").unwrap();
+    let (port, _rx, _tx) = Port::open(eal(), id, &config, &pool).unwrap();
+    let reta = port.reta().unwrap().unwrap();
     assert!(reta.iter().enumerate().all(|(index, queue)| usize::from(*queue) == index % 3), "{reta:?}");
-    assert_eq!(port.rss_key().unwrap().unwrap().len(), 40);
 }
 
 #[test]
 fn a_port_without_rss_says_so_and_works() {
     let pool = common::pool("norss", 511);
     let id = eal().attach_vdev("net_ring1").unwrap();
-    let (port, _rx, _tx) = Port::open(eal(), id, &PortConfig { rss: true, ..small() }, &pool).unwrap();
+    let (port, _rx, _tx) =
+        Port::open(eal(), id, &PortConfig { rss: Some(RssConfig::default()), ..small() }, &pool).unwrap();
     assert_eq!(port.warnings().len(), 1);
     assert!(port.warnings()[0].contains("no RSS"));
-    assert_eq!((port.rss_key(), port.reta()), (Ok(None), Ok(None)));
+    assert_eq!((port.rss(), port.reta()), (Ok(None), Ok(None)));
     assert_eq!((port.mtu(), port.mac().len()), (1500, 6));
 }

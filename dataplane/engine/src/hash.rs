@@ -321,6 +321,10 @@ impl AddressSet {
         set
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.v4.len == 0 && self.v6.len == 0
+    }
+
     #[inline(always)]
     pub(crate) fn contains4(&self, word: u32) -> bool {
         self.v4.get(word).is_some()

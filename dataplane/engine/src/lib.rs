@@ -10,6 +10,7 @@
 //! - `fragments`: which fragments belong together.
 //! - [`conn`], `table`, `wheel`, `ports`: connection records, their index, expiry, local ports.
 //! - [`snapshot`], [`plan`]: configuration as workers read it, and how it is made from a [`Spec`].
+//! - [`rss`], [`steer`]: which worker a packet belongs to.
 //! - [`persist`]: which client has which real server.
 //! - [`fib`]: routes, next hops and their MAC addresses, mirrored from the kernel.
 //! - [`counters`]: everything that is counted, one writer each.
@@ -30,6 +31,7 @@ pub mod persist;
 mod plain;
 pub mod plan;
 mod ports;
+pub mod rss;
 mod sched;
 pub mod snapshot;
 pub mod steer;
@@ -48,6 +50,7 @@ pub use fib::{Fib, FibBuilder};
 pub use ids::{AdjacencyId, PairId, PortId, RealId, ServiceId, WorkerId};
 pub use persist::{Template, Templates};
 pub use plan::{Limits, PlanError, Planner, RealSpec, ServiceSpec, Spec, Update};
+pub use rss::Rss;
 pub use snapshot::Snapshot;
 pub use tcp::ConnState;
 pub use time::Ticks;

@@ -14,7 +14,8 @@ use crate::fib::Fib;
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId, WorkerId};
 use crate::persist::Templates;
-use crate::ports::PortSet;
+use crate::ports::{PortSet, Share};
+use crate::rss::Rss;
 use crate::sched::{self, Locality};
 use crate::snapshot::{Mode, Options, Real, Scheduler, SchedulerFlags, Service, Snapshot, Tunnel};
 use crate::tcp::Timeouts;
@@ -321,6 +322,10 @@ pub struct Planner {
     installed: HashSet<PairId>,
     /// Addresses that services listen at, also of those that left while connections live.
     addresses: HashMap<ServiceSlotKey, HashSet<IpAddr>>,
+    /// Of these, those with real servers in NAT. One stays so while it is known: connections of its services are found
+    /// by the client from then on.
+    by_client: HashSet<IpAddr>,
+    rss: Option<Arc<Rss>>,
     /// By slot of the service: how many tenants it had.
     tenants: Vec<u32>,
     /// By slot of the real server.
@@ -350,6 +355,8 @@ impl Planner {
             pairs: Slots::new("local pairs", limits.pairs_max),
             installed: HashSet::new(),
             addresses: HashMap::new(),
+            by_client: HashSet::new(),
+            rss: None,
             tenants: vec![0; limits.services_max],
             tunnels: Vec::new(),
             expiring: HashSet::new(),
@@ -361,6 +368,12 @@ impl Planner {
             last: Arc::default(),
             counters,
         }
+    }
+
+    /// Local ports are chosen by the NIC's hash; the workers must know it too ([`crate::Worker::with_rss`]).
+    pub fn with_rss(mut self, rss: Option<Arc<Rss>>) -> Planner {
+        self.rss = rss;
+        self
     }
 
     /// Plans `spec`: one update per worker, in order. All of them must be taken by their workers before the next
@@ -394,11 +407,11 @@ impl Planner {
         self.note_ended(spec);
 
         let snapshot = Arc::new(self.snapshot(spec));
-        let new_pairs: Vec<(PairId, (u16, u16))> = self
+        let new_pairs: Vec<(PairId, PairSlotKey)> = self
             .pairs
             .by_key
             .iter()
-            .map(|(key, slot)| (PairId(*slot), key.2))
+            .map(|(key, slot)| (PairId(*slot), *key))
             .filter(|(id, _)| !self.installed.contains(id))
             .collect();
         self.installed.extend(new_pairs.iter().map(|(id, _)| *id));
@@ -410,9 +423,7 @@ impl Planner {
                 fib: None,
                 port_sets: new_pairs
                     .iter()
-                    .map(|(id, range)| {
-                        (*id, Some(Box::new(PortSet::new(*range, WorkerId(worker), self.workers))))
-                    })
+                    .map(|(id, key)| (*id, Some(Box::new(PortSet::new(self.share(key, WorkerId(worker)))))))
                     .collect(),
                 localities: localities
                     .iter()
@@ -420,6 +431,16 @@ impl Planner {
                     .collect(),
             })
             .collect())
+    }
+
+    /// The local ports of a pair that are a worker's.
+    fn share(&self, (protocol, local, range, real): &PairSlotKey, worker: WorkerId) -> Share {
+        match &self.rss {
+            Some(rss) if rss.hashes(*protocol, local.is_ipv6()) => {
+                Share::hashed(rss, (real.ip().into(), real.port()), (*local).into(), *range, worker)
+            }
+            _ => Share::strided(*range, worker, self.workers),
+        }
     }
 
     /// Services whose scheduler begins (true) or ceases to remember destinations.
@@ -473,6 +494,9 @@ impl Planner {
             let key = (service.protocol, service.virtual_);
             let addresses = self.addresses.entry(key).or_default();
             addresses.extend(service.listens().map(|listen| listen.address));
+            if service.all_reals().any(|real| real.mode == Mode::Nat) {
+                self.by_client.extend(service.listens().map(|listen| listen.address));
+            }
             for real in service.all_reals() {
                 let slot = self.reals.by_key[&(service.protocol, service.virtual_, real.real)];
                 // A change of mode leaves old tunnelled connections their tunnel.
@@ -539,6 +563,7 @@ impl Planner {
             by_endpoint,
             locals: AddressSet::new(locals),
             virtuals: AddressSet::new(virtuals),
+            by_client: AddressSet::new(self.by_client.iter().map(|address| (*address).into())),
             tunnels: self.tunnels.clone(),
             ended: self.ended.clone(),
             resetting,
@@ -611,6 +636,8 @@ impl Planner {
         let services = &self.services;
         self.addresses
             .retain(|key, _| services.by_key.contains_key(key) || services.leaving.contains_key(key));
+        let known: HashSet<IpAddr> = self.addresses.values().flatten().copied().collect();
+        self.by_client.retain(|address| known.contains(address));
         self.pairs.reclaim(|slot| counters.iter().any(|c| c.pair(PairId(slot)).in_use.get() > 0));
         let live: HashSet<PairId> =
             self.pairs.by_key.values().chain(self.pairs.leaving.values()).map(|slot| PairId(*slot)).collect();

@@ -243,6 +243,8 @@ pub struct Snapshot {
     pub(crate) locals: AddressSet,
     /// All virtual addresses, also of services that are gone while their connections live.
     pub(crate) virtuals: AddressSet,
+    /// Of these, those that have or had real servers in NAT, whose replies name the client alone.
+    pub(crate) by_client: AddressSet,
     /// How the real server of a slot is reached in mode TUN; also of slots whose tenant left while connections live.
     pub(crate) tunnels: Vec<Option<Wrapper>>,
     /// By slot: whether the connections and templates of a real server end now.

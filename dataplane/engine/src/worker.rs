@@ -39,6 +39,7 @@ use crate::parse::{Parsed, Segment, parse};
 use crate::plain::{Frame, Ipv4, MacWord, Ports};
 use crate::plan::{Limits, Update};
 use crate::ports::PortSet;
+use crate::rss::Rss;
 use crate::sched::SchedState;
 use crate::snapshot::{Mode, Snapshot};
 use crate::steer;
@@ -114,6 +115,9 @@ pub struct Worker {
     id: WorkerId,
     workers: u16,
     steering: Secret,
+    rss: Option<Arc<Rss>>,
+    /// Who the burst that is being processed is from.
+    origin: Origin,
     table: Table,
     wheel: Wheel,
     embryonic: EmbryonicList,
@@ -169,6 +173,8 @@ impl Worker {
             id: config.id,
             workers: config.workers.max(1),
             steering,
+            rss: None,
+            origin: Origin::Port,
             table: Table::new(config.connections_max, steering.derive(u64::from(config.id.0) + 1)),
             wheel: Wheel::new(config.now),
             embryonic: EmbryonicList::new(),
@@ -189,6 +195,13 @@ impl Worker {
         }
     }
 
+    /// Packets are owned by the worker that the NIC's hash leads to; the planner must know it too
+    /// ([`crate::Planner::with_rss`]).
+    pub fn with_rss(mut self, rss: Option<Arc<Rss>>) -> Worker {
+        self.rss = rss;
+        self
+    }
+
     /// Processes packets from ports. At most [`BURST_LEN_MAX`]; `verdicts[..packets.len()]` are filled.
     #[inline(always)]
     pub fn process<P: PacketBuf>(
@@ -197,7 +210,9 @@ impl Worker {
         packets: &mut [P],
         verdicts: &mut [Verdict; BURST_LEN_MAX],
     ) {
-        if self.workers == 1 {
+        self.origin = Origin::Port;
+        // Where the NIC brings packets to their owner, only those are looked at that are found to be nobody's here.
+        if self.workers == 1 || self.rss.is_some() {
             self.run::<P, false>(now, Origin::Port, packets, verdicts);
         } else {
             self.run::<P, true>(now, Origin::Port, packets, verdicts);
@@ -213,6 +228,7 @@ impl Worker {
         packets: &mut [P],
         verdicts: &mut [Verdict; BURST_LEN_MAX],
     ) {
+        self.origin = Origin::Worker;
         self.run::<P, false>(now, Origin::Worker, packets, verdicts);
     }
 
@@ -341,7 +357,8 @@ impl Worker {
             }
             Parsed::IcmpError(message) => {
                 // An error belongs to who owns what it quotes.
-                if STEER
+                let by_nic = self.rss.is_some() && origin == Origin::Port;
+                if (STEER || by_nic)
                     && let Some(about) = errors::about(&self.snapshot, data, message)
                     && let Some(owner) = self.other_owner(&about)
                 {
@@ -358,7 +375,9 @@ impl Worker {
     /// Who owns a packet, if it is somebody else.
     #[inline(always)]
     fn other_owner(&self, tuple: &Tuple) -> Option<WorkerId> {
-        let owner = steer::owner(&self.snapshot, self.steering, self.workers, tuple);
+        let by_rss = self.rss.as_ref().and_then(|rss| steer::owner_by_rss(&self.snapshot, rss, tuple));
+        let owner =
+            by_rss.unwrap_or_else(|| steer::owner(&self.snapshot, self.steering, self.workers, tuple));
         (owner != self.id).then_some(owner)
     }
 
@@ -542,8 +561,8 @@ impl Worker {
         self.table.unlink(index);
         self.wheel.disarm(&mut self.table.conns, index);
         self.embryonic.remove(&mut self.table.conns, index);
-        let local = self.table.tuples(index).local();
-        self.give_port_back(self.table.conns[index as usize].pair, local.port);
+        let outbound = self.table.tuples(index).outbound;
+        self.give_port_back(self.table.conns[index as usize].pair, &outbound);
         let conn = &self.table.conns[index as usize];
         let real = self.counters.real(conn.real_id);
         if conn.state.is_active() { &real.active } else { &real.inactive }.sub(1);

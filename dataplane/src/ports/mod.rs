@@ -15,6 +15,7 @@ pub(crate) use deal::{Deal, Queues, deal};
 use crate::counts::TwinPage;
 use crate::mirror::Twin;
 use crate::slow_path::TwinEnd;
+use crate::steering::Wish;
 use crate::vlan::Vlan;
 
 /// What goes wrong with ports.
@@ -228,12 +229,13 @@ pub(crate) fn find(eal: &Eal, config: &Config, number: usize) -> Result<Found, E
     Ok(Found { id, device, info, queues })
 }
 
-/// Opens a port and its twin; returns what it complains of, too.
+/// Opens a port, which hashes by `wish` if it can, and its twin; returns what it complains of, too.
 pub(crate) fn open(
     eal: &Eal,
     mempool: &Mempool,
     found: Found,
     config: &config::Port,
+    wish: &Wish,
 ) -> Result<(OpenPort, PortQueues, Vec<String>), Error> {
     let wishes = PortConfig {
         rx_queues: found.queues.rx,
@@ -242,7 +244,7 @@ pub(crate) fn open(
         tx_desc: config.tx_descriptors,
         mtu: config.mtu,
         promiscuous: config.promiscuous,
-        rss: found.queues.rx > 1 && found.info.rss_offloads != 0,
+        rss: (found.queues.rx > 1 && found.info.rss_offloads != 0).then(|| wish.of_port(found.queues.rx)),
         vlan_offload: config.vlan.is_some(),
     };
     let (dpdk, rx, tx) = Port::open(eal, found.id, &wishes, mempool).map_err(|error| Error::Port {

@@ -106,6 +106,7 @@ pub(crate) struct Facts {
     pub(crate) started: Instant,
     pub(crate) warnings: Vec<String>,
     pub(crate) steering: &'static str,
+    pub(crate) steering_note: String,
     pub(crate) idle: &'static str,
 }
 

@@ -24,6 +24,7 @@ impl Core {
             generation: self.desired.generation,
             warnings: facts.warnings.iter().cloned().chain(self.ports.iter().flat_map(troubles)).collect(),
             steering: facts.steering.to_owned(),
+            steering_note: facts.steering_note.clone(),
             idle: facts.idle.to_owned(),
             workers: self.workers.iter().enumerate().map(|(id, worker)| worker_status(id, worker)).collect(),
             ports: self.ports.iter().map(port_status).collect(),
@@ -154,6 +155,7 @@ fn worker_status(id: usize, worker: &WorkerLink) -> WorkerStatus {
         rx_packets: worker.page.rx_packets.get(),
         tx_packets: worker.page.tx_packets.get(),
         handed_over: counters.event(Counter::HandedOver).get(),
+        misdirected: counters.event(Counter::Misdirected).get(),
         busy: if turns == 0 { 0.0 } else { worker.page.busy_turns.get() as f64 / turns as f64 },
     }
 }

@@ -8,5 +8,6 @@ mod common;
 mod cutting;
 mod forwarding;
 mod netns;
+mod steering;
 mod twins;
 mod vlans;

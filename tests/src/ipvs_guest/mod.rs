@@ -5,21 +5,43 @@
 //! no interface is made. A guest boots in some seconds and costs a CPU only while it works.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::wait::wait_for;
+use crate::guest::image::{self, Contents, Image};
+use crate::guest::{self, Agent};
 
-mod image;
 mod wire;
 
+pub use crate::guest::Said;
 pub use wire::Side;
 use wire::Wire;
+
+/// Modules that are loaded, besides those that they need.
+const MODULES: [&str; 18] = [
+    "virtio_pci",
+    "virtio_net",
+    "virtio_console",
+    // Used by libcrc32c, by a name that is not among what it says it needs.
+    "crc32c_generic",
+    "ip_vs",
+    "ip_vs_rr",
+    "ip_vs_wrr",
+    "ip_vs_lc",
+    "ip_vs_wlc",
+    "ip_vs_lblc",
+    "ip_vs_lblcr",
+    "ip_vs_dh",
+    "ip_vs_sh",
+    "ip_vs_sed",
+    "ip_vs_nq",
+    "ip_vs_mh",
+    "ip_vs_fo",
+    "ip_vs_ovf",
+];
 
 /// How long booting and every command may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -30,68 +52,43 @@ const MEMORY_MIB: u32 = 256;
 #[derive(Debug)]
 pub struct Guest {
     qemu: Child,
-    agent: BufReader<UnixStream>,
+    agent: Agent,
     wires: [Wire; 2],
-    dir: TempDir,
-}
-
-/// What a command in the guest said.
-#[derive(Debug, Clone)]
-pub struct Said {
-    /// Its exit status.
-    pub status: u32,
-    /// Its output, that for errors too.
-    pub text: String,
+    _dir: TempDir,
 }
 
 impl Guest {
     /// Boots it and waits until it takes commands.
     pub fn start() -> Result<Guest> {
         let dir = tempfile::tempdir()?;
-        let image = image::make(dir.path())?;
+        let programs = [image::program("ip")?, image::program("ipvsadm")?];
+        let contents = Contents {
+            init: include_bytes!("init.sh"),
+            programs: &programs,
+            plug_ins: &[],
+            modules: &MODULES,
+        };
+        let image = image::make(dir.path(), &contents)?;
         let wires = [Wire::new(Side::Wan, dir.path())?, Wire::new(Side::Lan, dir.path())?];
-        let listener = UnixListener::bind(dir.path().join("agent"))?;
-        listener.set_nonblocking(true)?;
+        let listener = Agent::listen(dir.path())?;
         let mut qemu = spawn_qemu(&image, dir.path())?;
-        let console = || std::fs::read_to_string(dir.path().join("console")).unwrap_or_default();
-        let stream = wait_for("qemu connects", PATIENCE, || {
-            if let Some(status) = qemu.try_wait()? {
-                bail!("qemu has ended with {status}:\n{}", console());
+        match Agent::accept(&listener, &mut qemu, dir.path(), PATIENCE) {
+            Ok(agent) => Ok(Guest { qemu, agent, wires, _dir: dir }),
+            Err(error) => {
+                guest::end(&mut qemu);
+                Err(error)
             }
-            Ok(listener.accept().ok())
-        })?;
-        let (stream, _) = stream;
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut guest = Guest { qemu, agent: BufReader::new(stream), wires, dir };
-        let line = guest.line()?;
-        ensure!(line == "== ready", "the guest said {line:?} instead of being ready:\n{}", guest.console());
-        Ok(guest)
+        }
     }
 
     /// Runs a line of shell in the guest; any exit status is fine.
     pub fn run_any(&mut self, line: &str) -> Result<Said> {
-        ensure!(!line.contains('\n'), "commands are single lines: {line:?}");
-        self.agent.get_mut().write_all(format!("{line}\n").as_bytes()).context("writing to the guest")?;
-        let mut text = String::new();
-        loop {
-            let next = self.line()?;
-            if let Some(status) = next.strip_prefix("== ") {
-                // The agent puts a line's end in front, in case that the command ended without one.
-                text.pop();
-                let status = status.parse().with_context(|| format!("an exit status: {status:?}"))?;
-                return Ok(Said { status, text });
-            }
-            text.push_str(&next);
-            text.push('\n');
-        }
+        self.agent.run_any(line)
     }
 
     /// Runs a line of shell in the guest, which must succeed.
     pub fn run(&mut self, line: &str) -> Result<String> {
-        let said = self.run_any(line)?;
-        ensure!(said.status == 0, "`{line}` ended with {} in the guest:\n{}", said.status, said.text);
-        Ok(said.text)
+        self.agent.run(line)
     }
 
     /// Puts frames in, and waits until everything that they lead to at once has come out: of one card, then
@@ -118,16 +115,7 @@ impl Guest {
 
     /// What the kernel and the first process have said.
     pub fn console(&self) -> String {
-        let bytes = std::fs::read(self.dir.path().join("console")).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        let read = self.agent.read_line(&mut line);
-        let len = read.with_context(|| format!("waiting for the guest:\n{}", self.console()))?;
-        ensure!(len > 0, "the guest has ended:\n{}", self.console());
-        Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+        self.agent.console()
     }
 }
 
@@ -136,13 +124,11 @@ const FRAMES_AT_ONCE: usize = 64;
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if let Err(error) = self.qemu.kill().and_then(|()| self.qemu.wait()) {
-            eprintln!("qemu (pid {}) is left behind: {error}", self.qemu.id());
-        }
+        guest::end(&mut self.qemu);
     }
 }
 
-fn spawn_qemu(image: &image::Image, dir: &std::path::Path) -> Result<Child> {
+fn spawn_qemu(image: &Image, dir: &std::path::Path) -> Result<Child> {
     let console = File::create(dir.join("console"))?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);

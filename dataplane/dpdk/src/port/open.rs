@@ -3,7 +3,7 @@
 use super::{Port, PortConfig, PortId, PortInfo, PortShared, step_error};
 use crate::error::{Direction, Error};
 use crate::{Eal, HEADROOM, Mempool, RxQueue, TxQueue, log};
-use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_eth_rss_reta_entry64};
+use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_eth_rss_conf, rte_eth_rss_reta_entry64};
 use std::sync::{Arc, PoisonError};
 
 /// What an Ethernet frame adds to the MTU: header, two VLAN tags and the check sum, which some NICs store.
@@ -111,16 +111,18 @@ fn configure(port: &mut PortShared, raw: &rte_eth_dev_info, config: &PortConfig)
         port.inserts_tags = insert != 0;
     }
     let hashed = RSS_WANTED & port.info.rss_offloads;
-    if config.rss && hashed == 0 {
+    if config.rss.is_some() && hashed == 0 {
         port.warnings.push(format!("port {} has no RSS: its packets are spread by software", port.info.name));
-    } else if config.rss {
+    } else if let Some(rss) = &config.rss {
         conf.rxmode.mq_mode = dpdk_sys::RTE_ETH_MQ_RX_RSS;
         conf.rxmode.offloads |= raw.rx_offload_capa & u64::from(dpdk_sys::RTE_ETH_RX_OFFLOAD_RSS_HASH);
         conf.rx_adv_conf.rss_conf.rss_hf = hashed;
-        // A secret key, so that nobody can aim all his connections at one worker. Given here and not later because
-        // some drivers (igb) fall back to their own key at start otherwise.
+        // Given here and not later because some drivers (igb) fall back to their own key at start otherwise.
         let len = usize::from(port.info.rss_key_size);
-        if len > 0 && fill_random(&mut key[..len]) {
+        if len > 0
+            && let Some(given) = rss.key.get(..len)
+        {
+            key[..len].copy_from_slice(given);
             conf.rx_adv_conf.rss_conf.rss_key = key.as_mut_ptr();
             conf.rx_adv_conf.rss_conf.rss_key_len = port.info.rss_key_size;
         }
@@ -143,11 +145,6 @@ fn configure(port: &mut PortShared, raw: &rte_eth_dev_info, config: &PortConfig)
         ret if ret == -libc::ENOTSUP => Ok(()),
         ret => Err(step_error(&port.info.name, &port.info.driver, format!("set its MTU to {mtu}"), ret)),
     }
-}
-
-fn fill_random(bytes: &mut [u8]) -> bool {
-    // SAFETY: the kernel writes at most the length of the slice. Up to 256 bytes come whole or not at all.
-    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) == bytes.len() as isize }
 }
 
 fn set_up_queues(port: &mut PortShared, raw: &rte_eth_dev_info, config: &PortConfig) -> Result<(), Error> {
@@ -212,17 +209,38 @@ fn start(port: &mut PortShared, config: &PortConfig) -> Result<(), Error> {
             return Err(step_error(&port.info.name, &port.info.driver, "enter promiscuous mode", ret));
         }
     }
-    if config.rss && port.info.reta_size > 0 && RSS_WANTED & port.info.rss_offloads != 0 {
-        spread_evenly(port, port.info.reta_size, config.rx_queues);
+    if let Some(rss) = &config.rss
+        && RSS_WANTED & port.info.rss_offloads != 0
+    {
+        set_key(port, &rss.key);
+        let in_turn: Vec<u16> = (0..config.rx_queues).collect();
+        let queues = if rss.table.is_empty() { &in_turn } else { &rss.table };
+        if port.info.reta_size > 0 {
+            set_table(port, port.info.reta_size, queues);
+        }
     }
     Ok(())
 }
 
-/// Fills the redirection table with all queues in turn. A start resets it on some NICs, so it is written afterwards.
-fn spread_evenly(port: &mut PortShared, size: u16, queues: u16) {
+/// Sets the key where it was not taken with the configuration, as by drivers that do not tell its length. Whether they take
+/// it now is to be asked ([`Port::rss`]): many can live without.
+fn set_key(port: &PortShared, key: &[u8]) {
+    let len = super::query::key_len(&port.info);
+    let Some(key) = key.get(..len.into()) else { return };
+    let mut key = key.to_vec();
+    // Later releases of DPDK have more fields.
+    let mut conf = rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: len, ..Default::default() };
+    conf.rss_hf = RSS_WANTED & port.info.rss_offloads;
+    // SAFETY: the structure points to a key of the length that it says; both live for the call, which copies them.
+    unsafe { dpdk_sys::rte_eth_dev_rss_hash_update(port.id.0, &mut conf) };
+}
+
+/// Fills the redirection table. A start resets it on some NICs, so it is written afterwards.
+fn set_table(port: &mut PortShared, size: u16, queues: &[u16]) {
     let mut table = super::query::reta_groups(size);
-    for (index, entry) in table.iter_mut().flat_map(|group| group.reta.iter_mut()).enumerate() {
-        *entry = (index % usize::from(queues)) as u16;
+    let entries = table.iter_mut().flat_map(|group| group.reta.iter_mut());
+    for (entry, queue) in entries.zip(queues.iter().cycle()) {
+        *entry = *queue;
     }
     // SAFETY: the table has the groups that `size` entries need.
     let ret = unsafe { dpdk_sys::rte_eth_dev_rss_reta_update(port.id.0, table.as_mut_ptr(), size) };

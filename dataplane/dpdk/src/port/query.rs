@@ -1,6 +1,6 @@
 //! What a port tells about itself.
 
-use super::{Link, Port, PortId, PortInfo, PortStats, all_ports, port_name, step_error};
+use super::{Link, Port, PortId, PortInfo, PortStats, RssState, all_ports, port_name, step_error};
 use crate::error::Error;
 use crate::{Eal, PortConfig, ffi, log};
 use dpdk_sys::{rte_eth_dev_info, rte_eth_rss_conf, rte_eth_rss_reta_entry64};
@@ -20,6 +20,14 @@ pub(super) fn reta_groups(size: u16) -> Vec<rte_eth_rss_reta_entry64> {
         rte_eth_rss_reta_entry64 { mask, ..Default::default() }
     };
     (0..usize::from(size).div_ceil(GROUP_LEN)).map(group).collect()
+}
+
+/// Length in bytes of a port's key. A driver that does not tell it means the usual one.
+pub(super) fn key_len(info: &PortInfo) -> u8 {
+    match info.rss_key_size {
+        0 => RSS_KEY_LEN_DEFAULT,
+        size => size,
+    }
 }
 
 impl Port {
@@ -165,17 +173,13 @@ impl Port {
         values.iter().filter_map(pair).collect()
     }
 
-    /// The key of its receive hash; `None` when it has no RSS, has it off, or hides the key.
-    pub fn rss_key(&self) -> Result<Option<Vec<u8>>, Error> {
+    /// What it hashes received packets with; `None` when it has no RSS, has it off, or hides the key.
+    pub fn rss(&self) -> Result<Option<RssState>, Error> {
         if self.shared.info.rss_offloads == 0 {
             return Ok(None);
         }
         log::forget_complaints();
-        // A driver that does not tell the length means the usual one.
-        let len = match self.shared.info.rss_key_size {
-            0 => RSS_KEY_LEN_DEFAULT,
-            size => size,
-        };
+        let len = key_len(&self.shared.info);
         let mut key = vec![0; usize::from(len)];
         let mut conf = rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: len, ..Default::default() };
         // SAFETY: the structure points to a buffer of the length that it says, which is the driver's own.
@@ -185,7 +189,17 @@ impl Port {
         }
         self.check("tell its RSS key", ret)?;
         // A driver that has the function but not the key leaves the zeroes.
-        Ok((conf.rss_hf != 0 && key.iter().any(|byte| *byte != 0)).then_some(key))
+        if conf.rss_hf == 0 || key.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let has = |bit| conf.rss_hf & u64::from(bit) != 0;
+        Ok(Some(RssState {
+            key,
+            tcp4: has(dpdk_sys::RTE_ETH_RSS_NONFRAG_IPV4_TCP),
+            udp4: has(dpdk_sys::RTE_ETH_RSS_NONFRAG_IPV4_UDP),
+            tcp6: has(dpdk_sys::RTE_ETH_RSS_NONFRAG_IPV6_TCP),
+            udp6: has(dpdk_sys::RTE_ETH_RSS_NONFRAG_IPV6_UDP),
+        }))
     }
 
     /// The queue for each value of the low bits of the receive hash; `None` when it has no such table.

@@ -6,14 +6,14 @@ use wire::icmp::Error;
 use wire::tcp::{self, flags};
 use wire::{PacketBuf, checksum, ethernet, ipv4, udp, view};
 
-use super::Worker;
 use super::forward::hops;
 use super::persistence::Persisting;
 use super::track::{checksum_is_valid, note_sent, scale_in};
+use super::{Origin, Worker};
 use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Conn, Direction, NIL, TOA_STRIP, Tuples, flag, trait_};
 use crate::counters::{Counter, Counters};
-use crate::ids::{PairId, ServiceId};
+use crate::ids::{PairId, ServiceId, WorkerId};
 use crate::parse::{Piece, Segment};
 use crate::ports::PortSet;
 use crate::sched::Flow;
@@ -37,6 +37,10 @@ impl Worker {
         if segment.wide && (tuple.src.addr.is_v4() || tuple.dst.addr.is_v4()) {
             return self.drop(DropReason::SourceInvalid);
         }
+        let from_nic = self.rss.is_some() && self.origin == Origin::Port;
+        if from_nic && let Some(owner) = self.somebody_else(&tuple, segment) {
+            return self.hand_over(owner);
+        }
         if self.snapshot.find(tuple.protocol, tuple.dst).is_none() {
             // Also what real servers in mode NAT send of their own accord: the kernel routes it.
             let local = self.snapshot.locals.contains(tuple.dst.addr);
@@ -58,7 +62,7 @@ impl Worker {
             return self.answer(packet, segment, Error::TimeExceeded, DropReason::TtlExpired);
         }
         // Handed over by a worker that did not have this configuration yet: the answers would go elsewhere.
-        if self.workers > 1 && steer::owner(&self.snapshot, self.steering, self.workers, &tuple) != self.id {
+        if self.workers > 1 && !from_nic && self.other_owner(&tuple).is_some() {
             return self.drop(DropReason::NotOwner);
         }
         match self.admit(now, packet.data(), segment, &tuple) {
@@ -75,6 +79,22 @@ impl Worker {
             }
             Err(reason) => self.drop(reason),
         }
+    }
+
+    /// With a NIC that is asked to bring packets to their owner: who else owns a packet of no connection here.
+    fn somebody_else(&self, tuple: &Tuple, segment: &Segment) -> Option<WorkerId> {
+        let rss = self.rss.as_ref()?;
+        let to = tuple.dst.addr;
+        let of_ours = self.snapshot.locals.contains(to) || self.snapshot.virtuals.contains(to);
+        // What is the kernel's need not go round first, if it cannot be a reply to a client.
+        if !of_ours && self.snapshot.by_client.is_empty() {
+            return None;
+        }
+        let owner = self.other_owner(tuple)?;
+        if segment.piece == Piece::Whole && steer::owner_by_rss(&self.snapshot, rss, tuple).is_some() {
+            self.counters.event(Counter::Misdirected).add(1);
+        }
+        Some(owner)
     }
 
     /// Makes the connection that a packet asks for.
@@ -135,7 +155,7 @@ impl Worker {
             set.and_then(|()| self.table.link(index)).map_err(|_| DropReason::TableFull)
         };
         if entered.is_err() {
-            self.give_port_back(pair, outbound.dst.port);
+            self.give_port_back(pair, &outbound);
             return entered;
         }
         self.account_new(now, index, deadline);
@@ -190,10 +210,10 @@ impl Worker {
         self.table.take()
     }
 
-    /// Gives back what [`Sources::take`] gave; `port` in network order.
-    pub(super) fn give_port_back(&mut self, pair: PairId, port: u16) {
+    /// Gives back what [`Sources::take`] gave.
+    pub(super) fn give_port_back(&mut self, pair: PairId, outbound: &Tuple) {
         let Some(Some(set)) = self.ports.get_mut(pair.index()) else { return };
-        set.give_back(u16::from_be(port));
+        set.give_back(u16::from_be(outbound.dst.port), u16::from_be(outbound.src.port));
         self.counters.pair(pair).in_use.sub(1);
     }
 
@@ -247,13 +267,14 @@ impl Sources<'_> {
     /// stem from a configuration with another port range.
     fn take_port(&mut self, pair: PairId, outbound: Tuple) -> Option<Tuple> {
         let set = self.ports.get_mut(pair.index())?.as_mut()?;
+        let real_port = u16::from_be(outbound.src.port);
         for _ in 0..PORT_TRIES_MAX {
-            let port = set.take()?;
+            let port = set.take(real_port)?;
             let outbound = Tuple { dst: Endpoint { port: port.to_be(), ..outbound.dst }, ..outbound };
             if self.table.find_tuple(&outbound).is_none() {
                 return Some(outbound);
             }
-            set.give_back(port);
+            set.give_back(port, real_port);
         }
         None
     }

@@ -12,7 +12,6 @@ use crate::fragments::{Arrival, Outcome};
 use crate::hash::reduce;
 use crate::ids::WorkerId;
 use crate::parse::{Fragment, Piece, Segment};
-use crate::steer;
 use crate::time::Ticks;
 use crate::verdict::Verdict;
 
@@ -55,8 +54,7 @@ impl Worker {
         };
         let segment = fragment.segment(packet.data(), ports);
         let tuple = segment.tuple(packet.data());
-        let owner = steer::owner(&self.snapshot, self.steering, self.workers, &tuple);
-        if owner != self.id {
+        if let Some(owner) = self.other_owner(&tuple) {
             packet.set_note(ports);
             return self.hand_over(owner);
         }

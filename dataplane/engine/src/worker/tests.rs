@@ -7,6 +7,7 @@ mod modes;
 mod refused;
 mod resets;
 mod resources;
+mod rss;
 mod semantics;
 mod shifts;
 mod states;

@@ -1,5 +1,4 @@
-//! What the guest boots: Debian's kernel, and an initial RAM disk with busybox, the programs that configure
-//! IPVS, and the modules that it needs.
+//! What a guest boots: Debian's kernel, and an initial RAM disk with busybox, programs and the modules that it needs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,54 +8,50 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::run::Cmd;
 
-/// Programs that are copied from this machine, with their libraries. Debian's packages iproute2 and ipvsadm.
-const PROGRAMS: [&str; 2] = ["ip", "ipvsadm"];
-
-/// Modules that are loaded, besides those that they need.
-const MODULES: [&str; 18] = [
-    "virtio_pci",
-    "virtio_net",
-    "virtio_console",
-    // Used by libcrc32c, by a name that is not among what it says it needs.
-    "crc32c_generic",
-    "ip_vs",
-    "ip_vs_rr",
-    "ip_vs_wrr",
-    "ip_vs_lc",
-    "ip_vs_wlc",
-    "ip_vs_lblc",
-    "ip_vs_lblcr",
-    "ip_vs_dh",
-    "ip_vs_sh",
-    "ip_vs_sed",
-    "ip_vs_nq",
-    "ip_vs_mh",
-    "ip_vs_fo",
-    "ip_vs_ovf",
-];
-
 /// What qemu boots.
 #[derive(Debug)]
-pub(super) struct Image {
-    pub(super) kernel: PathBuf,
-    pub(super) initramfs: PathBuf,
+pub(crate) struct Image {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+}
+
+/// What is to be in it besides busybox.
+#[derive(Debug)]
+pub(crate) struct Contents<'a> {
+    /// The first process's script.
+    pub(crate) init: &'a [u8],
+    /// Programs of this machine, which go to `/sbin` with the libraries that they are linked with.
+    pub(crate) programs: &'a [PathBuf],
+    /// Plug-ins that programs open by themselves; they stay where they are here.
+    pub(crate) plug_ins: &'a [PathBuf],
+    /// Modules of the kernel, besides those that they need.
+    pub(crate) modules: &'a [&'a str],
 }
 
 /// Makes it in `dir`; the kernel is fetched if there is none.
-pub(super) fn make(dir: &Path) -> Result<Image> {
+pub(crate) fn make(dir: &Path, contents: &Contents<'_>) -> Result<Image> {
     let unpacked = unpacked_kernel()?;
     let version = unpacked.to_str().and_then(|path| path.rsplit_once("image-")).context("an odd folder")?.1;
     let mut archive = Archive::default();
-    for folder in ["bin", "sbin", "usr", "usr/sbin", "lib", "lib64", "modules", "proc", "sys", "dev"] {
-        archive.add(folder, MODE_FOLDER, &[]);
+    for folder in
+        ["bin", "sbin", "usr", "usr/sbin", "modules", "proc", "sys", "dev", "tmp", "run", "var", "var/run"]
+    {
+        archive.add_folder(folder);
     }
-    archive.add("init", MODE_PROGRAM, include_bytes!("init.sh"));
+    archive.add("init", MODE_PROGRAM, contents.init);
     archive.add("bin/busybox", MODE_PROGRAM, &read(Path::new("/bin/busybox"))?);
-    add_programs(&mut archive)?;
-    add_modules(&mut archive, &unpacked.join("lib/modules").join(version))?;
+    add_programs(&mut archive, contents)?;
+    add_modules(&mut archive, &unpacked.join("lib/modules").join(version), contents.modules)?;
     let initramfs = dir.join("initramfs");
     fs::write(&initramfs, archive.finish()).context("the initial RAM disk cannot be written")?;
     Ok(Image { kernel: unpacked.join("boot").join(format!("vmlinuz-{version}")), initramfs })
+}
+
+/// Where a program of this machine is.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let folders = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+    let path = folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists());
+    path.with_context(|| format!("{name} is not installed; scripts/setup.sh installs it"))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -70,35 +65,48 @@ fn unpacked_kernel() -> Result<PathBuf> {
     Ok(PathBuf::from(said.stdout.trim()))
 }
 
-/// Adds the programs and all libraries that they are linked with.
-fn add_programs(archive: &mut Archive) -> Result<()> {
-    let mut libraries = BTreeSet::new();
-    for name in PROGRAMS {
-        let folders = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
-        let path = folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists());
-        let path = path.with_context(|| format!("{name} is not installed; scripts/setup.sh installs it"))?;
-        archive.add(&format!("sbin/{name}"), MODE_PROGRAM, &read(&path)?);
-        let said = Cmd::new("ldd").arg(&path).run()?;
-        libraries
-            .extend(said.stdout.split_whitespace().filter(|word| word.starts_with('/')).map(String::from));
+/// Adds the programs and plug-ins, and all libraries that they are linked with at the places where they are here.
+fn add_programs(archive: &mut Archive, contents: &Contents<'_>) -> Result<()> {
+    let mut files = BTreeSet::new();
+    for path in contents.programs {
+        let name = path.file_name().and_then(|name| name.to_str()).context("a program without name")?;
+        archive.add(&format!("sbin/{name}"), MODE_PROGRAM, &read(path)?);
+        files.extend(libraries(path)?);
     }
-    for library in libraries {
-        let path = Path::new(&library);
-        let file_name = path.file_name().and_then(|name| name.to_str()).context("a library without name")?;
-        // The loader is asked for by its path; it finds all others in lib.
-        let folder = if file_name.starts_with("ld-linux") { "lib64" } else { "lib" };
-        archive.add(&format!("{folder}/{file_name}"), MODE_PROGRAM, &read(path)?);
+    for path in contents.plug_ins {
+        files.insert(path.clone());
+        files.extend(libraries(path)?);
+    }
+    for path in files {
+        // The same plug-in under two names must stay one file: it registers itself once per file.
+        let real = path.canonicalize().with_context(|| path.display().to_string())?;
+        archive.add_file(&real)?;
+        let folder = path.parent().context("a library without folder")?.canonicalize()?;
+        let name = path.file_name().context("a library without name")?;
+        if real != folder.join(name) {
+            archive.add_link(&folder.join(name), &real)?;
+        }
+        // Asked for by a path that leads through a link, as /lib64 is.
+        if folder.join(name) != path {
+            archive.add_link(&path, &real)?;
+        }
     }
     Ok(())
 }
 
+/// The libraries that a program or a library is linked with.
+fn libraries(path: &Path) -> Result<Vec<PathBuf>> {
+    let said = Cmd::new("ldd").arg(path).run()?;
+    Ok(said.stdout.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+}
+
 /// Adds the modules, and a list of them in an order in which they load.
-fn add_modules(archive: &mut Archive, folder: &Path) -> Result<()> {
+fn add_modules(archive: &mut Archive, folder: &Path, wanted: &[&str]) -> Result<()> {
     let mut files = Vec::new();
     collect_modules(&folder.join("kernel"), &mut files)?;
     let builtin = fs::read_to_string(folder.join("modules.builtin")).unwrap_or_default();
     let mut order = Vec::new();
-    for name in MODULES {
+    for name in wanted {
         order_module(name, &files, &builtin, &mut order)?;
     }
     for (name, bytes) in &order {
@@ -164,6 +172,7 @@ fn depends(module: &[u8]) -> Result<Vec<String>> {
 }
 
 const MODE_FOLDER: u32 = 0o040_755;
+const MODE_LINK: u32 = 0o120_777;
 const MODE_PROGRAM: u32 = 0o100_755;
 const MODE_FILE: u32 = 0o100_644;
 
@@ -173,9 +182,41 @@ const MODE_FILE: u32 = 0o100_644;
 struct Archive {
     bytes: Vec<u8>,
     entries: u32,
+    /// What is there already.
+    names: BTreeSet<String>,
 }
 
 impl Archive {
+    fn add_folder(&mut self, name: &str) {
+        if self.names.insert(name.to_owned()) {
+            self.add(name, MODE_FOLDER, &[]);
+        }
+    }
+
+    /// The name of a path in the archive, after its folders were added; `None` if it is there already.
+    fn place(&mut self, path: &Path) -> Result<Option<String>> {
+        let name = path.to_str().with_context(|| path.display().to_string())?.trim_start_matches('/');
+        for (at, _) in name.match_indices('/') {
+            self.add_folder(&name[..at]);
+        }
+        Ok(self.names.insert(name.to_owned()).then(|| name.to_owned()))
+    }
+
+    /// A file of this machine, at the same place.
+    fn add_file(&mut self, path: &Path) -> Result<()> {
+        if let Some(name) = self.place(path)? {
+            self.add(&name, MODE_PROGRAM, &read(path)?);
+        }
+        Ok(())
+    }
+
+    fn add_link(&mut self, path: &Path, to: &Path) -> Result<()> {
+        if let Some(name) = self.place(path)? {
+            self.add(&name, MODE_LINK, to.as_os_str().as_encoded_bytes());
+        }
+        Ok(())
+    }
+
     fn add(&mut self, name: &str, mode: u32, content: &[u8]) {
         self.entries += 1;
         // inode, mode, user, group, links, time, size, device (2), special device (2), length of the name,

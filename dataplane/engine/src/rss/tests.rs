@@ -1,0 +1,180 @@
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ports::{PortSet, Share};
+
+/// The key of Microsoft's "Verifying the RSS hash calculation".
+const KEY: [u8; KEY_LEN] = [
+    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
+    0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,
+    0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
+];
+
+const TCP: u8 = wire::ipv4::PROTO_TCP;
+const UDP: u8 = wire::ipv4::PROTO_UDP;
+
+/// The definition, bit by bit.
+fn by_definition(key: &[u8], input: &[u8]) -> u32 {
+    let bit = |bytes: &[u8], index: usize| u32::from(bytes[index / 8] >> (7 - index % 8) & 1);
+    let window = |first: usize| (first..first + 32).fold(0, |window, index| window << 1 | bit(key, index));
+    (0..input.len() * 8).filter(|&index| bit(input, index) == 1).fold(0, |sum, index| sum ^ window(index))
+}
+
+fn input(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let ports = [src.port().to_be_bytes(), dst.port().to_be_bytes()].concat();
+    [octets(src.ip()), octets(dst.ip()), ports].concat()
+}
+
+/// Two addresses of one family.
+fn addresses() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+    prop_oneof![
+        any::<[[u8; 4]; 2]>().prop_map(|[a, b]| (a.into(), b.into())),
+        // Never a mapped one.
+        any::<[[u8; 16]; 2]>().prop_map(|[mut a, mut b]| {
+            (a[0], b[0]) = (0x20, 0x20);
+            (a.into(), b.into())
+        }),
+    ]
+}
+
+/// Any key, and any table of 1 to 512 entries that names every worker; how the workers are dealt onto it is random too.
+pub(crate) fn any_rss(workers: u16) -> impl Strategy<Value = Rss> {
+    let least = workers.next_power_of_two().trailing_zeros();
+    (any::<[u8; KEY_LEN]>(), least..=9, any::<[u8; 32]>()).prop_filter_map(
+        "a key that can be used",
+        move |(key, bits, seed)| {
+            let any =
+                |index: usize| usize::from(seed[index % 32]) ^ usize::from(key[index % KEY_LEN]) ^ index;
+            let mut table: Vec<u16> =
+                (0..1 << bits).map(|index| (any(index) % usize::from(workers)) as u16).collect();
+            for worker in 0..workers {
+                table[(usize::from(worker) + any(0)) % (1 << bits)] = worker;
+            }
+            match Rss::new(&key, &table, workers, Hashed::ALL) {
+                Err(RssError::PoorKey) => None,
+                made => Some(made.unwrap()),
+            }
+        },
+    )
+}
+
+fn usable() -> impl Strategy<Value = (u16, Rss)> {
+    (1u16..=64).prop_flat_map(|workers| (Just(workers), any_rss(workers)))
+}
+
+#[test]
+fn hashes_equal_the_published_vectors() {
+    let rss = Rss::new(&KEY, &[0], 1, Hashed::ALL).unwrap();
+    for (src, dst, wanted) in [
+        ("66.9.149.187:2794", "161.142.100.80:1766", 0x51cc_c178),
+        ("199.92.111.2:14230", "65.69.140.83:4739", 0xc626_b0ea),
+        ("[3ffe:2501:200:1fff::7]:2794", "[3ffe:2501:200:3::1]:1766", 0x4020_7d3d),
+        ("[3ffe:501:8::260:97ff:fe40:efab]:14230", "[ff02::1]:4739", 0xdde5_1bbf),
+    ] {
+        assert_eq!(rss.hash(src.parse().unwrap(), dst.parse().unwrap()), wanted, "{src} to {dst}");
+    }
+}
+
+#[test]
+fn what_cannot_steer_is_refused_with_the_reason() {
+    let reason = |key: &[u8], table: &[u16], workers| Rss::new(key, table, workers, Hashed::ALL).unwrap_err();
+    assert_eq!(reason(&KEY[..39], &[0, 1], 2), RssError::KeyTooShort(39));
+    assert_eq!(reason(&KEY, &[0, 1, 0], 2), RssError::TableLen(3));
+    assert_eq!(reason(&KEY, &[], 2), RssError::TableLen(0));
+    assert_eq!(reason(&KEY, &[0, 2], 2), RssError::NoSuchWorker { worker: 2, workers: 2 });
+    assert_eq!(reason(&KEY, &[0, 0], 2), RssError::WorkerLeftOut(1));
+    // Whatever the port, the low bits of the hash are the same.
+    assert_eq!(reason(&[0; KEY_LEN], &[0, 1], 2), RssError::PoorKey);
+}
+
+#[test]
+fn keys_that_are_much_used_can_steer() {
+    let table: Vec<u16> = (0..512).map(|index| index % 7).collect();
+    Rss::new(&KEY, &table, 7, Hashed::ALL).unwrap();
+    // The one that hashes both directions alike.
+    Rss::new(&[0x6d, 0x5a].repeat(20), &table, 7, Hashed::ALL).unwrap();
+}
+
+#[test]
+fn packets_that_are_not_hashed_with_their_ports_have_no_worker() {
+    let tcp4 = Hashed { tcp4: true, ..Hashed::default() };
+    let rss = Rss::new(&KEY, &[0], 1, tcp4.and(Hashed::ALL)).unwrap();
+    let (v4, v6) = ("10.0.0.1:1".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap());
+    assert_eq!(rss.worker_of(TCP, v4, v4), Some(WorkerId(0)));
+    assert_eq!(rss.worker_of(UDP, v4, v4), None);
+    assert_eq!(rss.worker_of(TCP, v6, v6), None);
+}
+
+/// All ports of a set, in the order in which they are given.
+fn drain(set: &mut PortSet, real_port: u16) -> Vec<u16> {
+    std::iter::from_fn(|| set.take(real_port)).collect()
+}
+
+proptest! {
+    #[test]
+    fn the_hash_is_as_defined(
+        key: [u8; KEY_LEN], (src, dst) in addresses(), ports: (u16, u16),
+    ) {
+        let (src, dst) = (SocketAddr::new(src, ports.0), SocketAddr::new(dst, ports.1));
+        let toeplitz = Toeplitz::new(&key).unwrap();
+        prop_assert_eq!(toeplitz.hash(src.into(), dst.into()), by_definition(&key, &input(src, dst)));
+    }
+
+    /// So a reply always reaches its owner, and no port is lost.
+    #[test]
+    fn the_workers_ports_are_those_whose_replies_reach_them_and_together_all(
+        (workers, rss) in usable(), (real, local) in addresses(), real_port: u16, range: (u16, u16), start: u64,
+    ) {
+        let (first, last) = (range.0.min(range.1).max(1), range.0.max(range.1).max(1));
+        let rss = Arc::new(rss);
+        let (fixed, in_packet) = (real_port, real_port.max(1));
+        let mut seen = vec![false; 1 << 16];
+        for worker in (0..workers).map(WorkerId) {
+            let share = Share::hashed(&rss, (real.into(), fixed), local.into(), (first, last), worker);
+            let mut set = PortSet::new(share);
+            set.start_at(start);
+            for port in drain(&mut set, in_packet) {
+                let reply = (SocketAddr::new(real, in_packet), SocketAddr::new(local, port));
+                prop_assert_eq!(rss.worker_of(TCP, reply.0, reply.1), Some(worker));
+                prop_assert!((first..=last).contains(&port));
+                prop_assert!(!std::mem::replace(&mut seen[usize::from(port)], true), "{} twice", port);
+            }
+        }
+        prop_assert_eq!(seen.iter().filter(|seen| **seen).count(), usize::from(last - first) + 1);
+    }
+
+    /// Real servers without a port of their own share places between connections to several ports.
+    #[test]
+    fn a_port_comes_back_by_the_real_port_that_it_was_taken_towards(
+        (workers, rss) in usable(), (real, local) in addresses(),
+        steps in prop::collection::vec((1u16..5, any::<Option<u8>>()), 1..300),
+    ) {
+        let rss = Arc::new(rss);
+        let range = (2000, 2000 + 16 * workers);
+        let mut set = PortSet::new(Share::hashed(&rss, (real.into(), 0), local.into(), range, WorkerId(0)));
+        let mut taken: Vec<(u16, u16)> = Vec::new();
+        for (real_port, back) in steps {
+            match back {
+                Some(n) if !taken.is_empty() => {
+                    let (real_port, port) = taken.swap_remove(usize::from(n) % taken.len());
+                    set.give_back(port, real_port);
+                }
+                _ => if let Some(port) = set.take(real_port) {
+                    let reply = (SocketAddr::new(real, real_port), SocketAddr::new(local, port));
+                    prop_assert_eq!(rss.worker_of(UDP, reply.0, reply.1), Some(WorkerId(0)));
+                    prop_assert!((range.0..=range.1).contains(&port));
+                    prop_assert!(!taken.contains(&(real_port, port)));
+                    taken.push((real_port, port));
+                }
+            }
+            prop_assert_eq!(set.in_use() as usize, taken.len());
+        }
+    }
+}

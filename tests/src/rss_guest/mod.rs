@@ -1,0 +1,266 @@
+//! A guest that runs the gateway on network cards that hash: Debian's kernel in qemu, emulated, with the dataplane on
+//! two of virtio-net's cards with several queues, whose receive hash is that of real NICs.
+//!
+//! The cards' other ends are TAPs in a network namespace of their own, where frames are sent and received as they are.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::frames::{FrameReceiver, FrameSender};
+use crate::gateway::binary;
+use crate::guest::image::{self, Contents, Image};
+use crate::guest::{self, Agent};
+use crate::netns::Netns;
+use crate::run::Cmd;
+use crate::wait::wait_for;
+
+/// How long booting and every step may take on a busy machine: some ten seconds on an idle one.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Memory of the guest in MiB; 128 of it become huge pages.
+const MEMORY_MIB: u32 = 512;
+/// Modules that are loaded, besides those that they need.
+const MODULES: [&str; 2] = ["uio", "uio_pci_generic"];
+/// What EAL opens by itself out of its folder of plug-ins.
+const PLUG_INS: [&str; 4] = ["bus_pci", "bus_vdev", "mempool_ring", "net_virtio"];
+
+/// A card of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Towards clients.
+    Wan,
+    /// Towards real servers.
+    Lan,
+}
+
+impl Side {
+    /// Both.
+    pub const ALL: [Side; 2] = [Side::Wan, Side::Lan];
+
+    /// Its name, also that of the TAP.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Wan => "wan",
+            Side::Lan => "lan",
+        }
+    }
+
+    /// Its hardware address.
+    pub fn mac(self) -> [u8; 6] {
+        [0x02, 0, 0, 0, 0, 0x10 + self as u8]
+    }
+}
+
+/// The other end of a card.
+#[derive(Debug)]
+struct Wire {
+    sender: FrameSender,
+    receiver: FrameReceiver,
+}
+
+/// A running guest; ended when dropped.
+#[derive(Debug)]
+pub struct Guest {
+    qemu: Child,
+    agent: Agent,
+    wires: [Wire; 2],
+    // Dropped behind qemu, which holds the TAPs.
+    _netns: Netns,
+    _dir: TempDir,
+}
+
+impl Guest {
+    /// Boots it, with so many queues per card, and waits until it takes commands.
+    pub fn start(queues: u16) -> Result<Guest> {
+        let dir = tempfile::tempdir()?;
+        let image = make_image(dir.path())?;
+        let netns = Netns::create(&format!("tg{}n0-rss", std::process::id()))?;
+        netns.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
+        for side in Side::ALL {
+            netns.ip(&format!("tuntap add dev {} mode tap multi_queue", side.name()))?;
+            netns.ip(&format!("link set {} up", side.name()))?;
+        }
+        let wire = |side: Side| {
+            netns.inside(|| {
+                let name = side.name();
+                Ok(Wire { sender: FrameSender::open(name)?, receiver: FrameReceiver::open(name)? })
+            })
+        };
+        let wires = [wire(Side::Wan)?, wire(Side::Lan)?];
+        let listener = Agent::listen(dir.path())?;
+        let mut qemu = spawn_qemu(&image, &netns, dir.path(), queues)?;
+        match Agent::accept(&listener, &mut qemu, dir.path(), PATIENCE) {
+            Ok(agent) => Ok(Guest { qemu, agent, wires, _netns: netns, _dir: dir }),
+            Err(error) => {
+                guest::end(&mut qemu);
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts dataplane and control and waits until the services are in force. `config` gets the cards' PCI addresses
+    /// in place of `WAN` and `LAN`.
+    pub fn start_gateway(&mut self, config: &str) -> Result<()> {
+        let cards = self.agent.run("cat /cards")?;
+        let cards: Vec<&str> = cards.split_whitespace().collect();
+        ensure!(cards.len() == 2, "two cards are wanted, DPDK has {cards:?}:\n{}", self.agent.console());
+        let config = config.replace("WAN", cards[0]).replace("LAN", cards[1]);
+        self.agent.run("rm -f /config")?;
+        for line in config.lines() {
+            ensure!(!line.contains('\''), "a shell would take this for something else: {line}");
+            self.agent.run(&format!("echo '{line}' >>/config"))?;
+        }
+        for program in ["dataplane", "control"] {
+            self.agent.run(&format!("tollgate-{program} --config /config >/{program}.log 2>&1 &"))?;
+            let socket = format!("test -S /run/tollgate/{program}.sock");
+            self.wait_for(&format!("{program}'s socket"), |guest| {
+                Ok((guest.agent.run_any(&socket)?.status == 0).then_some(()))
+            })?;
+        }
+        self.wait_for("the services", |guest| {
+            if guest.agent.run_any("pidof tollgate-dataplane && pidof tollgate-control")?.status != 0 {
+                bail!("one of them has ended");
+            }
+            // The dataplane's socket is there before it answers.
+            let said = guest.agent.run_any("tollgate status --json")?;
+            let status: Value = serde_json::from_str(&said.text).unwrap_or_default();
+            Ok((status["dataplane"]["generation"].as_u64() > Some(0)).then_some(()))
+        })
+    }
+
+    /// Ends both.
+    pub fn stop_gateway(&mut self) -> Result<()> {
+        self.agent.run("killall tollgate-control tollgate-dataplane")?;
+        self.wait_for("both programs' end", |guest| {
+            Ok((guest.agent.run_any("pidof tollgate-control tollgate-dataplane")?.status != 0).then_some(()))
+        })
+    }
+
+    /// `tollgate status --json`.
+    pub fn status(&mut self) -> Result<Value> {
+        self.json("status")
+    }
+
+    /// What the command line says with `--json`.
+    pub fn json(&mut self, arguments: &str) -> Result<Value> {
+        let text = self.agent.run(&format!("tollgate {arguments} --json"))?;
+        serde_json::from_str(&text).with_context(|| format!("`tollgate {arguments} --json` said:\n{text}"))
+    }
+
+    /// Sends frames to one card; what then comes out of the other, which must be as many.
+    pub fn pass(&mut self, from: Side, frames: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
+        let to = match from {
+            Side::Wan => Side::Lan,
+            Side::Lan => Side::Wan,
+        };
+        let mut out = Vec::new();
+        for part in frames.chunks(FRAMES_AT_ONCE) {
+            part.iter().try_for_each(|frame| self.wires[from as usize].sender.send(frame))?;
+            let wanted = out.len() + part.len();
+            let what = format!("{wanted} frames from {}", to.name());
+            let receiver = &self.wires[to as usize].receiver;
+            let waited = wait_for(&what, PATIENCE, || {
+                while let Some(frame) = receiver.receive(&to.mac())? {
+                    out.push(frame);
+                }
+                Ok((out.len() >= wanted).then_some(()))
+            });
+            if let Err(error) = waited {
+                return Err(error.context(format!("{} came\n{}", out.len(), self.last_words())));
+            }
+        }
+        ensure!(out.len() == frames.len(), "{} frames came of {}", out.len(), frames.len());
+        Ok(out)
+    }
+
+    fn wait_for<T>(
+        &mut self,
+        what: &str,
+        mut probe: impl FnMut(&mut Guest) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let waited = wait_for(what, PATIENCE, || probe(self));
+        waited.map_err(|error| error.context(self.last_words()))
+    }
+
+    /// The logs and the counters.
+    fn last_words(&mut self) -> String {
+        let logs = "tail -n 30 /dataplane.log /control.log; tollgate status; tollgate stats";
+        let said = self.agent.run_any(logs).map_or_else(|error| format!("{error:#}"), |said| said.text);
+        format!("{said}\n{}", self.agent.console())
+    }
+}
+
+/// Fewer than a card's queue has descriptors, whatever queues they reach.
+const FRAMES_AT_ONCE: usize = 32;
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        guest::end(&mut self.qemu);
+    }
+}
+
+fn make_image(dir: &Path) -> Result<Image> {
+    let mut programs = Vec::new();
+    for name in ["tollgate-dataplane", "tollgate-control", "tollgate"] {
+        let stripped = dir.join(name);
+        Cmd::line("strip --strip-debug -o").arg(&stripped).arg(binary(name)?).run()?;
+        programs.push(stripped);
+    }
+    let plug_ins = plug_ins()?;
+    let init = include_bytes!("init.sh");
+    image::make(dir, &Contents { init, programs: &programs, plug_ins: &plug_ins, modules: &MODULES })
+}
+
+/// DPDK's plug-ins: `/usr/lib/TRIPLE/dpdk/pmds-VERSION/librte_NAME.so.VERSION`.
+fn plug_ins() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for library in std::fs::read_dir("/usr/lib")?.flatten() {
+        for folder in std::fs::read_dir(library.path().join("dpdk")).into_iter().flatten().flatten() {
+            for name in PLUG_INS {
+                let path = folder.path().join(format!("librte_{name}.so"));
+                found.extend(path.canonicalize());
+            }
+        }
+    }
+    ensure!(found.len() == PLUG_INS.len(), "of DPDK's plug-ins {PLUG_INS:?} there are only {found:?}");
+    Ok(found)
+}
+
+fn spawn_qemu(image: &Image, netns: &Netns, dir: &Path, queues: u16) -> Result<Child> {
+    let console = File::create(dir.join("console"))?;
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", netns.name(), "setpriv", "--pdeathsig", "KILL", "--"]);
+    // One emulating thread: patching code under several is not emulated right and hangs now and then.
+    command.args([
+        "qemu-system-x86_64",
+        "-M",
+        "q35",
+        "-accel",
+        "tcg,thread=single",
+        "-cpu",
+        "max",
+        "-smp",
+        "1",
+    ]);
+    command.args(["-m", &MEMORY_MIB.to_string()]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
+    command.args(["-chardev", &format!("socket,id=agent,path={}", dir.join("agent").display())]);
+    command.args(["-device", "isa-serial,chardev=agent"]);
+    command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
+    command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+    for side in Side::ALL {
+        let (name, mac) = (side.name(), side.mac().map(|byte| format!("{byte:02x}")).join(":"));
+        let tap = format!("tap,id={name},ifname={name},queues={queues},script=no,downscript=no,vhost=off");
+        // A vector for each queue, and two for the rest.
+        let vectors = 2 * queues + 2;
+        let card = format!("virtio-net-pci,netdev={name},mac={mac},mq=on,rss=on,vectors={vectors}");
+        command.args(["-netdev", &tap, "-device", &card]);
+    }
+    command.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console);
+    command.spawn().context("qemu does not start; scripts/setup.sh installs qemu-system-x86")
+}
