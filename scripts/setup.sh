@@ -28,6 +28,7 @@ needs=(
     "qemu-system-x86_64 qemu-system-x86"
     "/usr/share/doc/busybox-static busybox-static"
     "ipvsadm ipvsadm"
+    "valgrind valgrind"
 )
 rust_min=1.91
 

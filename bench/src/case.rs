@@ -104,6 +104,9 @@ pub(crate) enum Traffic {
     Inbound,
     /// Clients' and real servers' packets, 1:1.
     Both,
+    /// Clients' first packets, each of a connection of its own; not among the throughput's cases.
+    #[value(skip)]
+    New,
 }
 
 impl Traffic {
@@ -112,6 +115,7 @@ impl Traffic {
         match self {
             Traffic::Inbound => "inbound",
             Traffic::Both => "both",
+            Traffic::New => "new",
         }
     }
 }
@@ -237,7 +241,12 @@ fn or<'a, T>(given: &'a [T], default: &'a [T]) -> &'a [T] {
 }
 
 /// All combinations that exist, at [`FLOWS`] with the shortest frames.
-fn kinds(modes: &[Mode], protos: &[Proto], families: &[Family], traffics: &[Traffic]) -> Vec<Case> {
+pub(crate) fn kinds(
+    modes: &[Mode],
+    protos: &[Proto],
+    families: &[Family],
+    traffics: &[Traffic],
+) -> Vec<Case> {
     let mut kinds = Vec::new();
     for mode in modes {
         for family in families {

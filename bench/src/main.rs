@@ -2,6 +2,7 @@
 //! what it needs and runs it; docs/benchmarks.md explains what it measures and how.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod case;
 mod child;
 mod feeder;
@@ -42,6 +43,12 @@ struct Arguments {
     /// Where results.json and table.md go.
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
+    /// Only counts instructions and fails when a figure is more than 3 % over the budget in this file.
+    #[arg(long, value_name = "FILE", requires = "instructions")]
+    budget: Option<PathBuf>,
+    /// Makes the counted instructions the new budget, for this reason.
+    #[arg(long, value_name = "REASON", requires = "budget")]
+    new_budget: Option<String>,
     /// The main cases only, with fewer windows.
     #[arg(long)]
     quick: bool,
@@ -58,6 +65,9 @@ fn main() -> Result<()> {
     machine::stay_aside()?;
     std::fs::create_dir_all(&arguments.out).context("making the directory for results")?;
     let dir = arguments.out.canonicalize().context("finding the directory for results")?;
+    if let (Some(budget), Some(program)) = (&arguments.budget, &arguments.instructions) {
+        return hold_budget(budget, program, &dir, arguments.new_budget.as_deref());
+    }
     let (mut rows, mut failed) = (Vec::new(), 0);
     if let Some(dataplane) = arguments.dataplane {
         let plan = Plan {
@@ -71,7 +81,7 @@ fn main() -> Result<()> {
         (rows, failed) = throughput(&plan, &cases)?;
     }
     if let Some(program) = arguments.instructions {
-        rows.extend(instructions(&program, &dir));
+        rows.extend(instructions::run_all(&program, &dir));
     }
     let machine = machine::description();
     report::write(&dir, &machine, &rows)?;
@@ -103,15 +113,16 @@ fn throughput(plan: &Plan, cases: &[Case]) -> Result<(Vec<Row>, usize)> {
     Ok((rows, failed))
 }
 
-fn instructions(program: &Path, dir: &Path) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for case in instructions::cases() {
-        match instructions::run(program, dir, case) {
-            Ok(row) => rows.push(row),
-            Err(error) => eprintln!("instructions of {} are not counted: {error:#}", case.name()),
-        }
+/// Counts instructions, prints the figures, and holds them against the budget or makes them the new one.
+fn hold_budget(budget: &Path, program: &Path, dir: &Path, reason: Option<&str>) -> Result<()> {
+    let rows = instructions::run_all(program, dir);
+    for row in &rows {
+        println!("{:28} {:7.1}", row.name(), row.value);
     }
-    rows
+    match reason {
+        None => budget::check(budget, &rows),
+        Some(reason) => budget::renew(budget, &rows, instructions::cases().len(), reason),
+    }
 }
 
 /// A line of progress.

@@ -121,6 +121,11 @@ impl Row {
             dropped: None,
         }
     }
+
+    /// The case's name, e.g. `fullnat-tcp-ipv4-both`.
+    pub(crate) fn name(&self) -> String {
+        [self.mode.unwrap_or(self.dut), self.proto, self.family, self.traffic].join("-")
+    }
 }
 
 /// Our own device under test.
