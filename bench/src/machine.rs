@@ -11,6 +11,11 @@ pub(crate) const MEASURED_CPU: usize = 1;
 /// The CPU of everything else.
 pub(crate) const OTHER_CPU: usize = 0;
 
+/// The CPUs of so many forwarding threads: the second one shares its CPU with everything else.
+pub(crate) fn forwarding_cpus(workers: u16) -> Vec<usize> {
+    [MEASURED_CPU, OTHER_CPU][..usize::from(workers.min(2))].to_vec()
+}
+
 const HUGE_DIR: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 /// How often the kernel is asked for huge pages.
 const RESERVE_TRIES: usize = 5;

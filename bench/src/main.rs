@@ -11,6 +11,8 @@ mod frames;
 mod gateway;
 mod instructions;
 mod machine;
+mod memory;
+mod opening;
 mod pcap;
 mod report;
 mod testpmd;
@@ -55,8 +57,35 @@ struct Arguments {
     /// Windows per device and case.
     #[arg(long, value_name = "N")]
     windows: Option<usize>,
+    /// Only these benches; all of them by default, or with any of the dimensions below, throughput.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Bench>,
     #[command(flatten)]
     selection: Selection,
+}
+
+/// What can be measured; the names are those in results.json.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Bench {
+    /// Packets per second in steady state, beside testpmd.
+    Throughput,
+    /// Connections made per second.
+    NewConnections,
+    /// Instructions per packet of the engine alone.
+    EngineInstructions,
+    /// Bytes per connection.
+    Memory,
+}
+
+impl Arguments {
+    fn wants(&self, bench: Bench) -> bool {
+        if self.only.is_empty() {
+            self.selection.is_empty() || bench == Bench::Throughput
+        } else {
+            self.only.contains(&bench)
+        }
+    }
 }
 
 fn main() -> Result<()> {
@@ -68,20 +97,21 @@ fn main() -> Result<()> {
     if let (Some(budget), Some(program)) = (&arguments.budget, &arguments.instructions) {
         return hold_budget(budget, program, &dir, arguments.new_budget.as_deref());
     }
-    let (mut rows, mut failed) = (Vec::new(), 0);
-    if let Some(dataplane) = arguments.dataplane {
+    let mut results = Results::default();
+    if let Some(dataplane) = &arguments.dataplane {
         let plan = Plan {
-            dataplane,
-            testpmd: arguments.testpmd,
+            dataplane: dataplane.clone(),
+            testpmd: arguments.testpmd.clone(),
             dir: dir.clone(),
             windows: arguments.windows.unwrap_or(if arguments.quick { 3 } else { 5 }).max(1),
             length: Duration::from_millis(300),
             warm: Duration::from_millis(150),
         };
-        (rows, failed) = throughput(&plan, &cases)?;
+        measure(&arguments, &plan, &cases, &mut results)?;
     }
-    if let Some(program) = arguments.instructions {
-        rows.extend(instructions::run_all(&program, &dir));
+    let Results { mut rows, failed } = results;
+    if let (Some(program), true) = (&arguments.instructions, arguments.wants(Bench::EngineInstructions)) {
+        rows.extend(instructions::run_all(program, &dir));
     }
     let machine = machine::description();
     report::write(&dir, &machine, &rows)?;
@@ -91,26 +121,50 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The rows of all cases, and how many could not be measured.
-fn throughput(plan: &Plan, cases: &[Case]) -> Result<(Vec<Row>, usize)> {
-    // All at once, so that a number that does not divide does not end a run in its middle.
-    let flows = cases.iter().map(|case| Flows::new(*case)).collect::<Result<Vec<_>>>()?;
-    let (mut rows, mut failed) = (Vec::new(), 0);
-    for flows in flows {
-        let case = flows.case;
-        match throughput::run(plan, flows) {
-            Ok(measured) => {
-                tell(&measured);
-                rows.extend(measured);
+/// Rows so far, and how many cases could not be measured.
+#[derive(Default)]
+struct Results {
+    rows: Vec<Row>,
+    failed: usize,
+}
+
+impl Results {
+    /// Takes what was measured, and tells it.
+    fn take(&mut self, what: &str, measured: Result<Vec<Row>>) {
+        match measured {
+            Ok(rows) => {
+                rows.iter().for_each(tell);
+                self.rows.extend(rows);
             }
             Err(error) => {
-                failed += 1;
-                let Case { flows, frame_bytes, .. } = case;
-                eprintln!("{}, {flows} flows, {frame_bytes} bytes is not measured: {error:#}", case.name());
+                self.failed += 1;
+                eprintln!("{what} is not measured: {error:#}");
             }
         }
     }
-    Ok((rows, failed))
+}
+
+/// Everything that needs the dataplane.
+fn measure(arguments: &Arguments, plan: &Plan, cases: &[Case], results: &mut Results) -> Result<()> {
+    if arguments.wants(Bench::Throughput) {
+        // All at once, so that a number that does not divide does not end a run in its middle.
+        let flows = cases.iter().map(|case| Flows::new(*case)).collect::<Result<Vec<_>>>()?;
+        for flows in flows {
+            let Case { flows: count, frame_bytes, workers, .. } = flows.case;
+            let name = flows.case.name();
+            let what = format!("{name}, {count} flows, {frame_bytes} bytes, {workers} workers");
+            results.take(&what, throughput::run(plan, flows));
+        }
+    }
+    if arguments.wants(Bench::NewConnections) {
+        for case in opening::cases(arguments.quick) {
+            results.take(&format!("the opening of {}", case.name()), opening::run(plan, case));
+        }
+    }
+    if arguments.wants(Bench::Memory) {
+        results.take("memory", memory::run(plan, arguments.quick));
+    }
+    Ok(())
 }
 
 /// Counts instructions, prints the figures, and holds them against the budget or makes them the new one.
@@ -126,22 +180,21 @@ fn hold_budget(budget: &Path, program: &Path, dir: &Path, reason: Option<&str>) 
 }
 
 /// A line of progress.
-fn tell(rows: &[Row]) {
-    for row in rows.iter().filter(|row| row.bench == "throughput") {
-        let ratio = row.ratio_macswap.unwrap_or(f64::NAN);
-        println!(
-            "{:15} {:7} {} {:5} {:7} {:4} bytes {:>8} flows  {:7.2} Mpps ({:.2}-{:.2})  {ratio:.3} of macswap{}",
-            row.dut,
-            row.mode.unwrap_or_default(),
-            row.proto,
-            row.family,
-            row.traffic,
-            row.frame_bytes,
-            row.flows,
-            row.value,
-            row.min,
-            row.max,
-            if row.all_forwarded == Some(false) { "  NOT ALL FORWARDED" } else { "" }
-        );
-    }
+fn tell(row: &Row) {
+    let ratio = row.ratio_macswap.map_or(String::new(), |ratio| format!("  {ratio:.3} of macswap"));
+    println!(
+        "{:19} {:15} {:26} {:>8} flows {:4} bytes {}w  {:9.2} ({:.2}-{:.2}) {} {}{ratio}{}",
+        row.bench,
+        row.dut,
+        row.name(),
+        row.flows,
+        row.frame_bytes,
+        row.workers,
+        row.value,
+        row.min,
+        row.max,
+        row.unit,
+        row.detail.unwrap_or_default(),
+        if row.all_forwarded == Some(false) { "  NOT ALL FORWARDED" } else { "" }
+    );
 }
