@@ -57,9 +57,13 @@ impl HugePages {
         let (before, free) = (read("nr_hugepages")?, read("free_hugepages")?);
         let wanted = before + (mib / 2 + 1).saturating_sub(free);
         // The kernel stops at the first page for which it finds no room, though it has just made some.
-        for _ in 0..RESERVE_TRIES {
+        for tries in 0..RESERVE_TRIES {
             if read("nr_hugepages")? >= wanted {
                 break;
+            }
+            if tries > 0 {
+                // Copies of files lie between what is free; they are read again when they are needed.
+                let _ = fs::write("/proc/sys/vm/drop_caches", "1");
             }
             let _ = fs::write("/proc/sys/vm/compact_memory", "1");
             fs::write(format!("{HUGE_DIR}/nr_hugepages"), wanted.to_string())
