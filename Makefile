@@ -36,7 +36,7 @@ kmod-test: setup ## the kernel module and the BPF receiver in a guest with Debia
 e2e: setup build ## only the end-to-end tests
 	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/tidy-run.sh scripts/test.sh -p tollgate-tests
 
-bench: setup ## Mpps against testpmd, bytes per connection; writes target/bench/results.json
+bench: ## speed against testpmd and other balancers; QUICK=1: main rows; writes target/bench/results.json
 	scripts/bench.sh
 
 budget: setup ## engine's instructions per packet against bench/instructions.toml; REASON="..." renews that file

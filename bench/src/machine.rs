@@ -34,6 +34,30 @@ pub(crate) fn stay_aside() -> Result<()> {
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("pinning the bench to its CPU")
 }
 
+/// While it lives, this thread and what it starts run on any CPU.
+pub(crate) struct Anywhere(nix::sched::CpuSet);
+
+impl Anywhere {
+    /// Leaves the CPU for everything else.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn enter() -> Result<Anywhere> {
+        let this = nix::unistd::Pid::from_raw(0);
+        let before = nix::sched::sched_getaffinity(this)?;
+        let mut all = nix::sched::CpuSet::new();
+        [MEASURED_CPU, OTHER_CPU].into_iter().try_for_each(|cpu| all.set(cpu))?;
+        nix::sched::sched_setaffinity(this, &all).context("leaving the bench's CPU")?;
+        Ok(Anywhere(before))
+    }
+}
+
+impl Drop for Anywhere {
+    fn drop(&mut self) {
+        let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &self.0);
+    }
+}
+
 /// A command that may run on both CPUs, unlike the bench itself, writes whole lines at once, and is killed with the bench.
 pub(crate) fn on_both_cpus(program: &Path) -> Command {
     let mut command = Command::new("setpriv");

@@ -5,6 +5,7 @@
 mod budget;
 mod case;
 mod child;
+mod end_to_end;
 mod feeder;
 mod flows;
 mod frames;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::case::{Case, Selection};
+use crate::end_to_end::Turns;
 use crate::flows::Flows;
 use crate::report::Row;
 use crate::throughput::Plan;
@@ -76,6 +78,8 @@ enum Bench {
     EngineInstructions,
     /// Bytes per connection.
     Memory,
+    /// wrk and iperf3 through Tollgate and its alternatives; the dataplane is the one beside this program.
+    EndToEnd,
 }
 
 impl Arguments {
@@ -163,6 +167,11 @@ fn measure(arguments: &Arguments, plan: &Plan, cases: &[Case], results: &mut Res
     }
     if arguments.wants(Bench::Memory) {
         results.take("memory", memory::run(plan, arguments.quick));
+    }
+    if arguments.wants(Bench::EndToEnd) {
+        let seconds = if arguments.quick { 1 } else { 2 };
+        let turns = Turns { rounds: plan.windows, load: Duration::from_secs(seconds) };
+        results.take("end to end", end_to_end::run(turns));
     }
     Ok(())
 }
