@@ -320,11 +320,18 @@ impl Flows {
         Ends { from: real_mac(pair % self.reals), to, src: self.real(pair % self.reals), dst }
     }
 
-    fn vip(&self) -> SocketAddr {
+    /// Where clients go.
+    pub(crate) fn vip(&self) -> SocketAddr {
         SocketAddr::new(address(VIP, 0, self.case.family.client_is_v6()), PORT)
     }
 
-    fn client(&self, n: u32) -> SocketAddr {
+    /// Whether this is a client's address.
+    pub(crate) fn is_client(address: Ipv4Addr) -> bool {
+        u32::from(address) >= u32::from(CLIENT_FIRST)
+    }
+
+    /// The n-th client.
+    pub(crate) fn client(&self, n: u32) -> SocketAddr {
         let host = address(CLIENT_FIRST, n / PORTS_PER_CLIENT, self.case.family.client_is_v6());
         SocketAddr::new(host, (CLIENT_PORT_FIRST + n % PORTS_PER_CLIENT) as u16)
     }

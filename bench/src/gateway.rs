@@ -57,6 +57,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) frames: usize,
     /// Connections that fit.
     pub(crate) connections_max: u32,
+    /// What its workers do without packets, as the configuration has it.
+    pub(crate) idle: &'static str,
     /// Its service.
     pub(crate) flows: &'a Flows,
 }
@@ -242,6 +244,27 @@ impl Gateway {
         Ok(window(&before, &self.sample()?))
     }
 
+    /// Lets it run while something is done, then halts it.
+    ///
+    /// # Errors
+    /// Of what is done, or when it is gone.
+    pub(crate) fn going<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.process.signal(Signal::SIGCONT)?;
+        let done = work()?;
+        self.halt()?;
+        Ok(done)
+    }
+
+    /// Does something while it runs; what it sent meanwhile.
+    ///
+    /// # Errors
+    /// Of what is done, or when it does not answer.
+    pub(crate) fn during<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<(T, Rate)> {
+        let before = self.sample()?;
+        let done = work()?;
+        Ok((done, window(&before, &self.sample()?).rate))
+    }
+
     /// Takes it off its CPU.
     ///
     /// # Errors
@@ -378,8 +401,10 @@ fn non_zero(stats: &Stats) -> String {
 
 /// The data port, and one that reads the frames that open the connections from a pipe; neither has a kernel twin.
 fn config(setup: &Setup<'_>, socket: &Path, pipe: Option<&Path>) -> String {
-    let Setup { device, connections_max, flows, .. } = setup;
+    let Setup { device, connections_max, idle, flows, .. } = setup;
     let (memory_mib, mbufs) = (memory_mib(setup.frames), mbufs(setup.frames));
+    // Two of them may run at a time, each with a folder of its own.
+    let instance = setup.dir.file_name().unwrap_or_default().to_string_lossy();
     let (workers, cpus) = (flows.case.workers, forwarding_cpus(flows.case.workers));
     let setup_port = pipe.map_or(String::new(), |pipe| {
         let device = format!("net_pcap,rx_pcap={}", pipe.display());
@@ -391,13 +416,13 @@ workers = {workers}
 cpus = {cpus:?}
 memory_mib = {memory_mib}
 huge_pages = "require"
-idle = "poll"
+idle = "{idle}"
 connections_max = {connections_max}
 services_max = 16
 real_servers_max = 64
 mbufs = {mbufs}
 api_socket = "{}"
-instance = "tollgate-bench"
+instance = "tollgate-{instance}"
 seed = 1
 
 [control]
@@ -431,6 +456,7 @@ mod tests {
             device: format!("net_pcap,{}", replaying(&files)),
             frames: 1 << 20,
             connections_max: 1_100_000,
+            idle: "poll",
             flows: &flows,
         };
         let text = config(&setup, Path::new("/d/sock"), Some(Path::new("/d/pipe")));

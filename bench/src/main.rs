@@ -5,12 +5,14 @@
 mod budget;
 mod case;
 mod child;
+mod circle;
 mod end_to_end;
 mod feeder;
 mod flows;
 mod frames;
 mod gateway;
 mod instructions;
+mod load;
 mod machine;
 mod memory;
 mod opening;
@@ -56,6 +58,9 @@ struct Arguments {
     /// The main cases only, with fewer windows.
     #[arg(long)]
     quick: bool,
+    /// Plays clients and real servers at the other end of a memif; the bench itself starts this.
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    load: Option<PathBuf>,
     /// Windows per device and case.
     #[arg(long, value_name = "N")]
     windows: Option<usize>,
@@ -78,6 +83,8 @@ enum Bench {
     EngineInstructions,
     /// Bytes per connection.
     Memory,
+    /// From sending a packet to receiving it, on an idle and a half loaded gateway.
+    Latency,
     /// wrk and iperf3 through Tollgate and its alternatives; the dataplane is the one beside this program.
     EndToEnd,
 }
@@ -94,6 +101,9 @@ impl Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(socket) = &arguments.load {
+        return load::serve(socket);
+    }
     let cases = arguments.selection.cases(arguments.quick)?;
     machine::stay_aside()?;
     std::fs::create_dir_all(&arguments.out).context("making the directory for results")?;
@@ -164,9 +174,13 @@ fn measure(arguments: &Arguments, plan: &Plan, cases: &[Case], results: &mut Res
         for case in opening::cases(arguments.quick) {
             results.take(&format!("the opening of {}", case.name()), opening::run(plan, case));
         }
+        results.take("whole short connections", circle::conversations(plan));
     }
     if arguments.wants(Bench::Memory) {
         results.take("memory", memory::run(plan, arguments.quick));
+    }
+    if arguments.wants(Bench::Latency) {
+        results.take("latency", circle::latency(plan));
     }
     if arguments.wants(Bench::EndToEnd) {
         let seconds = if arguments.quick { 1 } else { 2 };

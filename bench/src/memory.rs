@@ -25,7 +25,7 @@ pub(crate) fn run(plan: &Plan, quick: bool) -> Result<Vec<Row>> {
     let flows = Flows::new(Case { flows: if quick { FLOWS_QUICK } else { FLOWS_MOST }, ..case })?;
     let replay = Replay::write(&plan.dir, [vec![flows.filler_frame(); FILLERS]])?;
     let _pages = HugePages::reserve(memory_mib(replay.frames) + 64)?;
-    let mut setup = plan.setup(&flows, replay.device(), replay.frames);
+    let mut setup = plan.setup(&flows, replay.device("net_pcap"), replay.frames);
     setup.connections_max = flows.case.flows;
     let mut gateway = Gateway::with_connections(&setup, Opening::Whole)?;
     let table = gateway.bytes_per_connection()?;

@@ -51,7 +51,7 @@ pub(crate) fn run(plan: &Plan, case: Case) -> Result<Vec<Row>> {
         Timeouts { syn_sent_s: TIMEOUT_S, syn_recv_s: TIMEOUT_S, udp_s: TIMEOUT_S, ..Timeouts::default() };
     let replay = Replay::write(&plan.dir, [flows.first_frames(CLIENTS)])?;
     let _pages = HugePages::reserve(memory_mib(replay.frames) + 64)?;
-    let mut setup = plan.setup(&flows, replay.device(), replay.frames);
+    let mut setup = plan.setup(&flows, replay.device("net_pcap"), replay.frames);
     setup.connections_max = CLIENTS + CLIENTS / 2;
     let mut gateway = Gateway::launch(&setup, None)?;
     gateway.apply(&flows)?;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::child::Owned;
-use crate::gateway::{Rate, mbufs, replaying};
+use crate::gateway::{Rate, mbufs};
 use crate::machine::{OTHER_CPU, forwarding_cpus, on_both_cpus};
 
 /// How long an answer may take; the first comes when the whole file is in memory.
@@ -56,13 +56,18 @@ pub(crate) struct Testpmd {
 }
 
 impl Testpmd {
-    /// Starts it on `data`, files of so many frames in sum, one for each of its cores.
+    /// Starts it on a device that holds so many frames, with a queue for each of its cores.
     ///
     /// # Errors
     /// When it does not start; its messages are in `testpmd.log` in `dir`.
-    pub(crate) fn start(program: &Path, dir: &Path, data: &[PathBuf], frames: usize) -> Result<Testpmd> {
+    pub(crate) fn start(
+        program: &Path,
+        dir: &Path,
+        device: &str,
+        workers: u16,
+        frames: usize,
+    ) -> Result<Testpmd> {
         let log = dir.join("testpmd.log");
-        let workers = data.len() as u16;
         let lcores =
             forwarding_cpus(workers).into_iter().zip(1..).map(|(cpu, lcore)| format!(",{lcore}@{cpu}"));
         let mut process = Owned(
@@ -70,7 +75,7 @@ impl Testpmd {
                 .arg("--lcores")
                 .arg(format!("0@{OTHER_CPU}{}", lcores.collect::<String>()))
                 .args(["--in-memory", "--no-pci", "--no-telemetry", "--file-prefix=tollgate-bench-testpmd"])
-                .arg(format!("--vdev=net_pcap0,{}", replaying(data)))
+                .arg(format!("--vdev={device}"))
                 .args(["--", "--interactive", "--burst=32", "--no-lsc-interrupt"])
                 .args(["nb-cores", "rxq", "txq"].map(|option| format!("--{option}={workers}")))
                 .arg(format!("--total-num-mbufs={}", mbufs(frames)))
@@ -114,6 +119,20 @@ impl Testpmd {
         self.sent()?;
         ensure!(after > before, "testpmd {} sent nothing", mode.name());
         Ok(Rate { packets: after - before, wall_ns: (to - from).as_nanos() as u64, cpu_ns, workers })
+    }
+
+    /// Forwards in `mode` while something is done.
+    ///
+    /// # Errors
+    /// Of what is done, or when it does not answer.
+    pub(crate) fn going<T>(&mut self, mode: Mode, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.say(&format!("set fwd {}", mode.name()))?;
+        self.say("start")?;
+        self.sent()?;
+        let done = work()?;
+        self.say("stop")?;
+        self.sent()?;
+        Ok(done)
     }
 
     fn say(&mut self, line: &str) -> Result<()> {

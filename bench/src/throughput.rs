@@ -36,7 +36,7 @@ impl Plan {
     /// A gateway for these connections on this device, which holds so many frames.
     pub(crate) fn setup<'a>(&'a self, flows: &'a Flows, device: String, frames: usize) -> Setup<'a> {
         let (program, dir) = (&self.dataplane, &self.dir);
-        Setup { program, dir, device, frames, connections_max: room(flows), flows }
+        Setup { program, dir, device, frames, connections_max: room(flows), idle: "poll", flows }
     }
 }
 
@@ -76,14 +76,10 @@ impl Replay {
         Ok(replay)
     }
 
-    /// The files' names.
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.0.clone()).collect()
-    }
-
-    /// The device that replays them.
-    pub(crate) fn device(&self) -> String {
-        format!("net_pcap,{}", replaying(&self.files()))
+    /// The device that replays them; `name` is `net_pcap`, with a number where DPDK itself is told.
+    pub(crate) fn device(&self, name: &str) -> String {
+        let files: Vec<PathBuf> = self.files.iter().map(|file| file.0.clone()).collect();
+        format!("{name},{}", replaying(&files))
     }
 }
 
@@ -97,7 +93,7 @@ fn learn(plan: &Plan, flows: Flows) -> Result<Flows> {
     let queue = || vec![flows.filler_frame(); FILLERS];
     let replay = Replay::write(&plan.dir, (0..flows.case.workers).map(|_| queue()))?;
     let _pages = HugePages::reserve(memory_mib(replay.frames) + 64)?;
-    let setup = plan.setup(&flows, replay.device(), replay.frames);
+    let setup = plan.setup(&flows, replay.device("net_pcap"), replay.frames);
     let mut gateway = Gateway::with_connections(&setup, Opening::First)?;
     let connections = gateway.connections()?;
     flows.learnt(&connections)
@@ -113,10 +109,11 @@ pub(crate) fn run(plan: &Plan, flows: Flows) -> Result<Vec<Row>> {
     let replay = Replay::write(&plan.dir, flows.data_frames())?;
     // Two processes, and a margin for what DPDK rounds up.
     let _pages = HugePages::reserve(2 * memory_mib(replay.frames) + 64)?;
-    let setup = plan.setup(&flows, replay.device(), replay.frames);
+    let setup = plan.setup(&flows, replay.device("net_pcap"), replay.frames);
     let mut gateway = Gateway::with_connections(&setup, Opening::Whole)?;
     gateway.halt()?;
-    let mut testpmd = Testpmd::start(&plan.testpmd, &plan.dir, &replay.files(), replay.frames)?;
+    let mut testpmd =
+        Testpmd::start(&plan.testpmd, &plan.dir, &replay.device("net_pcap0"), case.workers, replay.frames)?;
     let (mut ours, mut macswap, mut io, mut swap5) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.windows {
         ours.push(gateway.measure(plan.warm, plan.length).context("measuring the gateway")?);
