@@ -24,7 +24,7 @@ use crate::throughput::Plan;
 /// Packets per second that leave the gateway idle nearly all the time.
 const IDLE_PPS: u64 = 10_000;
 /// Length of one load, in milliseconds.
-const LOAD_MS: u64 = 1000;
+const LOAD_MS: u64 = 500;
 /// Length of the loads before, which find out what the loop carries.
 const TRIAL_MS: u64 = 200;
 /// How long the first packet may take to come back: the two ends find each other.
@@ -189,7 +189,11 @@ pub(crate) fn latency(plan: &Plan) -> Result<Vec<Row>> {
             figures.rounds.push(round.percentiles_ns);
         }
     }
-    Ok(all.iter().flat_map(|figures| figures.rows(&flows)).collect())
+    let load = Row {
+        detail: Some("half load"),
+        ..Row::new("latency", TOLLGATE, &flows.case, "Mpps", Spread::exactly(half as f64 / 1e6))
+    };
+    Ok(all.iter().flat_map(|figures| figures.rows(&flows)).chain([load]).collect())
 }
 
 /// Connections per second from the SYN to the last ACK.

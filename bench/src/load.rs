@@ -35,7 +35,7 @@ const DRAIN_MS: u64 = 5;
 /// When the sender is late by more than this, in milliseconds, because it was off its CPU, it does not catch up.
 const LATE_MAX_MS: u64 = 1;
 /// Without an answer for so many milliseconds, conversations are begun anew.
-const SILENCE_MS: u64 = 50;
+const SILENCE_MS: u64 = 200;
 
 /// Where the time stamp is in a datagram's frame: it is the payload, and a mark behind it.
 const STAMP_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN;

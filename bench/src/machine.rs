@@ -16,9 +16,6 @@ pub(crate) fn forwarding_cpus(workers: u16) -> Vec<usize> {
     [MEASURED_CPU, OTHER_CPU][..usize::from(workers.min(2))].to_vec()
 }
 
-/// Before all that is not real-time, so that little time passes before a thread that could run does.
-const NICE: &str = "-20";
-
 const HUGE_DIR: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 /// How often the kernel is asked for huge pages.
 const RESERVE_TRIES: usize = 5;
@@ -61,12 +58,11 @@ impl Drop for Anywhere {
     }
 }
 
-/// A command that may run on both CPUs, unlike the bench itself, goes before whatever else uses the machine, writes whole
-/// lines at once, and is killed with the bench.
+/// A command that may run on both CPUs, unlike the bench itself, writes whole lines at once, and is killed with the bench.
 pub(crate) fn on_both_cpus(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "taskset", "-c"]).arg(format!("{OTHER_CPU},{MEASURED_CPU}"));
-    command.args(["nice", "-n", NICE, "stdbuf", "-oL"]).arg(program);
+    command.args(["stdbuf", "-oL"]).arg(program);
     command
 }
 

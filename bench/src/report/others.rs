@@ -50,18 +50,19 @@ pub(super) fn latency(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in of(rows, "latency") {
         if text.is_empty() {
-            text = head(&["Latency", "Device", "Protocol", "Frame", "µs: median (min–max)"]);
+            text = head(&["Latency", "Device", "Protocol", "Frame", "Median (min–max)"]);
         }
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {:.2} ({:.2}–{:.2}) |",
+            "| {} | {} | {} | {} | {:.2} ({:.2}–{:.2}) {} |",
             row.detail.unwrap_or_default(),
             row.dut,
             row.proto,
             row.frame_bytes,
             row.value,
             row.min,
-            row.max
+            row.max,
+            row.unit
         );
     }
     text
