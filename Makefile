@@ -8,7 +8,7 @@ BIN_DIR     = $(abspath $(TARGET_DIR))/$(PROFILE)
 PROGRAMS    = -p tollgate-dataplane -p tollgate-control -p tollgate-tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test check build kmod-test e2e bench budget fuzz setup clean
+.PHONY: help demo demo-stop test check build kmod-test e2e bench budget profiles fuzz setup clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ bench: ## speed against testpmd and other balancers; QUICK=1: main rows; writes 
 
 budget: setup ## engine's instructions per packet against bench/instructions.toml; REASON="..." renews that file
 	@scripts/budget.sh
+
+profiles: ## checks the TRex profiles in configs/trex with TRex's library from PyPI
+	@scripts/check-trex.sh
 
 fuzz: setup ## a short turn of every fuzz target; SECONDS_EACH=60 by default
 	scripts/fuzz.sh
