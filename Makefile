@@ -8,7 +8,7 @@ BIN_DIR     = $(abspath $(TARGET_DIR))/$(PROFILE)
 PROGRAMS    = -p tollgate-dataplane -p tollgate-control -p tollgate-tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test check build kmod-test e2e bench fuzz setup clean
+.PHONY: help demo demo-stop test check build kmod-test e2e bench budget profiles fuzz setup clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,7 +20,7 @@ demo-stop: ## ends a demo that KEEP=1 left running
 	@$(BIN_DIR)/tollgate-demo --stop
 	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/tidy-run.sh
 
-test: setup check build kmod-test ## everything that must hold: format, lints, all tests; ends with the runner's summary
+test: setup check build kmod-test budget ## everything that must hold: format, lints, all tests; ends with the runner's summary
 	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/tidy-run.sh scripts/test.sh
 
 check: ## format and lints
@@ -36,8 +36,14 @@ kmod-test: setup ## the kernel module and the BPF receiver in a guest with Debia
 e2e: setup build ## only the end-to-end tests
 	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/tidy-run.sh scripts/test.sh -p tollgate-tests
 
-bench: setup ## Mpps against testpmd, bytes per connection; writes target/bench/results.json
+bench: ## speed against testpmd and other balancers; QUICK=1: main rows; writes target/bench/results.json
 	scripts/bench.sh
+
+budget: setup ## engine's instructions per packet against bench/instructions.toml; REASON="..." renews that file
+	@scripts/budget.sh
+
+profiles: ## checks the TRex profiles in configs/trex with TRex's library from PyPI
+	@scripts/check-trex.sh
 
 fuzz: setup ## a short turn of every fuzz target; SECONDS_EACH=60 by default
 	scripts/fuzz.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a Debian 12 machine ready for `make demo` and `make test`: installs the packages that are missing and
-# looks for Rust. Does nothing, quickly, when all is there.
+# looks for Rust. Does nothing, quickly, when all is there. With the argument "bench" also what `make bench` compares with.
 set -euo pipefail
 
 # A program or file (or a pattern for one) that must be there, and the Debian package that has it.
@@ -28,7 +28,16 @@ needs=(
     "qemu-system-x86_64 qemu-system-x86"
     "/usr/share/doc/busybox-static busybox-static"
     "ipvsadm ipvsadm"
+    "valgrind valgrind"
 )
+# For `make bench` only.
+bench_needs=(
+    "haproxy haproxy"
+    "/usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream"
+    "iperf3 iperf3"
+    "nft nftables"
+)
+[ "${1:-}" != bench ] || needs+=("${bench_needs[@]}")
 rust_min=1.91
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -73,6 +82,8 @@ keep_stopped() {
             nginx*) systemctl disable --now nginx ;;
             prometheus) systemctl disable --now prometheus ;;
             ipvsadm) systemctl disable --now ipvsadm ;;
+            haproxy) systemctl disable --now haproxy ;;
+            nftables) systemctl disable --now nftables ;;
         esac >/dev/null 2>&1 || true # A machine without systemd starts nothing either.
     done
 }

@@ -13,6 +13,8 @@ pub(crate) const FRAME_MIN: u32 = 64;
 pub(crate) const FRAME_MAX: u32 = 1478;
 /// The long frames of a run without further arguments.
 const FRAME_LONG: u32 = 1400;
+/// The most connections of a run without further arguments.
+pub(crate) const FLOWS_MOST: u32 = 10_000_000;
 /// Connections where nothing else is said: everything fits the second-level cache.
 pub(crate) const FLOWS: u32 = 1000;
 
@@ -104,6 +106,9 @@ pub(crate) enum Traffic {
     Inbound,
     /// Clients' and real servers' packets, 1:1.
     Both,
+    /// Clients' first packets, each of a connection of its own; not among the throughput's cases.
+    #[value(skip)]
+    New,
 }
 
 impl Traffic {
@@ -112,6 +117,7 @@ impl Traffic {
         match self {
             Traffic::Inbound => "inbound",
             Traffic::Both => "both",
+            Traffic::New => "new",
         }
     }
 }
@@ -131,12 +137,14 @@ pub(crate) struct Case {
     pub(crate) flows: u32,
     /// Length of all frames on the wire, with the FCS.
     pub(crate) frame_bytes: u32,
+    /// Workers, with a CPU and a queue each.
+    pub(crate) workers: u16,
 }
 
 impl Case {
     /// A case at [`FLOWS`] with the shortest frames; `None` where there is no such thing.
     pub(crate) fn new(mode: Mode, proto: Proto, family: Family, traffic: Traffic) -> Option<Case> {
-        let case = Case { mode, proto, family, traffic, flows: FLOWS, frame_bytes: FRAME_MIN };
+        let case = Case { mode, proto, family, traffic, flows: FLOWS, frame_bytes: FRAME_MIN, workers: 1 };
         let exists = (mode == Mode::Fullnat || family != Family::Nat64)
             && !(mode.is_one_way() && traffic == Traffic::Both);
         exists.then(|| case.with_frames(FRAME_MIN))
@@ -148,9 +156,9 @@ impl Case {
         Case { frame_bytes: bytes.max(min), ..self }
     }
 
-    /// Whether this is the plainest case, beside which testpmd io is measured as well.
-    pub(crate) fn is_plainest(&self) -> bool {
-        (self.mode, self.proto, self.family) == (Mode::Fullnat, Proto::Tcp, Family::Ipv4)
+    /// Whether this is one of the plain cases, beside which testpmd io and 5tswap are measured as well.
+    pub(crate) fn is_plain(&self) -> bool {
+        (self.mode, self.family, self.workers) == (Mode::Fullnat, Family::Ipv4, 1)
     }
 
     /// For messages and file names, e.g. `fullnat-tcp-ipv4-both`.
@@ -163,7 +171,7 @@ impl Case {
 /// Dimensions that were asked for; an empty one has its default.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Selection {
-    /// Forwarding modes; giving this or one of the next five replaces the usual list of cases by all combinations, what
+    /// Forwarding modes; giving this or one of the next six replaces the usual list of cases by all combinations, what
     /// is not given being fullnat, tcp, ipv4, all traffic, 1k flows and 64 bytes.
     #[arg(long, value_delimiter = ',')]
     mode: Vec<Mode>,
@@ -182,6 +190,9 @@ pub(crate) struct Selection {
     /// Lengths of frames on the wire, with the FCS; 64 means 78 with IPv6.
     #[arg(long, value_delimiter = ',')]
     frame_bytes: Vec<u32>,
+    /// Numbers of workers: 1 or 2.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=2))]
+    workers: Vec<u16>,
 }
 
 impl Selection {
@@ -190,17 +201,22 @@ impl Selection {
     /// # Errors
     /// Nothing that exists was asked for.
     pub(crate) fn cases(&self, quick: bool) -> Result<Vec<Case>> {
-        let nothing_asked = self.mode.is_empty()
-            && self.proto.is_empty()
-            && self.family.is_empty()
-            && self.traffic.is_empty()
-            && self.flows.is_empty()
-            && self.frame_bytes.is_empty();
-        match (nothing_asked, quick) {
+        match (self.is_empty(), quick) {
             (true, true) => Ok(main_cases()),
             (true, false) => Ok(all_cases()),
             (false, _) => self.combinations(),
         }
+    }
+
+    /// Whether nothing was asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mode.is_empty()
+            && self.proto.is_empty()
+            && self.family.is_empty()
+            && self.traffic.is_empty()
+            && self.flows.is_empty()
+            && self.frame_bytes.is_empty()
+            && self.workers.is_empty()
     }
 
     fn combinations(&self) -> Result<Vec<Case>> {
@@ -221,7 +237,11 @@ impl Selection {
         let mut cases = Vec::new();
         for bytes in lengths {
             for kind in &kinds {
-                cases.extend(flows.iter().map(|flows| Case { flows: *flows, ..kind.with_frames(*bytes) }));
+                for workers in or(&self.workers, &[1]) {
+                    let case =
+                        |flows: &u32| Case { flows: *flows, workers: *workers, ..kind.with_frames(*bytes) };
+                    cases.extend(flows.iter().map(case));
+                }
             }
         }
         ensure!(
@@ -237,7 +257,12 @@ fn or<'a, T>(given: &'a [T], default: &'a [T]) -> &'a [T] {
 }
 
 /// All combinations that exist, at [`FLOWS`] with the shortest frames.
-fn kinds(modes: &[Mode], protos: &[Proto], families: &[Family], traffics: &[Traffic]) -> Vec<Case> {
+pub(crate) fn kinds(
+    modes: &[Mode],
+    protos: &[Proto],
+    families: &[Family],
+    traffics: &[Traffic],
+) -> Vec<Case> {
     let mut kinds = Vec::new();
     for mode in modes {
         for family in families {
@@ -272,7 +297,22 @@ fn all_cases() -> Vec<Case> {
     for case in swept {
         cases.extend([1, 100_000, 1_000_000].map(|flows| Case { flows, ..*case }));
     }
+    let plain = |case: &&Case| case.is_plain() && fullest(case) && case.proto == Proto::Udp;
+    cases.extend(every.iter().filter(plain).map(|case| Case { flows: FLOWS_MOST, ..*case }));
+    cases.extend(two_workers());
     cases
+}
+
+/// Beside which the same case with one worker is measured as well.
+fn two_workers() -> Vec<Case> {
+    use Family::Ipv4;
+    use Proto::{Tcp, Udp};
+    let kinds = [
+        Case::new(Mode::Fullnat, Tcp, Ipv4, Traffic::Both),
+        Case::new(Mode::Fullnat, Udp, Ipv4, Traffic::Both),
+        Case::new(Mode::Dr, Tcp, Ipv4, Traffic::Inbound),
+    ];
+    kinds.into_iter().flatten().map(|case| Case { workers: 2, ..case }).collect()
 }
 
 /// What is looked at first.
@@ -295,6 +335,7 @@ fn main_cases() -> Vec<Case> {
     let plainest = cases[0];
     cases.push(plainest.with_frames(FRAME_LONG));
     cases.push(Case { flows: 100_000, ..plainest });
+    cases.push(Case { workers: 2, ..plainest });
     cases
 }
 

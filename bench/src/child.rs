@@ -4,12 +4,12 @@ use std::fs;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// What DPDK calls the thread of lcore 1, before and since release 23.07.
-const FORWARDING_THREADS: [&str; 3] = ["rte-worker-1", "lcore-worker-1", "dpdk-worker1"];
+/// What DPDK calls the thread of an lcore before its number, in this and that release.
+const FORWARDING_THREADS: [&str; 3] = ["rte-worker-", "lcore-worker-", "dpdk-worker"];
 /// How many times as long as asked for [`Owned::run`] lasts at most.
 const RUN_STRETCH_MAX: u32 = 20;
 /// How long a process may take to end by itself.
@@ -27,37 +27,64 @@ impl Owned {
         kill(Pid::from_raw(self.0.id() as i32), signal).with_context(|| format!("sending {signal}"))
     }
 
-    /// Nanoseconds that its forwarding thread has spent on a CPU: lcore 1, in the dataplane as in testpmd. Another's load
-    /// on the machine takes time away from a window, but not from this.
+    /// Nanoseconds that its first so many forwarding threads have spent on CPUs, in sum: lcores 1 and up, in the
+    /// dataplane as in testpmd. Another's load on the machine takes time away from a window, but not from this.
     ///
     /// # Errors
-    /// When there is no such thread.
-    pub(crate) fn forwarding_cpu_ns(&self) -> Result<u64> {
+    /// When there are no such threads.
+    pub(crate) fn forwarding_cpu_ns(&self, workers: u16) -> Result<u64> {
         let tasks = format!("/proc/{}/task", self.0.id());
+        let is_worker = |name: &str| {
+            let number = FORWARDING_THREADS.iter().find_map(|prefix| name.strip_prefix(prefix));
+            number
+                .and_then(|number| number.parse().ok())
+                .is_some_and(|number| (1..=workers).contains(&number))
+        };
+        let (mut found, mut sum) = (0, 0);
         for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))? {
             let task = task?.path();
             let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
-            if FORWARDING_THREADS.contains(&name.trim()) {
+            if is_worker(name.trim()) {
                 let text = fs::read_to_string(task.join("schedstat")).context("reading schedstat")?;
-                let first = text.split_whitespace().next().and_then(|number| number.parse().ok());
-                return first.context("schedstat holds no number");
+                let first = text.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
+                sum += first.context("schedstat holds no number")?;
+                found += 1;
             }
         }
-        anyhow::bail!("no thread in {tasks} is named {FORWARDING_THREADS:?}")
+        ensure!(
+            found == workers,
+            "{found} of {workers} threads in {tasks} are named {FORWARDING_THREADS:?} and a number"
+        );
+        Ok(sum)
     }
 
-    /// Waits for `length`, or longer on a busy machine: until its forwarding thread has had a CPU for half of that.
+    /// Waits for `length`, or longer on a busy machine: until its forwarding threads have had CPUs for half of that.
     ///
     /// # Errors
-    /// When there is no such thread.
-    pub(crate) fn run(&self, length: Duration) -> Result<()> {
-        let (start, cpu_start) = (Instant::now(), self.forwarding_cpu_ns()?);
+    /// When there are no such threads.
+    pub(crate) fn run(&self, workers: u16, length: Duration) -> Result<()> {
+        let (start, cpu_start) = (Instant::now(), self.forwarding_cpu_ns(workers)?);
         std::thread::sleep(length);
-        let wanted = cpu_start + length.as_nanos() as u64 / 2;
-        while self.forwarding_cpu_ns()? < wanted && start.elapsed() < length * RUN_STRETCH_MAX {
+        let wanted = cpu_start + length.as_nanos() as u64 / 2 * u64::from(workers);
+        while self.forwarding_cpu_ns(workers)? < wanted && start.elapsed() < length * RUN_STRETCH_MAX {
             std::thread::sleep(length / 10);
         }
         Ok(())
+    }
+
+    /// KiB that it has in memory, huge pages too.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn memory_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.0.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let field = |name: &str| -> Option<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        let resident = field("VmRSS:").with_context(|| format!("{path} has no VmRSS"))?;
+        Ok(resident + field("HugetlbPages:").unwrap_or(0))
     }
 
     /// Its exit status, if it has ended.

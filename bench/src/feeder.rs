@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::flows::Flows;
+use crate::flows::{Flows, Opening};
 use crate::pcap;
 
 const FILL: u8 = 0;
@@ -37,7 +37,7 @@ impl Feeder {
     ///
     /// # Errors
     /// When the pipe cannot be made.
-    pub(crate) fn start(path: &Path, flows: Flows) -> Result<Feeder> {
+    pub(crate) fn start(path: &Path, flows: Flows, opening: Opening) -> Result<Feeder> {
         let _ = std::fs::remove_file(path);
         nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU)
             .with_context(|| format!("making the pipe {}", path.display()))?;
@@ -52,7 +52,7 @@ impl Feeder {
         let commanded = command.clone();
         let thread = std::thread::Builder::new()
             .name("feeder".to_owned())
-            .spawn(move || feed(pipe, flows, &commanded))
+            .spawn(move || feed(pipe, &flows, opening, &commanded))
             .context("starting the feeder")?;
         Ok(Feeder { command, thread: Some(thread) })
     }
@@ -87,13 +87,13 @@ impl Drop for Feeder {
     }
 }
 
-fn feed(mut pipe: File, flows: Flows, command: &AtomicU8) -> Result<()> {
+fn feed(mut pipe: File, flows: &Flows, opening: Opening, command: &AtomicU8) -> Result<()> {
     put(&mut pipe, &pcap::file_header(), command)?;
     let fillers = pcap::record(&flows.filler_frame()).repeat(FILLERS);
     while command.load(Ordering::Relaxed) == FILL {
         put(&mut pipe, &fillers, command)?;
     }
-    let mut frames = flows.setup_frames();
+    let mut frames = flows.setup_frames(opening);
     loop {
         let chunk: Vec<u8> = frames.by_ref().take(FRAMES).flat_map(|frame| pcap::record(&frame)).collect();
         if chunk.is_empty() || command.load(Ordering::Relaxed) == STOP {

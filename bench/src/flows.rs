@@ -4,13 +4,19 @@
 //! address, port, real server) combinations as the run has connections, so all of them are in use once all connections are
 //! open. All initial sequence numbers are the same, so a real server's frames do not depend on which client sits behind
 //! them. In mode NAT they are addressed to the client, and there is one real server, so that it is known whose they are.
+//!
+//! With several workers each has a share of the local ports that need not be as large as its share of the clients. Then
+//! there are more ports than connections, a first gateway is asked what it chose ([`Flows::learnt`]), and one with the
+//! same seed that is given the same packets chooses the same again.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use api::{
-    DesiredState, Protocol, RealServer, Scheduler, Service, ServiceKey, StaticNeighbour, StaticRoute,
-    Timeouts, ToaMode, Tunnel, TunnelKind,
+    Connection, DesiredState, Protocol, RealServer, Scheduler, Service, ServiceKey, StaticNeighbour,
+    StaticRoute, Timeouts, ToaMode, Tunnel, TunnelKind,
 };
 use wire::MacAddr;
 use wire::tcp::flags::{ACK, PSH, SYN};
@@ -67,13 +73,35 @@ const PORTS_PER_CLIENT: u32 = 50_000;
 const FLOWS_MAX: u32 = 100_000_000;
 
 /// The connections of a case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Flows {
     /// What is measured.
     pub(crate) case: Case,
+    /// How long connections live without packets.
+    pub(crate) timeouts: Timeouts,
     locals: u32,
     reals: u32,
     ports: u32,
+    /// By client; empty: not known.
+    chosen: Arc<[Chosen]>,
+}
+
+/// What a gateway chose for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Chosen {
+    /// `None` in modes without one.
+    local: Option<SocketAddr>,
+    real: SocketAddr,
+    worker: u16,
+}
+
+/// Which of the frames that open connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// The first one of each connection.
+    First,
+    /// All of them.
+    Whole,
 }
 
 impl Flows {
@@ -84,7 +112,15 @@ impl Flows {
     pub(crate) fn new(case: Case) -> Result<Flows> {
         let count = case.flows;
         ensure!((1..=FLOWS_MAX).contains(&count), "{count} flows: 1 to {FLOWS_MAX} can be measured");
-        let without_locals = |reals| Ok(Flows { case, locals: 0, reals, ports: 0 });
+        let flows = |locals, reals, ports| Flows {
+            case,
+            timeouts: Timeouts::default(),
+            locals,
+            reals,
+            ports,
+            chosen: Arc::new([]),
+        };
+        let without_locals = |reals| Ok(flows(0, reals, 0));
         match case.mode {
             Mode::Nat => return without_locals(1),
             Mode::Dr | Mode::Tun => return without_locals(REALS[0]),
@@ -94,11 +130,32 @@ impl Flows {
             for reals in REALS {
                 let ports = count / (locals * reals);
                 if locals * reals * ports == count && ports <= LOCAL_PORTS_MAX {
-                    return Ok(Flows { case, locals, reals, ports });
+                    return Ok(flows(locals, reals, ports));
                 }
             }
         }
         anyhow::bail!("{count} flows do not spread evenly over real servers; take a rounder number")
+    }
+
+    /// The same with what a gateway chose for each client.
+    ///
+    /// # Errors
+    /// Not every client has a connection.
+    pub(crate) fn learnt(mut self, connections: &[Connection]) -> Result<Flows> {
+        let by_client: HashMap<SocketAddr, &Connection> =
+            connections.iter().map(|connection| (connection.client, connection)).collect();
+        let chosen = (0..self.case.flows).map(|n| {
+            let found =
+                by_client.get(&self.client(n)).with_context(|| format!("client {n} has no connection"))?;
+            Ok(Chosen { local: found.local, real: found.real, worker: found.worker })
+        });
+        self.chosen = chosen.collect::<Result<_>>()?;
+        Ok(self)
+    }
+
+    /// Whether a gateway must be asked what it chooses before all frames are known.
+    pub(crate) fn must_learn(&self) -> bool {
+        self.case.workers > 1 && self.chosen.is_empty()
     }
 
     /// What the gateway is told to do.
@@ -106,7 +163,7 @@ impl Flows {
         let mut state = DesiredState {
             generation: 1,
             services: vec![self.service()],
-            timeouts: Timeouts::default(),
+            timeouts: self.timeouts,
             ..DesiredState::default()
         };
         let port = || DATA_PORT.to_owned();
@@ -139,7 +196,10 @@ impl Flows {
         let service = Service::new(ServiceKey { protocol, virtual_: self.vip() }, "bench");
         let local_ports = match self.ports {
             0 => service.local_ports,
-            ports => (LOCAL_PORT_FIRST, LOCAL_PORT_FIRST + (ports - 1) as u16),
+            ports => {
+                let slack = if self.case.workers > 1 { ports } else { 0 };
+                (LOCAL_PORT_FIRST, LOCAL_PORT_FIRST + (ports + slack - 1).min(LOCAL_PORTS_MAX) as u16)
+            }
         };
         Service {
             scheduler: Scheduler::Rr,
@@ -180,14 +240,16 @@ impl Flows {
     /// each client and one of each real server, after which the client's address is no longer announced. UDP: a datagram
     /// of each client and one of each real server, after which the connection counts as answered. Where the real servers
     /// answer the clients themselves, only the clients' ones.
-    pub(crate) fn setup_frames(&self) -> impl Iterator<Item = Vec<u8>> + use<> {
-        let (flows, one_way) = (*self, self.case.mode.is_one_way());
+    pub(crate) fn setup_frames(&self, opening: Opening) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let (flows, one_way) = (self.clone(), self.case.mode.is_one_way());
         let steps: &[(bool, u8)] = match self.case.proto {
             Proto::Tcp => &[(true, SYN), (false, SYN | ACK), (true, ACK | PSH), (false, ACK | PSH)],
             Proto::Udp => &[(true, 0), (false, 0)],
         };
-        let steps = steps.iter().filter(move |(inbound, _)| *inbound || !one_way);
+        let count = if opening == Opening::First { 1 } else { steps.len() };
+        let steps = steps[..count].iter().filter(move |(inbound, _)| *inbound || !one_way);
         steps.flat_map(move |(inbound, flags)| {
+            let flows = flows.clone();
             (0..flows.case.flows).map(move |n| {
                 let ends = if *inbound { flows.inbound(n, SETUP_MAC) } else { flows.outbound(n, SETUP_MAC) };
                 flows.frame(ends, *inbound, *flags, SETUP_BYTES)
@@ -200,22 +262,33 @@ impl Flows {
         self.frame(self.inbound(0, ROUTER_MAC), true, ACK, SETUP_BYTES)
     }
 
-    /// The frames that are replayed while measuring, in random order. Of more connections than fit a file in both
-    /// directions, each has its frame in one of the two.
-    pub(crate) fn data_frames(&self) -> Vec<Vec<u8>> {
+    /// The frames that are replayed while measuring, in random order, for each worker those of its connections. Of more
+    /// connections than fit a file in both directions, each has its frame in one of the two; of more than fit in one,
+    /// as many as fit have one, spread over all.
+    pub(crate) fn data_frames(&self) -> Vec<Vec<Vec<u8>>> {
         let count = self.case.flows as usize;
         let both = self.case.traffic == Traffic::Both;
         let per_flow = if both && 2 * count <= FRAMES_MAX { 2 } else { 1 };
-        let total = (count * per_flow).max(FRAMES_MIN).next_multiple_of(per_flow);
-        let mut frames: Vec<Vec<u8>> = (0..total)
-            .map(|i| {
-                let (n, inbound) = ((i / per_flow % count) as u32, !both || i % 2 == 0);
-                let ends = if inbound { self.inbound(n, DATA_MAC) } else { self.outbound(n, DATA_MAC) };
-                self.frame(ends, inbound, ACK | PSH, self.case.frame_bytes)
-            })
-            .collect();
-        shuffle(&mut frames);
-        frames
+        let total = (count * per_flow).max(FRAMES_MIN).next_multiple_of(per_flow).min(FRAMES_MAX);
+        let mut queues = vec![Vec::new(); self.case.workers.into()];
+        for i in 0..total {
+            let n = if count > total { i * count / total } else { i / per_flow % count } as u32;
+            let inbound = !both || i % 2 == 0;
+            let ends = if inbound { self.inbound(n, DATA_MAC) } else { self.outbound(n, DATA_MAC) };
+            let worker = self.chosen.get(n as usize).map_or(0, |chosen| chosen.worker);
+            let frame = self.frame(ends, inbound, ACK | PSH, self.case.frame_bytes);
+            if let Some(queue) = queues.get_mut(usize::from(worker)) {
+                queue.push(frame);
+            }
+        }
+        queues.iter_mut().for_each(|queue| shuffle(queue));
+        queues
+    }
+
+    /// The first frames of so many connections, each of another client, in the order of their numbers.
+    pub(crate) fn first_frames(&self, count: u32) -> impl Iterator<Item = Vec<u8>> {
+        let flags = if self.case.proto == Proto::Tcp { SYN } else { 0 };
+        (0..count).map(move |n| self.frame(self.inbound(n, DATA_MAC), true, flags, self.case.frame_bytes))
     }
 
     fn frame(&self, ends: Ends, inbound: bool, flags: u8, bytes: u32) -> Vec<u8> {
@@ -234,6 +307,10 @@ impl Flows {
 
     /// Real server to local address, or in mode NAT to the client.
     fn outbound(&self, n: u32, to: MacAddr) -> Ends {
+        if let Some(Chosen { local, real, .. }) = self.chosen.get(n as usize) {
+            let from = (0..self.reals).find(|n| self.real(*n) == *real).map_or(ROUTER_MAC, real_mac);
+            return Ends { from, to, src: *real, dst: local.unwrap_or_else(|| self.client(n)) };
+        }
         if self.case.mode != Mode::Fullnat {
             let real = n % self.reals;
             return Ends { from: real_mac(real), to, src: self.real(real), dst: self.client(n) };
@@ -243,11 +320,18 @@ impl Flows {
         Ends { from: real_mac(pair % self.reals), to, src: self.real(pair % self.reals), dst }
     }
 
-    fn vip(&self) -> SocketAddr {
+    /// Where clients go.
+    pub(crate) fn vip(&self) -> SocketAddr {
         SocketAddr::new(address(VIP, 0, self.case.family.client_is_v6()), PORT)
     }
 
-    fn client(&self, n: u32) -> SocketAddr {
+    /// Whether this is a client's address.
+    pub(crate) fn is_client(address: Ipv4Addr) -> bool {
+        u32::from(address) >= u32::from(CLIENT_FIRST)
+    }
+
+    /// The n-th client.
+    pub(crate) fn client(&self, n: u32) -> SocketAddr {
         let host = address(CLIENT_FIRST, n / PORTS_PER_CLIENT, self.case.family.client_is_v6());
         SocketAddr::new(host, (CLIENT_PORT_FIRST + n % PORTS_PER_CLIENT) as u16)
     }
@@ -292,6 +376,31 @@ mod tests {
     use crate::case::Family;
     use crate::frames::FCS_LEN;
 
+    #[test]
+    fn a_worker_is_sent_the_frames_of_its_connections_and_real_servers_answer_the_chosen_port() {
+        let flows = Flows::new(Case { workers: 2, ..plainest(2) }).unwrap();
+        assert!(flows.must_learn());
+        let chosen = |n: u32, local: &str| Connection {
+            key: ServiceKey { protocol: Protocol::Tcp, virtual_: flows.vip() },
+            protocol: Protocol::Tcp,
+            client: flows.client(n),
+            virtual_: flows.vip(),
+            local: Some(local.parse().unwrap()),
+            real: flows.real(n),
+            mode: api::Mode::FullNat,
+            state: String::new(),
+            expires_s: 1,
+            worker: n as u16,
+        };
+        let connections = [chosen(1, "10.2.0.200:7001"), chosen(0, "10.2.0.200:7000")];
+        let flows = flows.learnt(&connections).unwrap();
+        assert_eq!(flows.outbound(1, DATA_MAC).dst, "10.2.0.200:7001".parse().unwrap());
+        let unique = |worker: usize| flows.data_frames()[worker].iter().cloned().collect::<HashSet<_>>();
+        assert_eq!((unique(0).len(), unique(1).len()), (2, 2));
+        assert!(unique(0).is_disjoint(&unique(1)));
+        assert!(flows.clone().learnt(&connections[..1]).is_err());
+    }
+
     fn plainest(flows: u32) -> Case {
         let case = Case::new(Mode::Fullnat, Proto::Tcp, Family::Ipv4, Traffic::Both).unwrap();
         Case { flows, ..case }
@@ -318,11 +427,16 @@ mod tests {
             (Case::new(Tun, Udp, Ipv6, Inbound), 1000),
         ] {
             let flows = Flows::new(case.unwrap()).unwrap();
-            let unique: HashSet<Vec<u8>> = flows.data_frames().into_iter().collect();
+            let unique: HashSet<Vec<u8>> = flows.data_frames().into_iter().flatten().collect();
             let expected = if flows.case.traffic == Both { 2000 } else { 1000 };
             assert_eq!(unique.len(), expected, "{}", flows.case.name());
             assert!(unique.iter().all(|frame| frame.len() as u32 + FCS_LEN == flows.case.frame_bytes));
-            assert_eq!(flows.setup_frames().collect::<HashSet<_>>().len(), opening, "{}", flows.case.name());
+            assert_eq!(
+                flows.setup_frames(Opening::Whole).collect::<HashSet<_>>().len(),
+                opening,
+                "{}",
+                flows.case.name()
+            );
         }
     }
 }

@@ -6,17 +6,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use api::{Request, Response, Stats, Status, frame};
+use api::{Connection, ConnectionQuery, Request, Response, Stats, Status, WorkerStatus, frame};
 use nix::sys::signal::Signal;
 
 use crate::child::Owned;
 use crate::feeder::Feeder;
-use crate::flows::{DATA_MAC, DATA_PORT, Flows, SETUP_MAC, SETUP_PORT};
-use crate::machine::{MEASURED_CPU, on_both_cpus};
+use crate::flows::{DATA_MAC, DATA_PORT, Flows, Opening, SETUP_MAC, SETUP_PORT};
+use crate::machine::{forwarding_cpus, on_both_cpus};
 
-/// How long start and the opening of all connections may take.
+/// How long start may take.
 const START_MAX: Duration = Duration::from_secs(60);
+/// How long the opening of all connections may take, and for how many of them a second more.
 const CONNECT_MAX: Duration = Duration::from_secs(90);
+const CONNECTIONS_PER_SECOND: u32 = 50_000;
+/// Connections in an answer of the API.
+const PAGE_LEN: u32 = 1000;
 const POLL: Duration = Duration::from_millis(20);
 /// Packet buffers beside those that hold the replayed file.
 const MBUFS_SPARE: u32 = 16_384;
@@ -35,6 +39,30 @@ pub(crate) fn mbufs(frames: usize) -> u32 {
     frames as u32 + MBUFS_SPARE
 }
 
+/// Arguments of net_pcap for replaying files for ever, one per queue.
+pub(crate) fn replaying(data: &[PathBuf]) -> String {
+    let files = data.iter().map(|file| format!("rx_pcap={},", file.display()));
+    files.collect::<String>() + "infinite_rx=1"
+}
+
+/// What a gateway is started for.
+pub(crate) struct Setup<'a> {
+    /// The program.
+    pub(crate) program: &'a Path,
+    /// Where its files go.
+    pub(crate) dir: &'a Path,
+    /// Device of the data port, for DPDK.
+    pub(crate) device: String,
+    /// Frames that this device holds in memory.
+    pub(crate) frames: usize,
+    /// Connections that fit.
+    pub(crate) connections_max: u32,
+    /// What its workers do without packets, as the configuration has it.
+    pub(crate) idle: &'static str,
+    /// Its service.
+    pub(crate) flows: &'a Flows,
+}
+
 /// Counters at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Sample {
@@ -45,6 +73,9 @@ pub(crate) struct Sample {
     dropped: u64,
     elsewhere: u64,
     toa_inserted: u64,
+    handed_over: u64,
+    created: u64,
+    workers: u16,
 }
 
 /// Counters of packets that end neither in a drop nor on their way to a client or real server.
@@ -57,19 +88,21 @@ pub(crate) struct Rate {
     pub(crate) packets: u64,
     /// Length of the window.
     pub(crate) wall_ns: u64,
-    /// Time that the forwarding thread had a CPU in it.
+    /// Time that the forwarding threads had CPUs in it, in sum.
     pub(crate) cpu_ns: u64,
+    /// Forwarding threads.
+    pub(crate) workers: u16,
 }
 
 impl Rate {
-    /// Millions of packets per second of CPU time.
+    /// Millions of packets per second in which all threads have their CPUs.
     pub(crate) fn mpps(self) -> f64 {
-        self.packets as f64 * 1000.0 / self.cpu_ns.max(1) as f64
+        self.packets as f64 * 1000.0 * f64::from(self.workers) / self.cpu_ns.max(1) as f64
     }
 
-    /// How much of the window the thread had its CPU: 1 on a quiet machine.
+    /// How much of the window the threads had their CPUs: 1 on a quiet machine.
     pub(crate) fn share(self) -> f64 {
-        self.cpu_ns as f64 / self.wall_ns.max(1) as f64
+        self.cpu_ns as f64 / f64::from(self.workers) / self.wall_ns.max(1) as f64
     }
 }
 
@@ -82,6 +115,10 @@ pub(crate) struct Window {
     pub(crate) dropped: u64,
     /// Packets that got the address option, which the steady state has not.
     pub(crate) toa_inserted: u64,
+    /// Packets that met another worker than their connection's.
+    pub(crate) handed_over: u64,
+    /// Connections that were made.
+    pub(crate) created: u64,
     /// Whether every packet received was forwarded and sent.
     pub(crate) all_forwarded: bool,
 }
@@ -91,43 +128,60 @@ pub(crate) struct Gateway {
     process: Owned,
     api: UnixStream,
     log: PathBuf,
+    workers: u16,
 }
 
 impl Gateway {
-    /// Starts the dataplane with one worker on `data` and opens the connections.
+    /// Starts the dataplane and opens the connections over a second port.
     ///
     /// # Errors
     /// When anything does not come about in time; the dataplane's log is named.
-    pub(crate) fn start(
-        program: &Path,
-        dir: &Path,
-        data: &Path,
-        frames: usize,
-        flows: Flows,
-    ) -> Result<Gateway> {
-        let (pipe, socket, log) = (dir.join("setup.pipe"), dir.join("api.sock"), dir.join("dataplane.log"));
-        let config_path = dir.join("bench.toml");
-        fs::write(&config_path, config(data, &pipe, &socket, frames, flows)).context("writing bench.toml")?;
-        let mut feeder = Feeder::start(&pipe, flows)?;
+    pub(crate) fn with_connections(setup: &Setup<'_>, opening: Opening) -> Result<Gateway> {
+        let pipe = setup.dir.join("setup.pipe");
+        let mut feeder = Feeder::start(&pipe, setup.flows.clone(), opening)?;
+        let mut gateway = Gateway::launch(setup, Some(&pipe))?;
+        gateway
+            .connect(&mut feeder, setup.flows, opening)
+            .with_context(|| format!("the connections could not be opened; see {}", gateway.log.display()))?;
+        Ok(gateway)
+    }
+
+    /// Starts the dataplane, which has no service yet.
+    ///
+    /// # Errors
+    /// When it does not start; its log is named.
+    pub(crate) fn launch(setup: &Setup<'_>, pipe: Option<&Path>) -> Result<Gateway> {
+        let (socket, log) = (setup.dir.join("api.sock"), setup.dir.join("dataplane.log"));
+        let config_path = setup.dir.join("bench.toml");
+        fs::write(&config_path, config(setup, &socket, pipe)).context("writing bench.toml")?;
+        let _ = fs::remove_file(&socket);
         let output = File::create(&log).context("making the dataplane's log")?;
-        let process = on_both_cpus(program)
+        let process = on_both_cpus(setup.program)
             .arg("--config")
             .arg(&config_path)
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
+            .with_context(|| format!("starting {}", setup.program.display()))?;
         let mut process = Owned(process);
         let started = wait_for_api(&mut process, &socket);
         let api = started.with_context(|| format!("the dataplane did not start; see {}", log.display()))?;
-        let mut gateway = Gateway { process, api, log };
-        gateway
-            .connect(&mut feeder, flows)
-            .with_context(|| format!("the connections could not be opened; see {}", gateway.log.display()))?;
-        Ok(gateway)
+        Ok(Gateway { process, api, log, workers: setup.flows.case.workers })
     }
 
-    fn connect(&mut self, feeder: &mut Feeder, flows: Flows) -> Result<()> {
+    /// Puts the service in force.
+    ///
+    /// # Errors
+    /// When the dataplane refuses it.
+    pub(crate) fn apply(&mut self, flows: &Flows) -> Result<()> {
+        match self.ask(&Request::Apply(Box::new(flows.desired_state())))? {
+            Response::Applied { .. } => Ok(()),
+            Response::Refused(refusal) => bail!("the dataplane refused the service: {refusal}"),
+            other => bail!("an unexpected answer to Apply: {other:?}"),
+        }
+    }
+
+    fn connect(&mut self, feeder: &mut Feeder, flows: &Flows, opening: Opening) -> Result<()> {
         let status = self.status()?;
         for (name, mac) in [(DATA_PORT, DATA_MAC), (SETUP_PORT, SETUP_MAC)] {
             let port = status.ports.iter().find(|port| port.name == name);
@@ -137,26 +191,26 @@ impl Gateway {
                 "port {name} has MAC address {has}, but the frames are for {mac}: net_pcap numbers its ports otherwise"
             );
         }
-        match self.ask(&Request::Apply(Box::new(flows.desired_state())))? {
-            Response::Applied { .. } => {}
-            Response::Refused(refusal) => bail!("the dataplane refused the service: {refusal}"),
-            other => bail!("an unexpected answer to Apply: {other:?}"),
-        }
+        self.apply(flows)?;
         feeder.connect();
-        let deadline = Instant::now() + CONNECT_MAX;
+        let limit = CONNECT_MAX + Duration::from_secs((flows.case.flows / CONNECTIONS_PER_SECOND).into());
+        let deadline = Instant::now() + limit;
         loop {
             let done = feeder.is_done()?;
-            let stats = self.stats()?;
-            let open = total(&stats.states, flows.open_state());
-            let embryonic: u64 = self.status()?.workers.iter().map(|worker| worker.embryonic).sum();
-            if done && open == u64::from(flows.case.flows) && embryonic == 0 {
+            let (stats, status) = (self.stats()?, self.status()?);
+            let sum = |field: fn(&WorkerStatus) -> u64| status.workers.iter().map(field).sum::<u64>();
+            let (all, embryonic) = (sum(|worker| worker.connections), sum(|worker| worker.embryonic));
+            let open = match opening {
+                Opening::Whole => total(&stats.states, flows.open_state()).min(all - embryonic.min(all)),
+                Opening::First => all,
+            };
+            if done && open == u64::from(flows.case.flows) {
                 return Ok(());
             }
             ensure!(
                 Instant::now() < deadline,
-                "{open} of {} connections are {} after {CONNECT_MAX:?}, {embryonic} unanswered; counted: {}",
+                "{open} of {} connections are open after {limit:?}, {embryonic} unanswered; counted: {}",
                 flows.case.flows,
-                flows.open_state(),
                 non_zero(&stats)
             );
             if let Some(status) = self.process.ended() {
@@ -172,12 +226,43 @@ impl Gateway {
     /// When it does not answer.
     pub(crate) fn measure(&mut self, warm: Duration, length: Duration) -> Result<Window> {
         self.process.signal(Signal::SIGCONT)?;
-        self.process.run(warm)?;
+        self.process.run(self.workers, warm)?;
         let before = self.sample()?;
-        self.process.run(length)?;
+        self.process.run(self.workers, length)?;
         let after = self.sample()?;
         self.halt()?;
         Ok(window(&before, &after))
+    }
+
+    /// Looks at it for `length` while it goes on running.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) fn watch(&mut self, length: Duration) -> Result<Window> {
+        let before = self.sample()?;
+        self.process.run(self.workers, length)?;
+        Ok(window(&before, &self.sample()?))
+    }
+
+    /// Lets it run while something is done, then halts it.
+    ///
+    /// # Errors
+    /// Of what is done, or when it is gone.
+    pub(crate) fn going<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.process.signal(Signal::SIGCONT)?;
+        let done = work()?;
+        self.halt()?;
+        Ok(done)
+    }
+
+    /// Does something while it runs; what it sent meanwhile.
+    ///
+    /// # Errors
+    /// Of what is done, or when it does not answer.
+    pub(crate) fn during<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<(T, Rate)> {
+        let before = self.sample()?;
+        let done = work()?;
+        Ok((done, window(&before, &self.sample()?).rate))
     }
 
     /// Takes it off its CPU.
@@ -199,11 +284,37 @@ impl Gateway {
         Ok(bytes as f64 / room.max(1) as f64)
     }
 
+    /// KiB that the process has in memory, huge pages too.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn memory_kib(&self) -> Result<u64> {
+        self.process.memory_kib()
+    }
+
+    /// All connections.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) fn connections(&mut self) -> Result<Vec<Connection>> {
+        let mut query = ConnectionQuery { limit: PAGE_LEN, ..ConnectionQuery::default() };
+        let mut found = Vec::new();
+        loop {
+            let page = match self.ask(&Request::GetConnections(query.clone()))? {
+                Response::Connections(page) => page,
+                other => bail!("an unexpected answer to GetConnections: {other:?}"),
+            };
+            found.extend(page.connections);
+            let Some(next) = page.next else { return Ok(found) };
+            query.cursor = next;
+        }
+    }
+
     fn sample(&mut self) -> Result<Sample> {
         let before = Instant::now();
         let status = self.status()?;
         let took = before.elapsed();
-        let cpu_ns = self.process.forwarding_cpu_ns()?;
+        let cpu_ns = self.process.forwarding_cpu_ns(self.workers)?;
         let stats = self.stats()?;
         let port = status.ports.iter().find(|port| port.name == DATA_PORT).context("no data port")?;
         Ok(Sample {
@@ -214,6 +325,9 @@ impl Gateway {
             elsewhere: elsewhere(&stats),
             dropped: stats.drops.iter().flat_map(|drop| &drop.per_worker).sum(),
             toa_inserted: total(&stats.counters, "toa_inserted"),
+            handed_over: status.workers.iter().map(|worker| worker.handed_over).sum(),
+            created: total(&stats.counters, "connections_created"),
+            workers: self.workers,
         })
     }
 
@@ -245,9 +359,11 @@ fn window(before: &Sample, after: &Sample) -> Window {
     let dropped = after.dropped - before.dropped;
     let near = received.abs_diff(sent) * 20 <= received;
     Window {
-        rate: Rate { packets: sent, wall_ns, cpu_ns: after.cpu_ns - before.cpu_ns },
+        rate: Rate { packets: sent, wall_ns, cpu_ns: after.cpu_ns - before.cpu_ns, workers: after.workers },
         dropped,
         toa_inserted: after.toa_inserted - before.toa_inserted,
+        handed_over: after.handed_over - before.handed_over,
+        created: after.created - before.created,
         all_forwarded: dropped == 0 && after.elsewhere == before.elsewhere && received > 0 && near,
     }
 }
@@ -283,43 +399,44 @@ fn non_zero(stats: &Stats) -> String {
     named.filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
 }
 
-/// One port replays the data, the other reads the frames that open the connections; neither has a kernel twin.
-fn config(data: &Path, pipe: &Path, socket: &Path, frames: usize, flows: Flows) -> String {
-    let (data, pipe, socket) = (data.display(), pipe.display(), socket.display());
-    let connections_max = flows.case.flows + flows.case.flows / 8 + 1024;
-    let memory_mib = memory_mib(frames);
-    let mbufs = mbufs(frames);
+/// The data port, and one that reads the frames that open the connections from a pipe; neither has a kernel twin.
+fn config(setup: &Setup<'_>, socket: &Path, pipe: Option<&Path>) -> String {
+    let Setup { device, connections_max, idle, flows, .. } = setup;
+    let (memory_mib, mbufs) = (memory_mib(setup.frames), mbufs(setup.frames));
+    // Two of them may run at a time, each with a folder of its own.
+    let instance = setup.dir.file_name().unwrap_or_default().to_string_lossy();
+    let (workers, cpus) = (flows.case.workers, forwarding_cpus(flows.case.workers));
+    let setup_port = pipe.map_or(String::new(), |pipe| {
+        let device = format!("net_pcap,rx_pcap={}", pipe.display());
+        port(SETUP_PORT, &device, 1)
+    });
     format!(
         r#"[dataplane]
-workers = 1
-cpus = [{MEASURED_CPU}]
+workers = {workers}
+cpus = {cpus:?}
 memory_mib = {memory_mib}
 huge_pages = "require"
-idle = "poll"
+idle = "{idle}"
 connections_max = {connections_max}
 services_max = 16
 real_servers_max = 64
 mbufs = {mbufs}
-api_socket = "{socket}"
-instance = "tollgate-bench"
+api_socket = "{}"
+instance = "tollgate-{instance}"
 seed = 1
 
 [control]
 metrics_listen = "none"
 manage_addresses = false
+{}{setup_port}"#,
+        socket.display(),
+        port(DATA_PORT, device, workers)
+    )
+}
 
-[[port]]
-name = "{DATA_PORT}"
-device = "net_pcap,rx_pcap={data},infinite_rx=1"
-kernel_interface = ""
-queues = 1
-
-[[port]]
-name = "{SETUP_PORT}"
-device = "net_pcap,rx_pcap={pipe}"
-kernel_interface = ""
-queues = 1
-"#
+fn port(name: &str, device: &str, queues: u16) -> String {
+    format!(
+        "\n[[port]]\nname = \"{name}\"\ndevice = \"{device}\"\nkernel_interface = \"\"\nqueues = {queues}\n"
     )
 }
 
@@ -331,9 +448,18 @@ mod tests {
     #[test]
     fn the_gateways_configuration_is_valid() {
         let case = Case::new(Mode::Fullnat, Proto::Tcp, Family::Ipv4, Traffic::Both).unwrap();
-        let flows = Flows::new(Case { flows: 1_000_000, ..case }).unwrap();
-        let text =
-            config(Path::new("/d/data.pcap"), Path::new("/d/pipe"), Path::new("/d/sock"), 1 << 20, flows);
+        let flows = Flows::new(Case { flows: 1_000_000, workers: 2, ..case }).unwrap();
+        let files = ["/d/0.pcap", "/d/1.pcap"].map(PathBuf::from);
+        let setup = Setup {
+            program: Path::new("/d/program"),
+            dir: Path::new("/d"),
+            device: format!("net_pcap,{}", replaying(&files)),
+            frames: 1 << 20,
+            connections_max: 1_100_000,
+            idle: "poll",
+            flows: &flows,
+        };
+        let text = config(&setup, Path::new("/d/sock"), Some(Path::new("/d/pipe")));
         let parsed = config::Config::from_str("bench.toml", &text);
         assert!(parsed.is_ok(), "{parsed:?}");
     }
@@ -348,6 +474,9 @@ mod tests {
             dropped: 0,
             elsewhere: 0,
             toa_inserted: 0,
+            handed_over: 0,
+            created: 0,
+            workers: 1,
         };
         let at = before.at + Duration::from_secs(1);
         let good = Sample { at, cpu_ns: 500_000_000, received: 2_000_000, sent: 1_999_990, ..before.clone() };

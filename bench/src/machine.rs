@@ -11,6 +11,11 @@ pub(crate) const MEASURED_CPU: usize = 1;
 /// The CPU of everything else.
 pub(crate) const OTHER_CPU: usize = 0;
 
+/// The CPUs of so many forwarding threads: the second one shares its CPU with everything else.
+pub(crate) fn forwarding_cpus(workers: u16) -> Vec<usize> {
+    [MEASURED_CPU, OTHER_CPU][..usize::from(workers.min(2))].to_vec()
+}
+
 const HUGE_DIR: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 /// How often the kernel is asked for huge pages.
 const RESERVE_TRIES: usize = 5;
@@ -27,6 +32,30 @@ pub(crate) fn stay_aside() -> Result<()> {
     let cpus = std::thread::available_parallelism()?.get();
     ensure!(cpus >= 2, "the bench needs two CPUs, one for the worker and one for all else; here is {cpus}");
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("pinning the bench to its CPU")
+}
+
+/// While it lives, this thread and what it starts run on any CPU.
+pub(crate) struct Anywhere(nix::sched::CpuSet);
+
+impl Anywhere {
+    /// Leaves the CPU for everything else.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn enter() -> Result<Anywhere> {
+        let this = nix::unistd::Pid::from_raw(0);
+        let before = nix::sched::sched_getaffinity(this)?;
+        let mut all = nix::sched::CpuSet::new();
+        [MEASURED_CPU, OTHER_CPU].into_iter().try_for_each(|cpu| all.set(cpu))?;
+        nix::sched::sched_setaffinity(this, &all).context("leaving the bench's CPU")?;
+        Ok(Anywhere(before))
+    }
+}
+
+impl Drop for Anywhere {
+    fn drop(&mut self) {
+        let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &self.0);
+    }
 }
 
 /// A command that may run on both CPUs, unlike the bench itself, writes whole lines at once, and is killed with the bench.
@@ -52,9 +81,13 @@ impl HugePages {
         let (before, free) = (read("nr_hugepages")?, read("free_hugepages")?);
         let wanted = before + (mib / 2 + 1).saturating_sub(free);
         // The kernel stops at the first page for which it finds no room, though it has just made some.
-        for _ in 0..RESERVE_TRIES {
+        for tries in 0..RESERVE_TRIES {
             if read("nr_hugepages")? >= wanted {
                 break;
+            }
+            if tries > 0 {
+                // Copies of files lie between what is free; they are read again when they are needed.
+                let _ = fs::write("/proc/sys/vm/drop_caches", "1");
             }
             let _ = fs::write("/proc/sys/vm/compact_memory", "1");
             fs::write(format!("{HUGE_DIR}/nr_hugepages"), wanted.to_string())

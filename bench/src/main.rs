@@ -2,14 +2,20 @@
 //! what it needs and runs it; docs/benchmarks.md explains what it measures and how.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod case;
 mod child;
+mod circle;
+mod end_to_end;
 mod feeder;
 mod flows;
 mod frames;
 mod gateway;
 mod instructions;
+mod load;
 mod machine;
+mod memory;
+mod opening;
 mod pcap;
 mod report;
 mod testpmd;
@@ -22,6 +28,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::case::{Case, Selection};
+use crate::end_to_end::Turns;
 use crate::flows::Flows;
 use crate::report::Row;
 use crate::throughput::Plan;
@@ -42,36 +49,83 @@ struct Arguments {
     /// Where results.json and table.md go.
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
+    /// Only counts instructions and fails when a figure is more than 3 % over the budget in this file.
+    #[arg(long, value_name = "FILE", requires = "instructions")]
+    budget: Option<PathBuf>,
+    /// Makes the counted instructions the new budget, for this reason.
+    #[arg(long, value_name = "REASON", requires = "budget")]
+    new_budget: Option<String>,
     /// The main cases only, with fewer windows.
     #[arg(long)]
     quick: bool,
+    /// Plays clients and real servers at the other end of a memif; the bench itself starts this.
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    load: Option<PathBuf>,
     /// Windows per device and case.
     #[arg(long, value_name = "N")]
     windows: Option<usize>,
+    /// Only these benches; all of them by default, or with any of the dimensions below, throughput.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Bench>,
     #[command(flatten)]
     selection: Selection,
 }
 
+/// What can be measured; the names are those in results.json.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Bench {
+    /// Packets per second in steady state, beside testpmd.
+    Throughput,
+    /// Connections made per second.
+    NewConnections,
+    /// Instructions per packet of the engine alone.
+    EngineInstructions,
+    /// Bytes per connection.
+    Memory,
+    /// From sending a packet to receiving it, on an idle and a half loaded gateway.
+    Latency,
+    /// wrk and iperf3 through Tollgate and its alternatives; the dataplane is the one beside this program.
+    EndToEnd,
+}
+
+impl Arguments {
+    fn wants(&self, bench: Bench) -> bool {
+        if self.only.is_empty() {
+            self.selection.is_empty() || bench == Bench::Throughput
+        } else {
+            self.only.contains(&bench)
+        }
+    }
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(socket) = &arguments.load {
+        return load::serve(socket);
+    }
     let cases = arguments.selection.cases(arguments.quick)?;
     machine::stay_aside()?;
     std::fs::create_dir_all(&arguments.out).context("making the directory for results")?;
     let dir = arguments.out.canonicalize().context("finding the directory for results")?;
-    let (mut rows, mut failed) = (Vec::new(), 0);
-    if let Some(dataplane) = arguments.dataplane {
+    if let (Some(budget), Some(program)) = (&arguments.budget, &arguments.instructions) {
+        return hold_budget(budget, program, &dir, arguments.new_budget.as_deref());
+    }
+    let mut results = Results::default();
+    if let Some(dataplane) = &arguments.dataplane {
         let plan = Plan {
-            dataplane,
-            testpmd: arguments.testpmd,
+            dataplane: dataplane.clone(),
+            testpmd: arguments.testpmd.clone(),
             dir: dir.clone(),
             windows: arguments.windows.unwrap_or(if arguments.quick { 3 } else { 5 }).max(1),
             length: Duration::from_millis(300),
             warm: Duration::from_millis(150),
         };
-        (rows, failed) = throughput(&plan, &cases)?;
+        measure(&arguments, &plan, &cases, &mut results)?;
     }
-    if let Some(program) = arguments.instructions {
-        rows.extend(instructions(&program, &dir));
+    let Results { mut rows, failed } = results;
+    if let (Some(program), true) = (&arguments.instructions, arguments.wants(Bench::EngineInstructions)) {
+        rows.extend(instructions::run_all(program, &dir));
     }
     let machine = machine::description();
     report::write(&dir, &machine, &rows)?;
@@ -81,56 +135,89 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The rows of all cases, and how many could not be measured.
-fn throughput(plan: &Plan, cases: &[Case]) -> Result<(Vec<Row>, usize)> {
-    // All at once, so that a number that does not divide does not end a run in its middle.
-    let flows = cases.iter().map(|case| Flows::new(*case)).collect::<Result<Vec<_>>>()?;
-    let (mut rows, mut failed) = (Vec::new(), 0);
-    for flows in flows {
-        let case = flows.case;
-        match throughput::run(plan, flows) {
-            Ok(measured) => {
-                tell(&measured);
-                rows.extend(measured);
-            }
-            Err(error) => {
-                failed += 1;
-                let Case { flows, frame_bytes, .. } = case;
-                eprintln!("{}, {flows} flows, {frame_bytes} bytes is not measured: {error:#}", case.name());
-            }
-        }
-    }
-    Ok((rows, failed))
+/// Rows so far, and how many cases could not be measured.
+#[derive(Default)]
+struct Results {
+    rows: Vec<Row>,
+    failed: usize,
 }
 
-fn instructions(program: &Path, dir: &Path) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for case in instructions::cases() {
-        match instructions::run(program, dir, case) {
-            Ok(row) => rows.push(row),
-            Err(error) => eprintln!("instructions of {} are not counted: {error:#}", case.name()),
+impl Results {
+    /// Takes what was measured, and tells it.
+    fn take(&mut self, what: &str, measured: Result<Vec<Row>>) {
+        match measured {
+            Ok(rows) => {
+                rows.iter().for_each(tell);
+                self.rows.extend(rows);
+            }
+            Err(error) => {
+                self.failed += 1;
+                eprintln!("{what} is not measured: {error:#}");
+            }
         }
     }
-    rows
+}
+
+/// Everything that needs the dataplane.
+fn measure(arguments: &Arguments, plan: &Plan, cases: &[Case], results: &mut Results) -> Result<()> {
+    if arguments.wants(Bench::Throughput) {
+        // All at once, so that a number that does not divide does not end a run in its middle.
+        let flows = cases.iter().map(|case| Flows::new(*case)).collect::<Result<Vec<_>>>()?;
+        for flows in flows {
+            let Case { flows: count, frame_bytes, workers, .. } = flows.case;
+            let name = flows.case.name();
+            let what = format!("{name}, {count} flows, {frame_bytes} bytes, {workers} workers");
+            results.take(&what, throughput::run(plan, flows));
+        }
+    }
+    if arguments.wants(Bench::NewConnections) {
+        for case in opening::cases(arguments.quick) {
+            results.take(&format!("the opening of {}", case.name()), opening::run(plan, case));
+        }
+        results.take("whole short connections", circle::conversations(plan));
+    }
+    if arguments.wants(Bench::Memory) {
+        results.take("memory", memory::run(plan, arguments.quick));
+    }
+    if arguments.wants(Bench::Latency) {
+        results.take("latency", circle::latency(plan));
+    }
+    if arguments.wants(Bench::EndToEnd) {
+        let seconds = if arguments.quick { 1 } else { 2 };
+        let turns = Turns { rounds: plan.windows, load: Duration::from_secs(seconds) };
+        results.take("end to end", end_to_end::run(turns));
+    }
+    Ok(())
+}
+
+/// Counts instructions, prints the figures, and holds them against the budget or makes them the new one.
+fn hold_budget(budget: &Path, program: &Path, dir: &Path, reason: Option<&str>) -> Result<()> {
+    let rows = instructions::run_all(program, dir);
+    for row in &rows {
+        println!("{:28} {:7.1}", row.name(), row.value);
+    }
+    match reason {
+        None => budget::check(budget, &rows),
+        Some(reason) => budget::renew(budget, &rows, instructions::cases().len(), reason),
+    }
 }
 
 /// A line of progress.
-fn tell(rows: &[Row]) {
-    for row in rows.iter().filter(|row| row.bench == "throughput") {
-        let ratio = row.ratio_macswap.unwrap_or(f64::NAN);
-        println!(
-            "{:15} {:7} {} {:5} {:7} {:4} bytes {:>8} flows  {:7.2} Mpps ({:.2}-{:.2})  {ratio:.3} of macswap{}",
-            row.dut,
-            row.mode.unwrap_or_default(),
-            row.proto,
-            row.family,
-            row.traffic,
-            row.frame_bytes,
-            row.flows,
-            row.value,
-            row.min,
-            row.max,
-            if row.all_forwarded == Some(false) { "  NOT ALL FORWARDED" } else { "" }
-        );
-    }
+fn tell(row: &Row) {
+    let ratio = row.ratio_macswap.map_or(String::new(), |ratio| format!("  {ratio:.3} of macswap"));
+    println!(
+        "{:19} {:15} {:26} {:>8} flows {:4} bytes {}w  {:9.2} ({:.2}-{:.2}) {} {}{ratio}{}",
+        row.bench,
+        row.dut,
+        row.name(),
+        row.flows,
+        row.frame_bytes,
+        row.workers,
+        row.value,
+        row.min,
+        row.max,
+        row.unit,
+        row.detail.unwrap_or_default(),
+        if row.all_forwarded == Some(false) { "  NOT ALL FORWARDED" } else { "" }
+    );
 }

@@ -29,16 +29,19 @@ pub(crate) fn record(frame: &[u8]) -> Vec<u8> {
     record
 }
 
-/// Writes a whole file.
+/// Writes a whole file; how many frames it has.
 ///
 /// # Errors
 /// Of the file system.
-pub(crate) fn write(path: &Path, frames: &[Vec<u8>]) -> Result<()> {
+pub(crate) fn write(path: &Path, frames: impl IntoIterator<Item = Vec<u8>>) -> Result<usize> {
     let context = || format!("writing {}", path.display());
     let mut file = BufWriter::new(File::create(path).with_context(context)?);
     file.write_all(&file_header()).with_context(context)?;
+    let mut count = 0;
     for frame in frames {
-        file.write_all(&record(frame)).with_context(context)?;
+        file.write_all(&record(&frame)).with_context(context)?;
+        count += 1;
     }
-    file.flush().with_context(context)
+    file.flush().with_context(context)?;
+    Ok(count)
 }

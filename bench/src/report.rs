@@ -1,5 +1,7 @@
 //! Results: rows for machines, tables for people.
 
+mod others;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -44,11 +46,13 @@ impl Spread {
 /// One object of results.json.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
-    /// throughput, memory, engine_instructions.
+    /// throughput, new_connections, engine_instructions, memory, latency, end_to_end.
     pub(crate) bench: &'static str,
-    /// tollgate, testpmd-io, testpmd-macswap.
+    /// tollgate, testpmd-io, testpmd-macswap, testpmd-5tswap, nftables, haproxy, nginx-stream, direct.
     pub(crate) dut: &'static str,
-    /// Forwarding mode; `None` for testpmd.
+    /// What of several figures of this kind, e.g. "p99, idle".
+    pub(crate) detail: Option<&'static str>,
+    /// Forwarding mode; `None` for others than tollgate.
     pub(crate) mode: Option<&'static str>,
     /// tcp or udp.
     pub(crate) proto: &'static str,
@@ -100,13 +104,14 @@ impl Row {
         Row {
             bench,
             dut,
+            detail: None,
             mode: (dut == TOLLGATE).then_some(case.mode.name()),
             proto: case.proto.name(),
             family: case.family.name(),
             traffic: case.traffic.name(),
             flows: case.flows,
             frame_bytes: case.frame_bytes,
-            workers: 1,
+            workers: case.workers,
             value: spread.median,
             unit,
             median: spread.median,
@@ -120,6 +125,11 @@ impl Row {
             all_forwarded: None,
             dropped: None,
         }
+    }
+
+    /// The case's name, e.g. `fullnat-tcp-ipv4-both`.
+    pub(crate) fn name(&self) -> String {
+        [self.mode.unwrap_or(self.dut), self.proto, self.family, self.traffic].join("-")
     }
 }
 
@@ -144,14 +154,38 @@ pub(crate) fn markdown(machine: &str, rows: &[Row]) -> String {
     let mut text = format!("Machine: {machine}\n");
     let ours: Vec<&Row> =
         rows.iter().filter(|row| row.bench == "throughput" && row.dut == TOLLGATE).collect();
+    let (single, several): (Vec<&Row>, Vec<&Row>) = ours.into_iter().partition(|row| row.workers == 1);
     let short = |row: &&Row| row.frame_bytes <= SHORT_MAX;
-    let usual: Vec<&Row> = ours.iter().copied().filter(|row| short(row) && row.flows == FLOWS).collect();
-    let long: Vec<&Row> = ours.iter().copied().filter(|row| !short(row)).collect();
+    let usual: Vec<&Row> = single.iter().copied().filter(|row| short(row) && row.flows == FLOWS).collect();
+    let long: Vec<&Row> = single.iter().copied().filter(|row| !short(row)).collect();
     let title = format!("Shortest frames, {} flows", thousands(FLOWS));
     text += &table(&title, &usual, rows);
     text += &table(&format!("Frames of more than {SHORT_MAX} bytes"), &long, rows);
-    text += &table("Shortest frames by number of flows", &by_flows(&ours), rows);
-    text += &other_figures(rows);
+    text += &table("Shortest frames by number of flows", &by_flows(&single), rows);
+    text += &table("Two workers", &several, rows);
+    text += &scaling(&several, &single);
+    text += &others::new_connections(rows);
+    text += &others::latency(rows);
+    text += &others::end_to_end(rows);
+    text += &others::figures(rows);
+    text
+}
+
+/// How much more several workers do than one does in the same case.
+fn scaling(several: &[&Row], single: &[&Row]) -> String {
+    let kind = |row: &Row| (row.mode, row.proto, row.family, row.traffic, row.flows, row.frame_bytes);
+    let mut text = String::new();
+    for row in several {
+        if let Some(one) = single.iter().find(|one| kind(one) == kind(row)) {
+            let (factor, workers) = (row.value / one.value, row.workers);
+            let _ = writeln!(
+                text,
+                "\n{}, {} flows: {workers} workers do {factor:.2} times what one does.",
+                row.name(),
+                thousands(row.flows)
+            );
+        }
+    }
     text
 }
 
@@ -190,6 +224,7 @@ fn table(title: &str, ours: &[&Row], all: &[Row]) -> String {
         "Tollgate Mpps",
         "ns/packet",
         "macswap Mpps",
+        "5tswap Mpps",
         "io Mpps",
         "Ratio to macswap: median (min–max)",
         "CPU share",
@@ -200,7 +235,7 @@ fn table(title: &str, ours: &[&Row], all: &[Row]) -> String {
         let ratio = row.ratio_macswap_spread.unwrap_or(Spread::exactly(f64::NAN));
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {:.2} | {:.0} | {} | {} | {:.3} ({:.3}–{:.3}) | {:.2} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {:.2} | {:.0} | {} | {} | {} | {:.3} ({:.3}–{:.3}) | {:.2} | {} |",
             row.mode.unwrap_or_default(),
             row.proto,
             row.family,
@@ -210,6 +245,7 @@ fn table(title: &str, ours: &[&Row], all: &[Row]) -> String {
             row.value,
             row.ns_per_packet.unwrap_or(f64::NAN),
             beside(row, "testpmd-macswap", all),
+            beside(row, "testpmd-5tswap", all),
             beside(row, "testpmd-io", all),
             ratio.median,
             ratio.min,
@@ -231,34 +267,7 @@ fn beside(row: &Row, dut: &str, all: &[Row]) -> String {
     others.find(|other| other.dut == dut).map_or("–".to_owned(), |other| format!("{:.1}", other.value))
 }
 
-fn other_figures(rows: &[Row]) -> String {
-    let others: Vec<&Row> = rows.iter().filter(|row| row.bench != "throughput").collect();
-    if others.is_empty() {
-        return String::new();
-    }
-    let mut text = "\n| Other figures | Mode | Protocol | Family | Traffic | Flows | Value |\n".to_owned();
-    text += "|---|---|---|---|---|---|---|\n";
-    for row in others {
-        let name = match row.bench {
-            "engine_instructions" => "Engine only, callgrind",
-            _ => "Connection record and index",
-        };
-        let _ = writeln!(
-            text,
-            "| {name} | {} | {} | {} | {} | {} | {:.1} {} |",
-            row.mode.unwrap_or_default(),
-            row.proto,
-            row.family,
-            row.traffic,
-            thousands(row.flows),
-            row.value,
-            row.unit
-        );
-    }
-    text
-}
-
-fn thousands(n: u32) -> String {
+pub(crate) fn thousands(n: u32) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -320,7 +329,7 @@ mod tests {
             tables.iter().map(|t| figures(t)).collect::<Vec<_>>(),
             [vec!["1.25"], vec!["3.50"], vec!["5.50", "1.25"]]
         );
-        assert!(tables[1].contains("| 3.50 | NaN | 4.0 | – |"), "{}", tables[1]);
+        assert!(tables[1].contains("| 3.50 | NaN | 4.0 | – | – |"), "{}", tables[1]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::child::Owned;
 use crate::gateway::{Rate, mbufs};
-use crate::machine::{MEASURED_CPU, OTHER_CPU, on_both_cpus};
+use crate::machine::{OTHER_CPU, forwarding_cpus, on_both_cpus};
 
 /// How long an answer may take; the first comes when the whole file is in memory.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -23,6 +23,8 @@ pub(crate) enum Mode {
     Io,
     /// MAC addresses are swapped: every packet's first cache line is read and written.
     MacSwap,
+    /// MAC addresses, IP addresses and ports are swapped: the headers are parsed as well.
+    FiveTupleSwap,
 }
 
 impl Mode {
@@ -31,6 +33,7 @@ impl Mode {
         match self {
             Mode::Io => "io",
             Mode::MacSwap => "macswap",
+            Mode::FiveTupleSwap => "5tswap",
         }
     }
 
@@ -39,6 +42,7 @@ impl Mode {
         match self {
             Mode::Io => "testpmd-io",
             Mode::MacSwap => "testpmd-macswap",
+            Mode::FiveTupleSwap => "testpmd-5tswap",
         }
     }
 }
@@ -48,22 +52,32 @@ pub(crate) struct Testpmd {
     process: Owned,
     input: ChildStdin,
     lines: Receiver<(Instant, String)>,
+    workers: u16,
 }
 
 impl Testpmd {
-    /// Starts it on `data`, which holds so many frames.
+    /// Starts it on a device that holds so many frames, with a queue for each of its cores.
     ///
     /// # Errors
     /// When it does not start; its messages are in `testpmd.log` in `dir`.
-    pub(crate) fn start(program: &Path, dir: &Path, data: &Path, frames: usize) -> Result<Testpmd> {
+    pub(crate) fn start(
+        program: &Path,
+        dir: &Path,
+        device: &str,
+        workers: u16,
+        frames: usize,
+    ) -> Result<Testpmd> {
         let log = dir.join("testpmd.log");
+        let lcores =
+            forwarding_cpus(workers).into_iter().zip(1..).map(|(cpu, lcore)| format!(",{lcore}@{cpu}"));
         let mut process = Owned(
             on_both_cpus(program)
                 .arg("--lcores")
-                .arg(format!("0@{OTHER_CPU},1@{MEASURED_CPU}"))
+                .arg(format!("0@{OTHER_CPU}{}", lcores.collect::<String>()))
                 .args(["--in-memory", "--no-pci", "--no-telemetry", "--file-prefix=tollgate-bench-testpmd"])
-                .arg(format!("--vdev=net_pcap0,rx_pcap={},infinite_rx=1", data.display()))
-                .args(["--", "--interactive", "--nb-cores=1", "--burst=32", "--no-lsc-interrupt"])
+                .arg(format!("--vdev={device}"))
+                .args(["--", "--interactive", "--burst=32", "--no-lsc-interrupt"])
+                .args(["nb-cores", "rxq", "txq"].map(|option| format!("--{option}={workers}")))
                 .arg(format!("--total-num-mbufs={}", mbufs(frames)))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -81,7 +95,7 @@ impl Testpmd {
                 }
             }
         });
-        let mut testpmd = Testpmd { process, input, lines };
+        let mut testpmd = Testpmd { process, input, lines, workers };
         testpmd.sent().with_context(|| format!("testpmd did not start; see {}", log.display()))?;
         Ok(testpmd)
     }
@@ -93,17 +107,32 @@ impl Testpmd {
     pub(crate) fn measure(&mut self, mode: Mode, warm: Duration, length: Duration) -> Result<Rate> {
         self.say(&format!("set fwd {}", mode.name()))?;
         self.say("start")?;
-        self.process.run(warm)?;
+        let workers = self.workers;
+        self.process.run(workers, warm)?;
         let (from, before) = self.sent()?;
-        let cpu_from = self.process.forwarding_cpu_ns()?;
-        self.process.run(length)?;
+        let cpu_from = self.process.forwarding_cpu_ns(workers)?;
+        self.process.run(workers, length)?;
         let (to, after) = self.sent()?;
-        let cpu_ns = self.process.forwarding_cpu_ns()? - cpu_from;
+        let cpu_ns = self.process.forwarding_cpu_ns(workers)? - cpu_from;
         self.say("stop")?;
         // "stop" is done when the next question is answered.
         self.sent()?;
         ensure!(after > before, "testpmd {} sent nothing", mode.name());
-        Ok(Rate { packets: after - before, wall_ns: (to - from).as_nanos() as u64, cpu_ns })
+        Ok(Rate { packets: after - before, wall_ns: (to - from).as_nanos() as u64, cpu_ns, workers })
+    }
+
+    /// Forwards in `mode` while something is done.
+    ///
+    /// # Errors
+    /// Of what is done, or when it does not answer.
+    pub(crate) fn going<T>(&mut self, mode: Mode, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.say(&format!("set fwd {}", mode.name()))?;
+        self.say("start")?;
+        self.sent()?;
+        let done = work()?;
+        self.say("stop")?;
+        self.sent()?;
+        Ok(done)
     }
 
     fn say(&mut self, line: &str) -> Result<()> {

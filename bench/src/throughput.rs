@@ -1,17 +1,20 @@
 //! Packets per second of the gateway beside testpmd's, on the same capture file, in turns.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::case::{Case, Traffic};
-use crate::flows::Flows;
-use crate::gateway::{Gateway, Rate, Window, memory_mib};
+use crate::case::Case;
+use crate::flows::{Flows, Opening};
+use crate::gateway::{Gateway, Rate, Setup, Window, memory_mib, replaying};
 use crate::machine::HugePages;
 use crate::pcap;
 use crate::report::{Row, Spread, TOLLGATE};
 use crate::testpmd::{Mode, Testpmd};
+
+/// Frames that a gateway drops which only shall tell what it chooses.
+const FILLERS: usize = 64;
 
 /// How to measure.
 pub(crate) struct Plan {
@@ -29,6 +32,14 @@ pub(crate) struct Plan {
     pub(crate) warm: Duration,
 }
 
+impl Plan {
+    /// A gateway for these connections on this device, which holds so many frames.
+    pub(crate) fn setup<'a>(&'a self, flows: &'a Flows, device: String, frames: usize) -> Setup<'a> {
+        let (program, dir) = (&self.dataplane, &self.dir);
+        Setup { program, dir, device, frames, connections_max: room(flows), idle: "poll", flows }
+    }
+}
+
 /// Removes a file when it is no longer needed.
 struct Scratch(PathBuf);
 
@@ -38,40 +49,84 @@ impl Drop for Scratch {
     }
 }
 
+/// Replayed files, one per queue, removed on drop.
+pub(crate) struct Replay {
+    files: Vec<Scratch>,
+    /// Frames in all of them.
+    pub(crate) frames: usize,
+}
+
+impl Replay {
+    /// Writes them.
+    ///
+    /// # Errors
+    /// Of the file system; a queue without a frame.
+    pub(crate) fn write(
+        dir: &Path,
+        queues: impl IntoIterator<Item = impl IntoIterator<Item = Vec<u8>>>,
+    ) -> Result<Replay> {
+        let mut replay = Replay { files: Vec::new(), frames: 0 };
+        for (number, queue) in queues.into_iter().enumerate() {
+            let file = Scratch(dir.join(format!("data{number}.pcap")));
+            let count = pcap::write(&file.0, queue)?;
+            ensure!(count > 0, "no connection belongs to worker {number}");
+            replay.frames += count;
+            replay.files.push(file);
+        }
+        Ok(replay)
+    }
+
+    /// The device that replays them; `name` is `net_pcap`, with a number where DPDK itself is told.
+    pub(crate) fn device(&self, name: &str) -> String {
+        let files: Vec<PathBuf> = self.files.iter().map(|file| file.0.clone()).collect();
+        format!("{name},{}", replaying(&files))
+    }
+}
+
+/// Room for so many connections, with a spare for uneven shares of the workers.
+fn room(flows: &Flows) -> u32 {
+    flows.case.flows + flows.case.flows / 8 * u32::from(flows.case.workers) + 1024
+}
+
+/// Opens the connections on a gateway and asks it what it chose for them.
+fn learn(plan: &Plan, flows: Flows) -> Result<Flows> {
+    let queue = || vec![flows.filler_frame(); FILLERS];
+    let replay = Replay::write(&plan.dir, (0..flows.case.workers).map(|_| queue()))?;
+    let _pages = HugePages::reserve(memory_mib(replay.frames) + 64)?;
+    let setup = plan.setup(&flows, replay.device("net_pcap"), replay.frames);
+    let mut gateway = Gateway::with_connections(&setup, Opening::First)?;
+    let connections = gateway.connections()?;
+    flows.learnt(&connections)
+}
+
 /// Measures one case.
 ///
 /// # Errors
 /// When one of the devices does not start or answer.
 pub(crate) fn run(plan: &Plan, flows: Flows) -> Result<Vec<Row>> {
+    let flows = if flows.must_learn() { learn(plan, flows)? } else { flows };
     let case = flows.case;
-    let data = Scratch(plan.dir.join("data.pcap"));
-    let frames = flows.data_frames();
-    let count = frames.len();
-    pcap::write(&data.0, &frames)?;
-    drop(frames);
+    let replay = Replay::write(&plan.dir, flows.data_frames())?;
     // Two processes, and a margin for what DPDK rounds up.
-    let _pages = HugePages::reserve(2 * memory_mib(count) + 64)?;
-    let mut gateway = Gateway::start(&plan.dataplane, &plan.dir, &data.0, count, flows)?;
-    let bytes = gateway.bytes_per_connection()?;
+    let _pages = HugePages::reserve(2 * memory_mib(replay.frames) + 64)?;
+    let setup = plan.setup(&flows, replay.device("net_pcap"), replay.frames);
+    let mut gateway = Gateway::with_connections(&setup, Opening::Whole)?;
     gateway.halt()?;
-    let mut testpmd = Testpmd::start(&plan.testpmd, &plan.dir, &data.0, count)?;
-    let (mut ours, mut macswap, mut io) = (Vec::new(), Vec::new(), Vec::new());
+    let mut testpmd =
+        Testpmd::start(&plan.testpmd, &plan.dir, &replay.device("net_pcap0"), case.workers, replay.frames)?;
+    let (mut ours, mut macswap, mut io, mut swap5) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.windows {
         ours.push(gateway.measure(plan.warm, plan.length).context("measuring the gateway")?);
         macswap.push(testpmd.measure(Mode::MacSwap, plan.warm, plan.length)?);
-        if case.is_plainest() {
+        if case.is_plain() {
             io.push(testpmd.measure(Mode::Io, plan.warm, plan.length)?);
+            swap5.push(testpmd.measure(Mode::FiveTupleSwap, plan.warm, plan.length)?);
         }
     }
-    let mut rows = rows(&case, &ours, &macswap, &io);
-    if case.is_plainest() && case.traffic == Traffic::Inbound {
-        let bytes = Spread::exactly(bytes);
-        rows.push(Row::new("memory", TOLLGATE, &case, "bytes/connection", bytes));
-    }
-    Ok(rows)
+    Ok(rows(&case, &ours, &macswap, &[(Mode::Io, io), (Mode::FiveTupleSwap, swap5)]))
 }
 
-fn rows(case: &Case, ours: &[Window], macswap: &[Rate], io: &[Rate]) -> Vec<Row> {
+fn rows(case: &Case, ours: &[Window], macswap: &[Rate], others: &[(Mode, Vec<Rate>)]) -> Vec<Row> {
     let row = |dut: &'static str, rates: &[Rate]| {
         let ratios: Vec<f64> =
             rates.iter().zip(macswap).map(|(rate, base)| rate.mpps() / base.mpps()).collect();
@@ -88,15 +143,15 @@ fn rows(case: &Case, ours: &[Window], macswap: &[Rate], io: &[Rate]) -> Vec<Row>
         }
     };
     let rates: Vec<Rate> = ours.iter().map(|window| window.rate).collect();
-    let steady = |window: &Window| window.all_forwarded && window.toa_inserted == 0;
+    let steady =
+        |window: &Window| window.all_forwarded && window.toa_inserted == 0 && window.handed_over == 0;
     let tollgate = Row {
         all_forwarded: Some(ours.iter().all(steady)),
         dropped: Some(ours.iter().map(|window| window.dropped).sum()),
         ..row(TOLLGATE, &rates)
     };
     let mut rows = vec![tollgate, row(Mode::MacSwap.dut(), macswap)];
-    if !io.is_empty() {
-        rows.push(row(Mode::Io.dut(), io));
-    }
+    let others = others.iter().filter(|(_, rates)| !rates.is_empty());
+    rows.extend(others.map(|(mode, rates)| row(mode.dut(), rates)));
     rows
 }

@@ -1,5 +1,6 @@
-//! The engine's steady state, for counting instructions: run it under callgrind with collection switched on inside
-//! [`process_burst`] only, and divide by the packets that it prints. `tollgate-bench` does that.
+//! The engine's steady state, or its opening of connections, for counting instructions: run it under callgrind with
+//! collection switched on inside [`process_burst`] only, and divide by the packets that it prints. `tollgate-bench` does
+//! that.
 //!
 //! ```text
 //! valgrind --tool=callgrind --collect-atstart=no '--toggle-collect=*process_burst*' \
@@ -15,7 +16,18 @@ use std::hint::black_box;
 
 use engine::snapshot::Mode;
 use engine::{Ticks, Worker};
-use rig::{Burst, Kind, Rig};
+use rig::{BURST, Burst, Kind, Rig};
+
+/// What the counted packets are.
+#[derive(Clone, Copy, PartialEq)]
+enum Traffic {
+    /// Of open connections, from clients.
+    Inbound,
+    /// Of open connections, from clients and real servers.
+    Both,
+    /// The first of their connections.
+    New,
+}
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -24,13 +36,21 @@ fn main() {
         panic!("usage: instructions MODE PROTOCOL FAMILY TRAFFIC FLOWS BURSTS")
     };
     let kind = kind(mode, proto, family);
-    let both = one_of("traffic", traffic, &[("inbound", false), ("both", true)]);
-    assert!(!(both && kind.is_one_way()), "in this mode there is inbound traffic only");
+    let traffics = [("inbound", Traffic::Inbound), ("both", Traffic::Both), ("new", Traffic::New)];
+    let traffic = one_of("traffic", traffic, &traffics);
+    let both = traffic == Traffic::Both;
+    assert!(!(both && kind.is_one_way()), "real servers answer clients themselves in this mode");
     let flows: u32 = flows.parse().expect("flows: a number");
     let bursts: usize = bursts.parse().expect("bursts: a number");
 
-    let mut rig = Rig::established(kind, flows);
-    let frames = rig.data_frames(both, (4 * flows as usize).clamp(4096, 1 << 20));
+    let (mut rig, frames) = if traffic == Traffic::New {
+        let count = (bursts * BURST) as u32;
+        (Rig::with_room(kind, flows, count), (flows..flows + count).map(|n| kind.first_frame(n)).collect())
+    } else {
+        let rig = Rig::established(kind, flows);
+        let frames = rig.data_frames(both, (4 * flows as usize).clamp(4096, 1 << 20));
+        (rig, frames)
+    };
     let mut burst = Burst::new();
     let mut at = 0;
     for _ in 0..bursts {

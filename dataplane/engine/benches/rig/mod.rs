@@ -138,6 +138,11 @@ impl Kind {
         }
     }
 
+    /// What opens the n-th client's connection: a SYN, or a datagram. Those that [`Rig::established`] opened are the first.
+    pub fn first_frame(self, n: u32) -> Vec<u8> {
+        self.frame(self.client(n), SYN, (CLIENT_ISN, 0), self.frame_len())
+    }
+
     fn data_frame_inbound(self, endpoints: Endpoints) -> Vec<u8> {
         self.frame(endpoints, ACK | PSH, (CLIENT_ISN + 1, REAL_ISN + 1), self.frame_len())
     }
@@ -200,7 +205,13 @@ impl Rig {
 
     /// A worker with that many connections that are open: established, or answered datagrams.
     pub fn established(kind: Kind, flows: u32) -> Rig {
-        let mut rig = Rig::empty(kind, flows + flows / 8 + 64);
+        Rig::with_room(kind, flows, 0)
+    }
+
+    /// The same, with room for `more` connections.
+    pub fn with_room(kind: Kind, flows: u32, more: u32) -> Rig {
+        let room = flows + more;
+        let mut rig = Rig::empty(kind, room + room / 8 + 64);
         rig.inbound = (0..flows).map(|n| kind.client(n)).collect();
         let inbound = rig.inbound.clone();
         rig.run_all(&inbound, |e| kind.frame(e, SYN, (CLIENT_ISN, 0), 0));
@@ -280,11 +291,6 @@ impl Burst {
     pub fn all_forwarded(&self) -> bool {
         self.verdicts[..self.packets.len()].iter().all(|v| matches!(v, Verdict::Forward(_)))
     }
-}
-
-/// A SYN from a client that no connection has been made for, when `n` was not used before.
-pub fn syn_frame(n: u32) -> Vec<u8> {
-    Kind::PLAINEST.frame(Kind::PLAINEST.client(n), SYN, (CLIENT_ISN, 0), 0)
 }
 
 /// A frame whose IP packet is cut.

@@ -1,0 +1,188 @@
+//! The budget of instructions per packet: a file in the repository that a change of the engine is held against, so that
+//! nothing gets slower unnoticed. Callgrind's counts do not depend on the machine's load, only on code and compiler.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::report::Row;
+
+/// How far a figure may be from its budget: it is the same in every build, so this is room for small changes only.
+const TOLERANCE: f64 = 0.03;
+
+const HEADER: &str = "\
+# Instructions per packet of the engine alone, by callgrind: the budget. `make budget`, which is part of `make test`,
+# fails when a figure is more than 3 % over it, and says so when one has fallen by more.
+# A change that is worth its price: make budget REASON=\"what it buys\" writes the new figures and adds the reason below.
+# Commit this file together with the change.
+";
+
+/// The file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Budget {
+    /// What compiled the engine when the figures were taken.
+    rustc: String,
+    /// Why the figures are what they are, newest last.
+    history: Vec<String>,
+    /// By the name of the case.
+    per_packet: BTreeMap<String, f64>,
+}
+
+/// How figures compare with their budget.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Comparison {
+    /// What makes the check fail, one line each.
+    pub(crate) failures: Vec<String>,
+    /// What has become cheaper, one line each.
+    pub(crate) fallen: Vec<String>,
+}
+
+impl Budget {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// It is not there or not as it should be.
+    pub(crate) fn read(path: &Path) -> Result<Budget> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} is not a budget", path.display()))
+    }
+
+    /// Compares measured figures with it.
+    pub(crate) fn compare(&self, rows: &[Row]) -> Comparison {
+        let mut comparison = Comparison::default();
+        let mut left = self.per_packet.clone();
+        for row in rows {
+            let (name, is) = (row.name(), row.value);
+            let Some(budget) = left.remove(&name) else {
+                comparison.failures.push(format!("{name}: {is:.1}, and no budget"));
+                continue;
+            };
+            let change = is / budget - 1.0;
+            let line = format!("{name}: {is:.1}, budget {budget:.1} ({:+.1} %)", change * 100.0);
+            if change > TOLERANCE {
+                comparison.failures.push(line);
+            } else if change < -TOLERANCE {
+                comparison.fallen.push(line);
+            }
+        }
+        comparison.failures.extend(left.into_keys().map(|name| format!("{name}: not counted")));
+        comparison
+    }
+
+    /// The file's new text with these figures.
+    fn renewed(mut self, rows: &[Row], rustc: &str, reason: &str) -> String {
+        self.history.push(reason.to_owned());
+        let mut text = format!(
+            "{HEADER}\n# The compiler matters: another one may give other figures.\nrustc = {rustc:?}\n"
+        );
+        text += "\n# Why the figures are what they are, newest last.\nhistory = [\n";
+        for entry in &self.history {
+            let _ = writeln!(text, "    {entry:?},");
+        }
+        text += "]\n\n[per_packet]\n";
+        for row in rows {
+            let _ = writeln!(text, "{} = {:.1}", row.name(), row.value);
+        }
+        text
+    }
+}
+
+/// Holds the figures against the file, and tells what differs.
+///
+/// # Errors
+/// A figure is too far over its budget, or has none, or is missing.
+pub(crate) fn check(path: &Path, rows: &[Row]) -> Result<()> {
+    let budget = Budget::read(path)?;
+    let Comparison { failures, fallen } = budget.compare(rows);
+    if !fallen.is_empty() {
+        println!("\nCheaper than their budget by more than 3 %; lower it: make budget REASON=\"…\"");
+        println!("  {}", fallen.join("\n  "));
+    }
+    if failures.is_empty() {
+        println!("\nbudget: {} figures, none more than 3 % over {}", rows.len(), path.display());
+        return Ok(());
+    }
+    let rustc = rustc_version()?;
+    let other = if rustc == budget.rustc {
+        String::new()
+    } else {
+        format!("\nThe budget was taken with {}, this is {rustc}: that alone may be the cause.", budget.rustc)
+    };
+    anyhow::bail!(
+        "instructions per packet are over their budget in {}:\n  {}{other}\n\
+         Profiles: callgrind_annotate target/bench/callgrind.CASE.out\n\
+         If the change is worth it: make budget REASON=\"why\", and commit that file with the change.",
+        path.display(),
+        failures.join("\n  ")
+    )
+}
+
+/// Makes the figures the new budget.
+///
+/// # Errors
+/// Not all cases were counted, or the file cannot be written.
+pub(crate) fn renew(path: &Path, rows: &[Row], cases: usize, reason: &str) -> Result<()> {
+    ensure!(rows.len() == cases, "only {} of {cases} cases were counted; the budget stays", rows.len());
+    let old = if path.exists() { Budget::read(path)? } else { Budget::default() };
+    fs::write(path, old.renewed(rows, &rustc_version()?, reason))
+        .with_context(|| format!("writing {}", path.display()))?;
+    println!("\nbudget: {} has the new figures", path.display());
+    Ok(())
+}
+
+fn rustc_version() -> Result<String> {
+    let output = Command::new("rustc").arg("--version").output().context("running rustc --version")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::{Case, Family, Mode, Proto, Traffic};
+    use crate::report::{Spread, TOLLGATE};
+
+    fn row(mode: Mode, figure: f64) -> Row {
+        let case = Case::new(mode, Proto::Tcp, Family::Ipv4, Traffic::Inbound).unwrap();
+        Row::new("engine_instructions", TOLLGATE, &case, "instructions/packet", Spread::exactly(figure))
+    }
+
+    fn budget(figures: &[(&str, f64)]) -> Budget {
+        let per_packet = figures.iter().map(|(name, figure)| ((*name).to_owned(), *figure)).collect();
+        Budget { per_packet, ..Budget::default() }
+    }
+
+    #[test]
+    fn more_than_three_percent_over_fails_and_under_is_told() {
+        let budget = budget(&[("dr-tcp-ipv4-inbound", 200.0), ("tun-tcp-ipv4-inbound", 200.0)]);
+        let compare = |dr, tun| budget.compare(&[row(Mode::Dr, dr), row(Mode::Tun, tun)]);
+        assert_eq!(compare(205.0, 195.0), Comparison::default());
+        let comparison = compare(207.0, 193.0);
+        assert_eq!(comparison.failures, ["dr-tcp-ipv4-inbound: 207.0, budget 200.0 (+3.5 %)"]);
+        assert_eq!(comparison.fallen, ["tun-tcp-ipv4-inbound: 193.0, budget 200.0 (-3.5 %)"]);
+    }
+
+    #[test]
+    fn a_case_without_budget_and_a_budget_without_figure_fail() {
+        let comparison = budget(&[("gone", 1.0)]).compare(&[row(Mode::Dr, 1.0)]);
+        assert_eq!(comparison.failures, ["dr-tcp-ipv4-inbound: 1.0, and no budget", "gone: not counted"]);
+    }
+
+    #[test]
+    fn a_renewed_budget_is_read_back_with_all_reasons() {
+        let text = Budget { history: vec!["first".to_owned()], ..Budget::default() }.renewed(
+            &[row(Mode::Dr, 201.26)],
+            "rustc 1",
+            "a \"quoted\" reason",
+        );
+        let read: Budget = toml::from_str(&text).unwrap();
+        assert_eq!((read.rustc.as_str(), read.history.len()), ("rustc 1", 2));
+        assert_eq!(read.history[1], "a \"quoted\" reason");
+        assert_eq!(read.per_packet["dr-tcp-ipv4-inbound"], 201.3);
+    }
+}
