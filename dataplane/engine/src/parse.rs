@@ -65,6 +65,12 @@ impl Segment {
         self.key.protocol == ipv4::PROTO_UDP
     }
 
+    /// Bytes of the transport header and what follows it.
+    #[inline(always)]
+    pub(crate) fn l4_len(&self) -> usize {
+        usize::from(self.end) - usize::from(self.l4)
+    }
+
     /// Bytes of the IP packet.
     #[inline(always)]
     pub(crate) fn total_len(&self) -> usize {

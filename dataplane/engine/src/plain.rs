@@ -247,8 +247,8 @@ pub(crate) trait Transport: FromBytes + IntoBytes + KnownLayout + Immutable + Un
     /// New ports, source first as loaded, and what changed in the checksum.
     fn rewrite(&mut self, ports: u32, delta: u16);
 
-    /// Remembers what an ordinary packet says.
-    fn note(&self, conn: &mut Conn, direction: Direction);
+    /// Remembers what an ordinary packet says; `len` is that of header and payload.
+    fn note(&self, conn: &mut Conn, direction: Direction, len: usize);
 }
 
 impl Transport for tcp::Header {
@@ -287,8 +287,8 @@ impl Transport for tcp::Header {
     }
 
     #[inline(always)]
-    fn note(&self, conn: &mut Conn, direction: Direction) {
-        crate::worker::note_known_ack(conn, direction, self);
+    fn note(&self, conn: &mut Conn, direction: Direction, len: usize) {
+        crate::worker::note_known_ack(conn, direction, self, len);
     }
 }
 
@@ -316,7 +316,7 @@ impl Transport for udp::Header {
     }
 
     #[inline(always)]
-    fn note(&self, _: &mut Conn, _: Direction) {}
+    fn note(&self, _: &mut Conn, _: Direction, _: usize) {}
 }
 
 /// The ports, source first as loaded, that a TCP or UDP header begins with.

@@ -103,7 +103,7 @@ impl Worker {
         };
         frame.ip.take_hop(addrs);
         frame.macs = egress.macs;
-        frame.l4.note(conn, direction);
+        frame.l4.note(conn, direction, total_len - I::HEADER_LEN);
         conn.seen = now;
         self.counters.real(conn.real_id).count(direction, total_len);
         if end < frame_len {
@@ -132,7 +132,7 @@ impl Worker {
         packet.truncate(len + ethernet::HEADER_LEN);
         let (frame, _) = Frame::<I, T>::mut_from_prefix(packet.data_mut()).ok()?;
         frame.ip.take_hop(0);
-        frame.l4.note(conn, Direction::Inbound);
+        frame.l4.note(conn, Direction::Inbound, len - I::HEADER_LEN);
         conn.seen = now;
         self.counters.real(conn.real_id).count(Direction::Inbound, len);
         let (inner, id) = (frame.ip, self.packet_id.next());

@@ -43,7 +43,7 @@ impl Worker {
         let plain = segment.flags & (flags::SYN | flags::FIN | flags::RST) == 0;
         let watched = found.direction == Direction::Outbound && conn.has(flag::TOA_PENDING);
         if plain && conn.state == ConnState::Established && !watched {
-            note_ack(conn, found.direction, tcp);
+            note_ack(conn, found.direction, tcp, segment.l4_len());
             return Tracked::Forward;
         }
         self.track_change(now, data, segment, found, tcp)
@@ -112,7 +112,7 @@ impl Worker {
             return Tracked::Forward;
         }
         if class != FlagClass::Rst {
-            note_ack(conn, found.direction, tcp);
+            note_ack(conn, found.direction, tcp, segment.l4_len());
         }
         note_toa_progress(conn, found.direction, tcp, segment);
         let seen = match found.direction {
@@ -193,16 +193,19 @@ pub(super) fn checksum_is_valid(data: &[u8], segment: &Segment) -> bool {
 /// (RFC 9293 §3.8.6), so a smaller one is an older segment that was overtaken. An acknowledgement further ahead than
 /// any window reaches is corrupt or forged; believing it would put every later RST and FIN out of the window.
 #[inline(always)]
-pub(super) fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header) {
+pub(super) fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header, len: usize) {
     if tcp.flags & flags::ACK != 0 {
-        note_known_ack(conn, direction, tcp);
+        note_known_ack(conn, direction, tcp, len);
     }
 }
 
-/// The same of a segment that is known to have one.
+/// The same of a segment that is known to have one; `len` is that of header and payload.
 #[inline(always)]
-pub(crate) fn note_known_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header) {
-    note_sent(conn, tcp.seq.get());
+pub(crate) fn note_known_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header, len: usize) {
+    if conn.is(trait_::ONE_WAY) {
+        let payload_len = len.saturating_sub(usize::from(tcp.data_offset >> 4) * 4) as u32;
+        note_sent(conn, tcp.seq.get().wrapping_add(payload_len));
+    }
     let (seen, i) = (seen_flag(direction), direction as usize);
     let known = conn.flags & seen != 0;
     let (ack, window) = (tcp.ack.get(), tcp.window.get());
@@ -220,9 +223,8 @@ pub(crate) fn note_known_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::H
     }
 }
 
-/// One way: remembers how far the client has sent, in the place of what the real server acknowledged, which is not seen;
-/// of ordinary segments where they begin, which is near enough and costs nothing. What lies further ahead than can be is
-/// corrupt or forged, as in [`note_ack`].
+/// One way: remembers how far the client has sent, in the place of what the real server acknowledged, which is not seen.
+/// What lies further ahead than can be is corrupt or forged, as in [`note_ack`].
 #[inline(always)]
 pub(super) fn note_sent(conn: &mut Conn, next: u32) {
     if !conn.is(trait_::ONE_WAY) {
