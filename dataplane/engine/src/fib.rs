@@ -10,6 +10,8 @@ use std::net::IpAddr;
 
 use wire::MacAddr;
 
+use crate::addr::Addr;
+use crate::hash::Open;
 use crate::ids::{AdjacencyId, PortId};
 
 /// Highest port number that can be used, plus one.
@@ -54,7 +56,7 @@ impl Egress {
 }
 
 /// Where a route leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Route {
     /// Next hop; `None`: on link.
     pub via: Option<IpAddr>,
@@ -79,9 +81,11 @@ pub struct Fib {
     adjacencies: Vec<Adjacency>,
     /// The same, for the packet path.
     egress: Vec<Egress>,
-    by_next_hop: HashMap<(PortId, IpAddr), AdjacencyId>,
-    /// Per prefix length, longest first: masked network to route.
-    routes: Vec<(u8, HashMap<IpAddr, Route>)>,
+    by_next_hop: Open<(u128, u32), AdjacencyId>,
+    /// By masked network and prefix length, see [`route_key`].
+    routes: Open<(u128, u32), Route>,
+    /// Prefix lengths that there are, longest first; of IPv4 in mapped form.
+    prefix_lens: Vec<u8>,
 }
 
 /// What a route lookup found.
@@ -132,17 +136,16 @@ impl Fib {
 
     /// Longest-prefix match. For new connections and after a change of epoch; not for every packet.
     pub fn lookup(&self, destination: IpAddr) -> NextHop {
-        let Some(route) = self
-            .routes
-            .iter()
-            .filter(|(len, _)| *len <= address_bits(destination))
-            .find_map(|(len, routes)| routes.get(&mask(destination, *len)))
-        else {
+        let bits = Addr::from(destination).bits();
+        // IPv6 has no routes to mapped addresses, but its default route would match them.
+        let longest = if destination.is_ipv4() { MAPPED_LEN } else { 0 };
+        let lens = self.prefix_lens.iter().take_while(|len| **len >= longest);
+        let Some(route) = lens.copied().find_map(|len| self.routes.get(route_key(bits, len))) else {
             return NextHop::NoRoute;
         };
         let next_hop = route.via.unwrap_or(destination);
-        match self.by_next_hop.get(&(route.port, next_hop)) {
-            Some(id) => NextHop::Adjacency(*id),
+        match self.by_next_hop.get(next_hop_key(route.port, next_hop)) {
+            Some(id) => NextHop::Adjacency(id),
             None => NextHop::Unknown { port: route.port, next_hop },
         }
     }
@@ -241,25 +244,44 @@ impl FibBuilder {
         if std::mem::take(&mut self.routes_changed) {
             self.epoch = self.epoch.wrapping_add(1);
         }
-        let mut by_len: HashMap<u8, HashMap<IpAddr, Route>> = HashMap::new();
+        let (mut routes, mut prefix_lens) = (Open::default(), Vec::new());
         for ((len, network), route) in &self.routes {
-            by_len.entry(*len).or_default().insert(*network, *route);
+            let len = if network.is_ipv4() { MAPPED_LEN + len.min(&32) } else { *len };
+            routes.insert(route_key(Addr::from(*network).bits(), len), *route);
+            prefix_lens.push(len);
         }
-        let mut routes: Vec<_> = by_len.into_iter().collect();
-        routes.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+        prefix_lens.sort_unstable_by(|a, b| b.cmp(a));
+        prefix_lens.dedup();
+        let mut by_next_hop = Open::default();
+        for ((port, next_hop), id) in &self.by_next_hop {
+            by_next_hop.insert(next_hop_key(*port, *next_hop), *id);
+        }
         Fib {
             epoch: self.epoch,
             ports: self.ports,
             egress: self.adjacencies.iter().map(Egress::of).collect(),
             adjacencies: self.adjacencies.clone(),
-            by_next_hop: self.by_next_hop.clone(),
+            by_next_hop,
             routes,
+            prefix_lens,
         }
     }
 }
 
-fn address_bits(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
+/// What all IPv4 addresses share in mapped form (RFC 4291 §2.5.5.2).
+const MAPPED_LEN: u8 = 96;
+
+/// The key of the route to the network of that prefix length that an address is in; never the empty one.
+#[inline(always)]
+fn route_key(bits: u128, prefix_len: u8) -> (u128, u32) {
+    let keep = u128::MAX.checked_shl(128u32.saturating_sub(prefix_len.into())).unwrap_or(0);
+    (u128::from_be(bits) & keep, u32::from(prefix_len) + 1)
+}
+
+/// The key of a next hop on a port; never the empty one.
+#[inline(always)]
+fn next_hop_key(port: PortId, next_hop: IpAddr) -> (u128, u32) {
+    (Addr::from(next_hop).bits(), u32::from(port.0) + 1)
 }
 
 /// The network of `address` with that prefix length.
@@ -278,6 +300,8 @@ fn mask(address: IpAddr, prefix_len: u8) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -307,6 +331,40 @@ mod tests {
             NextHop::Unknown { port: PortId(1), next_hop: ip("10.2.3.4") }
         );
         assert_eq!(fib.lookup(ip("2001:db8::1")), NextHop::NoRoute);
+        builder.set_route(ip("::"), 0, Route { via: Some(ip("fd01::fe")), port: PortId(0) });
+        builder.remove_route(ip("0.0.0.0"), 0);
+        let fib = builder.build();
+        let gateway = NextHop::Unknown { port: PortId(0), next_hop: ip("fd01::fe") };
+        assert_eq!(fib.lookup(ip("2001:db8::1")), gateway);
+        assert_eq!(fib.lookup(ip("192.0.2.1")), NextHop::NoRoute, "IPv4 is not routed as IPv6");
+    }
+
+    proptest! {
+        #[test]
+        fn a_lookup_finds_what_a_look_at_all_routes_finds(
+            routes in prop::collection::vec((any::<bool>(), any::<[u8; 2]>(), 0u8..=20, 0u16..4), 0..40),
+            wanted in prop::collection::vec((any::<bool>(), any::<[u8; 2]>()), 1..20),
+        ) {
+            let address = |v6: bool, [a, b]: [u8; 2]| -> IpAddr {
+                if v6 { std::net::Ipv6Addr::new(u16::from_be_bytes([a, b]), 7, 0, 0, 0, 0, 0, 9).into() }
+                else { std::net::Ipv4Addr::new(a, b, 7, 9).into() }
+            };
+            let mut builder = FibBuilder::default();
+            let mut all: HashMap<(u8, IpAddr), PortId> = HashMap::new();
+            for (v6, bytes, len, port) in routes {
+                let network = mask(address(v6, bytes), len);
+                builder.set_route(network, len, Route { via: None, port: PortId(port) });
+                all.insert((len, network), PortId(port));
+            }
+            let fib = builder.build();
+            for (v6, bytes) in wanted {
+                let to = address(v6, bytes);
+                let best = all.iter().filter(|((len, net), _)| net.is_ipv4() == to.is_ipv4() && mask(to, *len) == *net);
+                let best = best.max_by_key(|((len, _), _)| *len);
+                let expected = best.map_or(NextHop::NoRoute, |(_, port)| NextHop::Unknown { port: *port, next_hop: to });
+                prop_assert_eq!(fib.lookup(to), expected);
+            }
+        }
     }
 
     #[test]

@@ -163,7 +163,7 @@ fn spread(key: u64, shift: u32) -> usize {
 
 /// A hash table of keys that are never [`Default::default`]; open addressing.
 #[derive(Debug, Clone)]
-struct Open<K, V> {
+pub(crate) struct Open<K, V> {
     slots: Vec<(K, V)>,
     len: usize,
 }
@@ -175,7 +175,7 @@ impl<K: OpenKey, V: Copy + Default> Default for Open<K, V> {
 }
 
 /// A key of [`Open`]: its default means an empty slot.
-trait OpenKey: Copy + Default + PartialEq {
+pub(crate) trait OpenKey: Copy + Default + PartialEq {
     fn bits(self) -> u64;
 }
 
@@ -207,7 +207,7 @@ impl<K: OpenKey, V: Copy + Default> Open<K, V> {
     }
 
     /// Adds or replaces. The load stays at a quarter, so a look is nearly always one load.
-    fn insert(&mut self, key: K, value: V) {
+    pub(crate) fn insert(&mut self, key: K, value: V) {
         if (self.len + 1) * 4 > self.slots.len() {
             let bigger = vec![Default::default(); self.slots.len() * 2];
             for (key, value) in std::mem::replace(&mut self.slots, bigger) {
@@ -232,7 +232,7 @@ impl<K: OpenKey, V: Copy + Default> Open<K, V> {
     }
 
     #[inline(always)]
-    fn get(&self, key: K) -> Option<V> {
+    pub(crate) fn get(&self, key: K) -> Option<V> {
         let mask = self.slots.len() - 1;
         let mut at = self.start(key);
         loop {
