@@ -81,7 +81,7 @@ impl Nic {
         }
         let bytes = |n: u64| mix(seed ^ n << 48).to_le_bytes();
         let key: Vec<u8> = (1..=KEY_LEN as u64 / 8).flat_map(bytes).collect();
-        let len = 4 << (seed >> 8) % 8;
+        let len = 4 << (seed >> 8 & 7);
         let table: Vec<u16> = (0..len).map(|entry| entry % workers).collect();
         // Under some keys local ports cannot be chosen: such a gateway steers in software.
         let rss = Arc::new(Rss::new(&key, &table, workers, Hashed::ALL).ok()?);
