@@ -72,18 +72,20 @@ struct Nic {
 }
 
 impl Nic {
-    /// Half of the gateways with several workers have one; every fourth of these lies.
-    fn of(seed: u64, workers: u16) -> Option<Nic> {
+    /// Half of the gateways with several workers have one; every fourth of these lies. With real servers in NAT none
+    /// does: when a service gets its first one, only the NIC finds the owners of its older connections.
+    fn of(seed: u64, shape: &Shape) -> Option<Nic> {
+        let workers = shape.workers;
         if workers == 1 || seed & 1 == 0 {
             return None;
         }
         let bytes = |n: u64| mix(seed ^ n << 48).to_le_bytes();
         let key: Vec<u8> = (1..=KEY_LEN as u64 / 8).flat_map(bytes).collect();
-        let len = 4 << (seed >> 8) % 8;
+        let len = 4 << (seed >> 8 & 7);
         let table: Vec<u16> = (0..len).map(|entry| entry % workers).collect();
         // Under some keys local ports cannot be chosen: such a gateway steers in software.
         let rss = Arc::new(Rss::new(&key, &table, workers, Hashed::ALL).ok()?);
-        Some(Nic { rss, honest: seed >> 4 & 3 != 0 })
+        Some(Nic { rss, honest: seed >> 4 & 3 != 0 || shape.modes.contains(&Mode::Nat) })
     }
 
     /// The worker that it brings a frame to; of what is no whole segment or datagram it hashes less.
@@ -116,7 +118,7 @@ impl Gateway {
         let page = || Arc::new(Counters::new(LIMITS.services_max, LIMITS.reals_max, LIMITS.pairs_max));
         let counters: Vec<_> = (0..shape.workers).map(|_| page()).collect();
         let secret = [rng.next(), rng.next()];
-        let nic = Nic::of(mix(secret[0]), shape.workers);
+        let nic = Nic::of(mix(secret[0]), shape);
         let rss = nic.as_ref().map(|nic| nic.rss.clone());
         let table = Arc::new(fib.build());
         let lane = |id: u16| {

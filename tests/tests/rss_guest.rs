@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use tollgate_tests::rss_guest::{Guest, Side};
+use tollgate_tests::rss_guest::{Card, Guest, Side};
 use wire::build::{Ipv4Base, Ipv6Base, TcpFrame, TcpFrame6, UdpFrame, UdpFrame6};
 use wire::{MacAddr, U16, U32, ipv4, ipv6, tcp, udp, view};
 
@@ -177,8 +177,17 @@ fn sum(status: &serde_json::Value, name: &str) -> Option<u64> {
 }
 
 #[test]
-fn cards_that_hash_bring_every_packet_to_its_owner() -> Result<()> {
-    let mut guest = Guest::start(4)?;
+fn virtio_brings_every_packet_to_its_owner() -> Result<()> {
+    every_packet_reaches_its_owner(Card::Virtio)
+}
+
+#[test]
+fn igb_brings_every_packet_to_its_owner() -> Result<()> {
+    every_packet_reaches_its_owner(Card::Igb)
+}
+
+fn every_packet_reaches_its_owner(card: Card) -> Result<()> {
+    let mut guest = Guest::start(card)?;
     for workers in [2, 4] {
         let services: String = KINDS.iter().map(|kind| kind.config()).collect();
         let config = format!("{CONFIG}{services}").replace("WORKERS", &workers.to_string());

@@ -1,5 +1,5 @@
 //! A guest that runs the gateway on network cards that hash: Debian's kernel in qemu, emulated, with the dataplane on
-//! two of virtio-net's cards with several queues, whose receive hash is that of real NICs.
+//! two cards with several queues, whose receive hash is that of real NICs.
 //!
 //! The cards' other ends are TAPs in a network namespace of their own, where frames are sent and received as they are.
 
@@ -22,12 +22,55 @@ use crate::wait::wait_for;
 
 /// How long booting and every step may take on a busy machine: some ten seconds on an idle one.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long fetching a qemu may take.
+const FETCH_LIMIT: Duration = Duration::from_secs(240);
 /// Memory of the guest in MiB; 128 of it become huge pages.
 const MEMORY_MIB: u32 = 512;
 /// Modules that are loaded, besides those that they need.
 const MODULES: [&str; 2] = ["uio", "uio_pci_generic"];
 /// What EAL opens by itself out of its folder of plug-ins.
-const PLUG_INS: [&str; 4] = ["bus_pci", "bus_vdev", "mempool_ring", "net_virtio"];
+const PLUG_INS: [&str; 5] = ["bus_pci", "bus_vdev", "mempool_ring", "net_virtio", "net_e1000"];
+
+/// What cards the guest has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Card {
+    /// virtio-net, which keeps what it was told.
+    Virtio,
+    /// Intel's 82576, which forgets its redirection table in each start.
+    Igb,
+}
+
+impl Card {
+    /// The queues of a card's TAP; igb has its own queues behind one.
+    fn tap_queues(self) -> u16 {
+        match self {
+            Card::Virtio => QUEUES_MAX,
+            Card::Igb => 1,
+        }
+    }
+
+    /// The arguments of qemu for a card at the network of that side.
+    fn arguments(self, side: Side) -> Vec<String> {
+        let (name, mac) = (side.name(), side.mac().map(|byte| format!("{byte:02x}")).join(":"));
+        let own = format!("netdev={name},mac={mac},romfile=");
+        match self {
+            Card::Virtio => {
+                // A vector for each queue, and two for the rest.
+                let vectors = 2 * QUEUES_MAX + 2;
+                vec!["-device".into(), format!("virtio-net-pci,{own},mq=on,rss=on,vectors={vectors}")]
+            }
+            Card::Igb => {
+                // Each keeps places on its bus for virtual functions, so each has a bus of its own.
+                let number = 1 + side as u8;
+                let bus = format!("pcie-root-port,id=bus-{name},chassis={number},slot={number}");
+                vec!["-device".into(), bus, "-device".into(), format!("igb,bus=bus-{name},{own}")]
+            }
+        }
+    }
+}
+
+/// The most queues, and so workers, that cards are asked for.
+const QUEUES_MAX: u16 = 4;
 
 /// A card of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,14 +118,15 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Boots it, with so many queues per card, and waits until it takes commands.
-    pub fn start(queues: u16) -> Result<Guest> {
+    /// Boots it with two such cards, and waits until it takes commands.
+    pub fn start(card: Card) -> Result<Guest> {
         let dir = tempfile::tempdir()?;
         let image = make_image(dir.path())?;
         let netns = Netns::create(&format!("tg{}n0-rss", std::process::id()))?;
         netns.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
         for side in Side::ALL {
-            netns.ip(&format!("tuntap add dev {} mode tap multi_queue", side.name()))?;
+            let several = if card.tap_queues() > 1 { "multi_queue" } else { "" };
+            netns.ip(&format!("tuntap add dev {} mode tap {several}", side.name()))?;
             netns.ip(&format!("link set {} up", side.name()))?;
         }
         let wire = |side: Side| {
@@ -93,7 +137,7 @@ impl Guest {
         };
         let wires = [wire(Side::Wan)?, wire(Side::Lan)?];
         let listener = Agent::listen(dir.path())?;
-        let mut qemu = spawn_qemu(&image, &netns, dir.path(), queues)?;
+        let mut qemu = spawn_qemu(&image, &netns, dir.path(), card)?;
         match Agent::accept(&listener, &mut qemu, dir.path(), PATIENCE) {
             Ok(agent) => Ok(Guest { qemu, agent, wires, _netns: netns, _dir: dir }),
             Err(error) => {
@@ -122,14 +166,17 @@ impl Guest {
                 Ok((guest.agent.run_any(&socket)?.status == 0).then_some(()))
             })?;
         }
-        self.wait_for("the services", |guest| {
+        self.wait_for("the services and the links", |guest| {
             if guest.agent.run_any("pidof tollgate-dataplane && pidof tollgate-control")?.status != 0 {
                 bail!("one of them has ended");
             }
             // The dataplane's socket is there before it answers.
             let said = guest.agent.run_any("tollgate status --json")?;
             let status: Value = serde_json::from_str(&said.text).unwrap_or_default();
-            Ok((status["dataplane"]["generation"].as_u64() > Some(0)).then_some(()))
+            let ports = status["dataplane"]["ports"].as_array().into_iter().flatten();
+            let links = ports.filter(|port| port["link_up"] == true).count();
+            let in_force = status["dataplane"]["generation"].as_u64() > Some(0);
+            Ok((in_force && links == Side::ALL.len()).then_some(()))
         })
     }
 
@@ -231,22 +278,27 @@ fn plug_ins() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn spawn_qemu(image: &Image, netns: &Netns, dir: &Path, queues: u16) -> Result<Child> {
+/// The folder of a qemu that has such cards: `/`, or one that is fetched.
+fn qemu_root(card: Card) -> Result<PathBuf> {
+    if card == Card::Virtio {
+        return Ok(PathBuf::from("/"));
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/guest-qemu.sh");
+    let said = Cmd::new(script).arg("igb").limit(FETCH_LIMIT).run()?;
+    Ok(PathBuf::from(said.stdout.trim()))
+}
+
+fn spawn_qemu(image: &Image, netns: &Netns, dir: &Path, card: Card) -> Result<Child> {
+    let root = qemu_root(card)?;
     let console = File::create(dir.join("console"))?;
     let mut command = Command::new("ip");
     command.args(["netns", "exec", netns.name(), "setpriv", "--pdeathsig", "KILL", "--"]);
     // One emulating thread: patching code under several is not emulated right and hangs now and then.
-    command.args([
-        "qemu-system-x86_64",
-        "-M",
-        "q35",
-        "-accel",
-        "tcg,thread=single",
-        "-cpu",
-        "max",
-        "-smp",
-        "1",
-    ]);
+    command.arg(root.join("usr/bin/qemu-system-x86_64"));
+    for folder in ["usr/share/qemu", "usr/share/seabios"] {
+        command.arg("-L").arg(root.join(folder));
+    }
+    command.args(["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1"]);
     command.args(["-m", &MEMORY_MIB.to_string()]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
     command.args(["-chardev", &format!("socket,id=agent,path={}", dir.join("agent").display())]);
@@ -254,12 +306,9 @@ fn spawn_qemu(image: &Image, netns: &Netns, dir: &Path, queues: u16) -> Result<C
     command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
     command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
     for side in Side::ALL {
-        let (name, mac) = (side.name(), side.mac().map(|byte| format!("{byte:02x}")).join(":"));
+        let (name, queues) = (side.name(), card.tap_queues());
         let tap = format!("tap,id={name},ifname={name},queues={queues},script=no,downscript=no,vhost=off");
-        // A vector for each queue, and two for the rest.
-        let vectors = 2 * queues + 2;
-        let card = format!("virtio-net-pci,netdev={name},mac={mac},mq=on,rss=on,vectors={vectors}");
-        command.args(["-netdev", &tap, "-device", &card]);
+        command.args(["-netdev", &tap]).args(card.arguments(side));
     }
     command.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console);
     command.spawn().context("qemu does not start; scripts/setup.sh installs qemu-system-x86")
