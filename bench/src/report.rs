@@ -46,13 +46,13 @@ impl Spread {
 /// One object of results.json.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
-    /// throughput, new_connections, engine_instructions, memory, latency, end_to_end.
+    /// throughput, new_connections, engine_instructions, memory, latency, end_to_end, and counters: perf's.
     pub(crate) bench: &'static str,
     /// tollgate, testpmd-io, testpmd-macswap, testpmd-5tswap, nftables, haproxy, nginx-stream, direct.
     pub(crate) dut: &'static str,
     /// What of several figures of this kind, e.g. "p99, idle".
     pub(crate) detail: Option<&'static str>,
-    /// Forwarding mode; `None` for others than tollgate.
+    /// Forwarding mode, for testpmd that of the case whose packets it was given; `None` for other balancers.
     pub(crate) mode: Option<&'static str>,
     /// tcp or udp.
     pub(crate) proto: &'static str,
@@ -105,7 +105,7 @@ impl Row {
             bench,
             dut,
             detail: None,
-            mode: (dut == TOLLGATE).then_some(case.mode.name()),
+            mode: (dut == TOLLGATE || dut.starts_with("testpmd")).then_some(case.mode.name()),
             proto: case.proto.name(),
             family: case.family.name(),
             traffic: case.traffic.name(),
