@@ -1,5 +1,6 @@
 //! Results: rows for machines, tables for people.
 
+mod chart;
 mod others;
 
 use std::fmt::Write as _;
@@ -168,6 +169,8 @@ pub(crate) fn markdown(machine: &str, rows: &[Row]) -> String {
     text += &others::latency(rows);
     text += &others::end_to_end(rows);
     text += &others::figures(rows);
+    text += &chart::charts(rows);
+    text += &chart::history(rows);
     text
 }
 
@@ -320,7 +323,7 @@ mod tests {
             row("testpmd-macswap", 1, 64, 6.0),
         ];
         let text = markdown("any", &rows);
-        let tables: Vec<&str> = text.split("\n\n").skip(1).collect();
+        let tables: Vec<&str> = text.split("\n\n").skip(1).take(3).collect();
         let figures = |table: &str| -> Vec<String> {
             let lines = table.lines().skip(2);
             lines.map(|line| line.split(" | ").nth(6).unwrap_or_default().to_owned()).collect()
