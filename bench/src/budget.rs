@@ -16,10 +16,10 @@ use crate::report::Row;
 const TOLERANCE: f64 = 0.03;
 
 const HEADER: &str = "\
-# Instructions per packet of the engine alone, by callgrind: the budget. `make budget`, which is part of `make test`,
-# fails when a figure is more than 3 % over it, and says so when one has fallen by more.
-# A change that is worth its price: make budget REASON=\"what it buys\" writes the new figures and adds the reason below.
-# Commit this file together with the change.
+# Instructions per packet of the engine alone, by callgrind: the budget. `make budget`, part of `make test`, fails
+# when a figure is more than 3 % over it, and says so when one has fallen by more. For a change that is worth its
+# price, make budget REASON=\"what it buys\" writes the new figures and adds the reason below. Commit this file
+# together with the change.
 ";
 
 /// The file.

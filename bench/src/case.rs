@@ -297,8 +297,11 @@ fn all_cases() -> Vec<Case> {
     for case in swept {
         cases.extend([1, 100_000, 1_000_000].map(|flows| Case { flows, ..*case }));
     }
-    let plain = |case: &&Case| case.is_plain() && fullest(case) && case.proto == Proto::Udp;
-    cases.extend(every.iter().filter(plain).map(|case| Case { flows: FLOWS_MOST, ..*case }));
+    let most = [(Mode::Fullnat, Proto::Udp), (Mode::Dr, Proto::Tcp)];
+    let most = every.iter().filter(|case| {
+        case.family == Family::Ipv4 && fullest(case) && most.contains(&(case.mode, case.proto))
+    });
+    cases.extend(most.map(|case| Case { flows: FLOWS_MOST, ..*case }));
     cases.extend(two_workers());
     cases
 }

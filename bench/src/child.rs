@@ -27,12 +27,11 @@ impl Owned {
         kill(Pid::from_raw(self.0.id() as i32), signal).with_context(|| format!("sending {signal}"))
     }
 
-    /// Nanoseconds that its first so many forwarding threads have spent on CPUs, in sum: lcores 1 and up, in the
-    /// dataplane as in testpmd. Another's load on the machine takes time away from a window, but not from this.
+    /// Its first so many forwarding threads: lcores 1 and up, in the dataplane as in testpmd.
     ///
     /// # Errors
     /// When there are no such threads.
-    pub(crate) fn forwarding_cpu_ns(&self, workers: u16) -> Result<u64> {
+    pub(crate) fn forwarding_threads(&self, workers: u16) -> Result<Vec<u32>> {
         let tasks = format!("/proc/{}/task", self.0.id());
         let is_worker = |name: &str| {
             let number = FORWARDING_THREADS.iter().find_map(|prefix| name.strip_prefix(prefix));
@@ -40,21 +39,35 @@ impl Owned {
                 .and_then(|number| number.parse().ok())
                 .is_some_and(|number| (1..=workers).contains(&number))
         };
-        let (mut found, mut sum) = (0, 0);
+        let mut found = Vec::new();
         for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))? {
-            let task = task?.path();
-            let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
+            let task = task?;
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
             if is_worker(name.trim()) {
-                let text = fs::read_to_string(task.join("schedstat")).context("reading schedstat")?;
-                let first = text.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
-                sum += first.context("schedstat holds no number")?;
-                found += 1;
+                found.extend(task.file_name().to_string_lossy().parse::<u32>().ok());
             }
         }
         ensure!(
-            found == workers,
-            "{found} of {workers} threads in {tasks} are named {FORWARDING_THREADS:?} and a number"
+            found.len() == usize::from(workers),
+            "{} of {workers} threads in {tasks} are named {FORWARDING_THREADS:?} and a number",
+            found.len()
         );
+        Ok(found)
+    }
+
+    /// Nanoseconds that these threads have spent on CPUs, in sum. Another's load on the machine takes time away from a
+    /// window, but not from this.
+    ///
+    /// # Errors
+    /// When there are no such threads.
+    pub(crate) fn forwarding_cpu_ns(&self, workers: u16) -> Result<u64> {
+        let mut sum = 0;
+        for thread in self.forwarding_threads(workers)? {
+            let path = format!("/proc/{}/task/{thread}/schedstat", self.0.id());
+            let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+            let first = text.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
+            sum += first.with_context(|| format!("{path} holds no number"))?;
+        }
         Ok(sum)
     }
 

@@ -13,6 +13,7 @@ use crate::child::Owned;
 use crate::feeder::Feeder;
 use crate::flows::{DATA_MAC, DATA_PORT, Flows, Opening, SETUP_MAC, SETUP_PORT};
 use crate::machine::{forwarding_cpus, on_both_cpus};
+use crate::perf;
 
 /// How long start may take.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -282,6 +283,15 @@ impl Gateway {
         let bytes: u64 = status.workers.iter().map(|worker| worker.table_bytes).sum();
         let room: u64 = status.workers.iter().map(|worker| worker.connections_max).sum();
         Ok(bytes as f64 / room.max(1) as f64)
+    }
+
+    /// Events of the forwarding threads, by perf, while it runs for `length`.
+    ///
+    /// # Errors
+    /// When perf fails.
+    pub(crate) fn events(&self, length: Duration) -> Result<Vec<perf::Count>> {
+        let threads = self.process.forwarding_threads(self.workers)?;
+        self.going(|| perf::count(&threads, length))
     }
 
     /// KiB that the process has in memory, huge pages too.

@@ -17,6 +17,7 @@ mod machine;
 mod memory;
 mod opening;
 mod pcap;
+mod perf;
 mod report;
 mod testpmd;
 mod throughput;
@@ -120,6 +121,7 @@ fn main() -> Result<()> {
             windows: arguments.windows.unwrap_or(if arguments.quick { 3 } else { 5 }).max(1),
             length: Duration::from_millis(300),
             warm: Duration::from_millis(150),
+            has_counters: arguments.wants(Bench::Throughput) && perf::is_available(),
         };
         measure(&arguments, &plan, &cases, &mut results)?;
     }

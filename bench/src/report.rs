@@ -1,5 +1,6 @@
 //! Results: rows for machines, tables for people.
 
+mod chart;
 mod others;
 
 use std::fmt::Write as _;
@@ -46,13 +47,13 @@ impl Spread {
 /// One object of results.json.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
-    /// throughput, new_connections, engine_instructions, memory, latency, end_to_end.
+    /// throughput, new_connections, engine_instructions, memory, latency, end_to_end, and counters: perf's.
     pub(crate) bench: &'static str,
     /// tollgate, testpmd-io, testpmd-macswap, testpmd-5tswap, nftables, haproxy, nginx-stream, direct.
     pub(crate) dut: &'static str,
     /// What of several figures of this kind, e.g. "p99, idle".
     pub(crate) detail: Option<&'static str>,
-    /// Forwarding mode; `None` for others than tollgate.
+    /// Forwarding mode, for testpmd that of the case whose packets it was given; `None` for other balancers.
     pub(crate) mode: Option<&'static str>,
     /// tcp or udp.
     pub(crate) proto: &'static str,
@@ -105,7 +106,7 @@ impl Row {
             bench,
             dut,
             detail: None,
-            mode: (dut == TOLLGATE).then_some(case.mode.name()),
+            mode: (dut == TOLLGATE || dut.starts_with("testpmd")).then_some(case.mode.name()),
             proto: case.proto.name(),
             family: case.family.name(),
             traffic: case.traffic.name(),
@@ -168,6 +169,8 @@ pub(crate) fn markdown(machine: &str, rows: &[Row]) -> String {
     text += &others::latency(rows);
     text += &others::end_to_end(rows);
     text += &others::figures(rows);
+    text += &chart::charts(rows);
+    text += &chart::history(rows);
     text
 }
 
@@ -320,7 +323,7 @@ mod tests {
             row("testpmd-macswap", 1, 64, 6.0),
         ];
         let text = markdown("any", &rows);
-        let tables: Vec<&str> = text.split("\n\n").skip(1).collect();
+        let tables: Vec<&str> = text.split("\n\n").skip(1).take(3).collect();
         let figures = |table: &str| -> Vec<String> {
             let lines = table.lines().skip(2);
             lines.map(|line| line.split(" | ").nth(6).unwrap_or_default().to_owned()).collect()

@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) windows: usize,
     /// Length of a window.
     pub(crate) length: Duration,
+    /// Whether perf can count cycles.
+    pub(crate) has_counters: bool,
     /// Time before it, in which caches and branch predictors settle.
     pub(crate) warm: Duration,
 }
@@ -123,7 +125,15 @@ pub(crate) fn run(plan: &Plan, flows: Flows) -> Result<Vec<Row>> {
             swap5.push(testpmd.measure(Mode::FiveTupleSwap, plan.warm, plan.length)?);
         }
     }
-    Ok(rows(&case, &ours, &macswap, &[(Mode::Io, io), (Mode::FiveTupleSwap, swap5)]))
+    let mut rows = rows(&case, &ours, &macswap, &[(Mode::Io, io), (Mode::FiveTupleSwap, swap5)]);
+    if plan.has_counters && case.is_plain() {
+        let counts = gateway.events(plan.length).context("counting cycles")?;
+        let ns_per_packet = rows.first().and_then(|row| row.ns_per_packet).unwrap_or(f64::NAN);
+        rows.extend(counts.iter().map(|count| {
+            Row::new("counters", TOLLGATE, &case, count.unit, Spread::exactly(count.per_ns * ns_per_packet))
+        }));
+    }
+    Ok(rows)
 }
 
 fn rows(case: &Case, ours: &[Window], macswap: &[Rate], others: &[(Mode, Vec<Rate>)]) -> Vec<Row> {

@@ -109,15 +109,16 @@ fn short(value: f64) -> String {
     }
 }
 
-/// Instructions and memory.
+/// Instructions, cycles and memory.
 pub(super) fn figures(rows: &[Row]) -> String {
     let mut text = String::new();
-    for row in rows.iter().filter(|row| ["engine_instructions", "memory"].contains(&row.bench)) {
+    for row in rows.iter().filter(|row| ["counters", "engine_instructions", "memory"].contains(&row.bench)) {
         if text.is_empty() {
             text = head(&["Other figures", "Mode", "Protocol", "Family", "Traffic", "Flows", "Value"]);
         }
         let name = match (row.bench, row.detail) {
             ("engine_instructions", _) => "Engine only, callgrind".to_owned(),
+            ("counters", _) => "Worker, perf".to_owned(),
             (_, detail) => format!("Memory, {}", detail.unwrap_or_default()),
         };
         let _ = writeln!(
