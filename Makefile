@@ -30,7 +30,7 @@ check: ## format and lints
 build: ## the programs that the demo and the tests run
 	cargo build --profile $(PROFILE) --locked $(PROGRAMS)
 
-kmod-test: setup ## the kernel module and the BPF receiver in a guest with Debian's kernel
+kmod-test: setup ## the kernel module and the BPF receiver in guests with Debian's kernels
 	@$(MAKE) -s -C toa-kmod test
 
 e2e: setup build ## only the end-to-end tests

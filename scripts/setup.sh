@@ -28,6 +28,10 @@ needs=(
     "qemu-system-x86_64 qemu-system-x86"
     "/usr/share/doc/busybox-static busybox-static"
     "ipvsadm ipvsadm"
+    "cpio cpio"
+    "xz xz-utils"
+    "gcc-12 gcc-12"
+    "sparse sparse"
 )
 rust_min=1.91
 

@@ -10,6 +10,7 @@
 //! Everything needs root. Nothing touches addresses or interfaces outside the namespaces made here.
 #![forbid(unsafe_code)]
 
+mod agent;
 pub mod capture;
 pub mod config;
 pub mod dns;
@@ -26,6 +27,7 @@ pub mod prometheus;
 pub mod rig;
 pub mod run;
 pub mod scenario;
+pub mod toa_guest;
 pub mod wait;
 
 pub use config::ConfigFile;

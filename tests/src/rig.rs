@@ -161,6 +161,13 @@ impl Rig {
         attach(netns, interface, &self.switch, bridge, port)
     }
 
+    /// A TAP for a guest on the bridge `wan` or `lan`; a guest's qemu has to run in the namespace that is returned.
+    pub(crate) fn make_tap(&self, name: &str, bridge: &str) -> Result<&Netns> {
+        self.switch.ip(&format!("tuntap add {name} mode tap"))?;
+        self.switch.ip(&format!("link set {name} master {bridge} up"))?;
+        Ok(&self.switch)
+    }
+
     /// Where logs, captures and configurations go.
     pub fn dir(&self) -> &Path {
         self.gateway.dir()

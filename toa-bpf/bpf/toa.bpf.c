@@ -34,6 +34,10 @@
 #define TOA_KIND 254
 #define TOA_LEN_V4 8
 #define TOA_LEN_V6 20
+/* "TG": the identifier of the form of RFC 6994, and how much longer that is. */
+#define TOA_EXID_0 'T'
+#define TOA_EXID_1 'G'
+#define TOA_EXID_LEN 2
 
 /* The option space is 40 bytes, and an option takes at least one. */
 #define OPTIONS_MAX 40
@@ -144,26 +148,40 @@ enum parsed {
 	PARSED_MALFORMED,
 };
 
-static ALWAYS_INLINE int is_toa(__u8 kind, __u8 len)
+/* Where port and address begin in a TOA option of this kind and length; 0 for all else. */
+static ALWAYS_INLINE int value_offset(__u8 kind, __u8 len)
 {
-	if (len == TOA_LEN_V4)
-		return kind == TOA_KIND || kind == TOA_KIND_ALT || kind == TOA_KIND_V4_OLD;
-	if (len == TOA_LEN_V6)
-		return kind == TOA_KIND || kind == TOA_KIND_ALT;
+	if (kind == TOA_KIND_V4_OLD)
+		return len == TOA_LEN_V4 ? 2 : 0;
+	if (kind != TOA_KIND && kind != TOA_KIND_ALT)
+		return 0;
+	if (len == TOA_LEN_V4 || len == TOA_LEN_V6)
+		return 2;
+	if (len == TOA_LEN_V4 + TOA_EXID_LEN || len == TOA_LEN_V6 + TOA_EXID_LEN)
+		return 2 + TOA_EXID_LEN;
 	return 0;
 }
 
-/* Copies by bytes: options have no alignment. The caller checked the bounds. */
-static ALWAYS_INLINE void read_client(const __u8 *option, __u8 len, struct client *out)
+/* Copies by bytes: options have no alignment. */
+static ALWAYS_INLINE enum parsed read_client(const __u8 *value, const __u8 *end, int is_ipv4,
+					     struct client *out)
 {
-	__builtin_memcpy(&out->port, option + 2, 2);
-	if (len == TOA_LEN_V4) {
+	if (value + 6 > end)
+		return PARSED_MALFORMED;
+	__builtin_memcpy(&out->port, value, 2);
+	if (is_ipv4) {
 		__be32 ipv4;
 
-		__builtin_memcpy(&ipv4, option + 4, 4);
+		__builtin_memcpy(&ipv4, value + 2, 4);
 		map_ipv4(&out->addr, ipv4);
 		out->is_ipv4 = 1;
+		return PARSED_CLIENT;
 	}
+	if (value + 18 > end)
+		return PARSED_MALFORMED;
+	__builtin_memcpy(&out->addr, value + 2, 16);
+	out->is_ipv4 = 0;
+	return PARSED_CLIENT;
 }
 
 /*
@@ -186,6 +204,7 @@ static ALWAYS_INLINE enum parsed parse(struct bpf_sock_ops *ctx, struct client *
 	for (int i = 0; i < OPTIONS_MAX; i++) {
 		const __u8 *option;
 		__u8 kind, len;
+		int offset;
 
 		at &= OFFSET_MASK;
 		asm volatile("" : "+r"(at));
@@ -204,18 +223,14 @@ static ALWAYS_INLINE enum parsed parse(struct bpf_sock_ops *ctx, struct client *
 		len = option[1];
 		if (len < 2 || len > OPTIONS_MAX)
 			return PARSED_MALFORMED;
-		if (is_toa(kind, len)) {
-			if (option + TOA_LEN_V4 > end)
-				return PARSED_MALFORMED;
-			read_client(option, len, out);
-			if (len == TOA_LEN_V4)
-				return PARSED_CLIENT;
-			if (option + TOA_LEN_V6 > end)
-				return PARSED_MALFORMED;
-			__builtin_memcpy(&out->addr, option + 4, 16);
-			out->is_ipv4 = 0;
-			return PARSED_CLIENT;
-		}
+		/* Constant offsets, one for each branch, are what the verifier can follow. */
+		offset = value_offset(kind, len);
+		if (offset == 2)
+			return read_client(option + 2, end, len == TOA_LEN_V4, out);
+		if (offset && option + 4 > end)
+			return PARSED_MALFORMED;
+		if (offset && option[2] == TOA_EXID_0 && option[3] == TOA_EXID_1)
+			return read_client(option + 4, end, len == TOA_LEN_V4 + TOA_EXID_LEN, out);
 		at += len;
 	}
 	return PARSED_NONE;

@@ -1,7 +1,8 @@
 //! Plays the conformance cases against the receiver of the kernel it runs on, in the network namespace it runs in.
 //!
-//! Meant for guests. `toa-probe` prints a line per case and ends with 0 only when all are right. `toa-probe hold` opens
-//! one connection, prints the address that it shows, waits for a line on standard input, and prints the address again.
+//! Meant for guests. `toa-probe FOLDER` plays the conformance vectors in it, prints a line per case and ends with 0
+//! only when all are right. `toa-probe hold` opens one connection, prints the address that it shows, waits for a line on
+//! standard input, and prints the address again.
 
 #[path = "../tests/probe/mod.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::panic)]
@@ -9,16 +10,19 @@ mod probe;
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::ExitCode;
 
-use probe::cases::{self, CLIENT, toa};
+use probe::cases::{CLIENT, toa};
 use probe::peer::Peer;
 use probe::tun::Tun;
+use probe::vector;
 
 fn main() -> ExitCode {
     let result = probe::set_up("toaprobe0").and_then(|tun| match std::env::args().nth(1).as_deref() {
         Some("hold") => hold(&tun).map(|()| 0),
-        _ => Ok(play_all(&tun)),
+        Some(folder) => play_all(&tun, Path::new(folder)),
+        None => Err(io::Error::other("give `hold`, or the folder with the vectors")),
     });
     match result {
         Ok(0) => ExitCode::SUCCESS,
@@ -31,11 +35,11 @@ fn main() -> ExitCode {
 }
 
 /// Returns how many cases are wrong.
-fn play_all(tun: &Tun) -> u32 {
+fn play_all(tun: &Tun, folder: &Path) -> io::Result<u32> {
     let mut wrong = 0;
-    let cases = cases::all();
-    for (index, case) in (0..).zip(&cases) {
-        match cases::play(tun, case, index) {
+    let cases = vector::read_index(folder)?.case;
+    for case in &cases {
+        match vector::play(tun, folder, case) {
             Ok(()) => println!("ok    {}", case.name),
             Err(problem) => {
                 println!("WRONG {}: {problem}", case.name);
@@ -44,7 +48,7 @@ fn play_all(tun: &Tun) -> u32 {
         }
     }
     println!("{} cases, {wrong} wrong", cases.len());
-    wrong
+    Ok(wrong)
 }
 
 fn hold(tun: &Tun) -> io::Result<()> {
@@ -52,7 +56,7 @@ fn hold(tun: &Tun) -> io::Result<()> {
     let gateway: SocketAddr = format!("{}:43000", probe::LIP).parse().map_err(io::Error::other)?;
     let peer = Peer::open(tun, gateway, listener.local_addr()?, &[])?;
     peer.acknowledge(&toa(254, CLIENT))?;
-    let (stream, _) = cases::accept(&listener)?;
+    let (stream, _) = vector::accept(&listener)?;
     println!("{}", stream.peer_addr()?);
     io::stdout().flush()?;
     io::stdin().read_line(&mut String::new())?;

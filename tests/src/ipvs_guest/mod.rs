@@ -5,19 +5,19 @@
 //! no interface is made. A guest boots in some seconds and costs a CPU only while it works.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::wait::wait_for;
+use crate::agent::{Agent, Listening};
 
 mod image;
 mod wire;
 
+pub use crate::agent::Said;
 pub use wire::Side;
 use wire::Wire;
 
@@ -30,18 +30,9 @@ const MEMORY_MIB: u32 = 256;
 #[derive(Debug)]
 pub struct Guest {
     qemu: Child,
-    agent: BufReader<UnixStream>,
+    agent: Agent,
     wires: [Wire; 2],
-    dir: TempDir,
-}
-
-/// What a command in the guest said.
-#[derive(Debug, Clone)]
-pub struct Said {
-    /// Its exit status.
-    pub status: u32,
-    /// Its output, that for errors too.
-    pub text: String,
+    _dir: TempDir,
 }
 
 impl Guest {
@@ -50,48 +41,29 @@ impl Guest {
         let dir = tempfile::tempdir()?;
         let image = image::make(dir.path())?;
         let wires = [Wire::new(Side::Wan, dir.path())?, Wire::new(Side::Lan, dir.path())?];
-        let listener = UnixListener::bind(dir.path().join("agent"))?;
-        listener.set_nonblocking(true)?;
-        let mut qemu = spawn_qemu(&image, dir.path())?;
-        let console = || std::fs::read_to_string(dir.path().join("console")).unwrap_or_default();
-        let stream = wait_for("qemu connects", PATIENCE, || {
-            if let Some(status) = qemu.try_wait()? {
-                bail!("qemu has ended with {status}:\n{}", console());
+        let console = dir.path().join("console");
+        let listening = Listening::new(dir.path(), &console)?;
+        let mut qemu = spawn_qemu(&image, dir.path(), &listening)?;
+        let agent = listening.accept(PATIENCE, || match qemu.try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                bail!(
+                    "qemu has ended with {status}:\n{}",
+                    std::fs::read_to_string(&console).unwrap_or_default()
+                )
             }
-            Ok(listener.accept().ok())
         })?;
-        let (stream, _) = stream;
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut guest = Guest { qemu, agent: BufReader::new(stream), wires, dir };
-        let line = guest.line()?;
-        ensure!(line == "== ready", "the guest said {line:?} instead of being ready:\n{}", guest.console());
-        Ok(guest)
+        Ok(Guest { qemu, agent, wires, _dir: dir })
     }
 
     /// Runs a line of shell in the guest; any exit status is fine.
     pub fn run_any(&mut self, line: &str) -> Result<Said> {
-        ensure!(!line.contains('\n'), "commands are single lines: {line:?}");
-        self.agent.get_mut().write_all(format!("{line}\n").as_bytes()).context("writing to the guest")?;
-        let mut text = String::new();
-        loop {
-            let next = self.line()?;
-            if let Some(status) = next.strip_prefix("== ") {
-                // The agent puts a line's end in front, in case that the command ended without one.
-                text.pop();
-                let status = status.parse().with_context(|| format!("an exit status: {status:?}"))?;
-                return Ok(Said { status, text });
-            }
-            text.push_str(&next);
-            text.push('\n');
-        }
+        self.agent.run_any(line)
     }
 
     /// Runs a line of shell in the guest, which must succeed.
     pub fn run(&mut self, line: &str) -> Result<String> {
-        let said = self.run_any(line)?;
-        ensure!(said.status == 0, "`{line}` ended with {} in the guest:\n{}", said.status, said.text);
-        Ok(said.text)
+        self.agent.run(line)
     }
 
     /// Puts frames in, and waits until everything that they lead to at once has come out: of one card, then
@@ -118,16 +90,7 @@ impl Guest {
 
     /// What the kernel and the first process have said.
     pub fn console(&self) -> String {
-        let bytes = std::fs::read(self.dir.path().join("console")).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        let read = self.agent.read_line(&mut line);
-        let len = read.with_context(|| format!("waiting for the guest:\n{}", self.console()))?;
-        ensure!(len > 0, "the guest has ended:\n{}", self.console());
-        Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+        self.agent.console()
     }
 }
 
@@ -142,7 +105,7 @@ impl Drop for Guest {
     }
 }
 
-fn spawn_qemu(image: &image::Image, dir: &std::path::Path) -> Result<Child> {
+fn spawn_qemu(image: &image::Image, dir: &Path, listening: &Listening) -> Result<Child> {
     let console = File::create(dir.join("console"))?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
@@ -151,9 +114,7 @@ fn spawn_qemu(image: &image::Image, dir: &std::path::Path) -> Result<Child> {
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
     command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
     command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
-    command.args(["-device", "virtio-serial-pci,addr=0x4"]);
-    command.args(["-chardev", &format!("socket,id=agent,path={}", dir.join("agent").display())]);
-    command.args(["-device", "virtserialport,chardev=agent,name=agent"]);
+    command.args(listening.arguments());
     for side in Side::ALL {
         command.args(Wire::arguments(side, dir));
     }

@@ -6,9 +6,12 @@
 //! in a namespace, the kernel module's tests in a guest (as the example `toa-probe`).
 
 pub mod cases;
+pub mod pcap;
 pub mod peer;
 pub mod segment;
+pub mod sockets;
 pub mod tun;
+pub mod vector;
 
 use std::io;
 use std::process::Command;
@@ -25,6 +28,8 @@ pub const TRUST: [&str; 2] = ["10.9.0.0/24", "fd00:9::/64"];
 pub const SERVER: &str = "10.8.0.1";
 /// See [`SERVER`].
 pub const SERVER_V6: &str = "fd00:8::1";
+/// Where servers listen in the vectors.
+pub const SERVER_PORT: u16 = 8080;
 
 /// Gives this thread's network namespace a TUN device with the server's addresses and routes to the gateways.
 pub fn set_up(device: &str) -> io::Result<tun::Tun> {
