@@ -5,7 +5,7 @@
 PROFILE    ?= fast
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR     = $(abspath $(TARGET_DIR))/$(PROFILE)
-PROGRAMS    = -p tollgate-dataplane -p tollgate-control -p tollgate-tests
+PROGRAMS    = -p tollgate-dataplane -p tollgate-control -p tollgate-toa -p tollgate-tests
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-stop test check build kmod-test e2e bench fuzz setup clean

@@ -32,6 +32,9 @@ needs=(
     "xz xz-utils"
     "gcc-12 gcc-12"
     "sparse sparse"
+    "haproxy haproxy"
+    "python3 python3"
+    "node nodejs"
 )
 rust_min=1.91
 
@@ -77,6 +80,7 @@ keep_stopped() {
             nginx*) systemctl disable --now nginx ;;
             prometheus) systemctl disable --now prometheus ;;
             ipvsadm) systemctl disable --now ipvsadm ;;
+            haproxy) systemctl disable --now haproxy ;;
         esac >/dev/null 2>&1 || true # A machine without systemd starts nothing either.
     done
 }

@@ -24,6 +24,7 @@ pub mod nginx;
 pub mod pcap;
 pub mod process;
 pub mod prometheus;
+pub mod receiver;
 pub mod rig;
 pub mod run;
 pub mod scenario;

@@ -59,6 +59,8 @@ pub struct ToaGuest {
 pub struct Image {
     kernel: PathBuf,
     initramfs: PathBuf,
+    /// The program that makes segments by hand, `toa-bpf/examples/toa-probe.rs`.
+    pub probe: PathBuf,
 }
 
 impl Image {
@@ -68,7 +70,7 @@ impl Image {
         let said = Cmd::new(script).arg(kernel.series()).limit(MAKE_LIMIT).run()?;
         let mut lines = said.stdout.lines().map(PathBuf::from);
         let mut line = || lines.next().context("guest.sh did not say what to boot");
-        Ok(Image { kernel: line()?, initramfs: line()? })
+        Ok(Image { kernel: line()?, initramfs: line()?, probe: line()? })
     }
 }
 

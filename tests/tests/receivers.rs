@@ -2,14 +2,24 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use tollgate_tests::Cmd;
 use tollgate_tests::lab::Lab;
 use tollgate_tests::load::{self, Wrk};
 use tollgate_tests::rig::{CLIENTS, CLIENTS6};
 use tollgate_tests::toa_guest::{Image, Kernel, TRUST, ToaGuest};
 use tollgate_tests::wait::wait_for;
+
+/// A network behind client2, in which clients are that make their segments by hand.
+const FORGERS: &str = r#"
+[[route]]
+network = "10.5.0.0/24"
+via = "10.1.0.12"
+port = "wan"
+"#;
 
 /// One service for each client family, real server's family, and kind of listener.
 const SERVICES: &str = r#"
@@ -57,7 +67,7 @@ listen [::]:81 ipv6only=off backlog=4096; location / { return 200 "guest"; } } }
 "#;
 
 /// How long one load lasts.
-const LOAD_TIME: Duration = Duration::from_secs(6);
+const LOAD_TIME: Duration = Duration::from_secs(4);
 /// Connections that all loads of a guest together must reach.
 const CONNECTIONS_MIN: u64 = 2_000;
 
@@ -96,18 +106,20 @@ struct Bed {
     guest: ToaGuest,
     lab: Lab,
     kernel: Kernel,
+    probe: PathBuf,
     connections: u64,
 }
 
 impl Bed {
     fn start(kernel: Kernel) -> Result<Bed> {
         let image = Image::make(kernel)?;
-        let mut lab = Lab::build(SERVICES)?;
+        let mut lab = Lab::build(&format!("{FORGERS}{SERVICES}"))?;
         let mut guest = ToaGuest::start(&image, &lab.rig)?;
         guest.write("/tmp/nginx.conf", NGINX)?;
         guest.run("nginx -e stderr -c /tmp/nginx.conf")?;
+        lab.rig.clients[1].sysctl("net.ipv4.ip_forward", "1")?;
         lab.start_gateway()?;
-        Ok(Bed { guest, lab, kernel, connections: 0 })
+        Ok(Bed { guest, lab, kernel, probe: image.probe, connections: 0 })
     }
 
     /// The addresses in nginx's log, with how often each is there; the log is empty afterwards.
@@ -152,6 +164,16 @@ impl Bed {
         Ok(())
     }
 
+    /// Clients that lie about their address, in all sorts of options on every segment.
+    fn forged(&mut self) -> Result<()> {
+        self.take_log()?;
+        let forge = Cmd::new(&self.probe).args(["forge", "10.1.0.100:80"]);
+        forge.in_netns(&self.lab.rig.clients[1]).run()?;
+        let seen = self.take_log()?;
+        ensure!(seen.len() == 1 && seen.contains_key("10.5.0.9"), "forged addresses are logged: {seen:?}");
+        Ok(())
+    }
+
     /// Short connections for a while; each must be answered, and logged with the client's address.
     fn load(&mut self) -> Result<()> {
         self.take_log()?;
@@ -189,6 +211,7 @@ impl Bed {
     fn receiver(&mut self, receiver: Receiver) -> Result<()> {
         self.guest.run(&receiver.on())?;
         self.families(receiver)?;
+        self.forged()?;
         self.load()?;
         self.off_and_on_under_load(receiver)?;
         self.guest.run(receiver.off())?;
@@ -214,6 +237,7 @@ fn nginx_logs_the_client(kernel: Kernel) -> Result<()> {
     for receiver in [Receiver::Bpf, Receiver::Module] {
         bed.receiver(receiver).with_context(|| format!("{}: {}", receiver.name(), bed.guest.console()))?;
     }
+    println!("{} connections on Linux {}", bed.connections, kernel.series());
     ensure!(bed.connections >= CONNECTIONS_MIN, "only {} connections", bed.connections);
     // The allocator counts per-CPU slabs as in use, so some dozens more are none.
     let settled = |bed: &mut Bed| Ok((bed.sockets()? <= before + 100).then_some(()));

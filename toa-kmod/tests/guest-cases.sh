@@ -28,8 +28,26 @@ for wrong in trust=10.9.0.1/24 trust=10.9.0.0/33 trust=gateway trust=::ffff:10.9
 	load "$wrong" 2>/dev/null && end "$wrong was accepted"
 done
 
+# The BPF receiver, which must refuse, in a sentence with these words in it, and leave nothing behind.
+refuses() {
+	said=$(tollgate-toa attach --trust $trust 2>&1) && end "attached although: $1"
+	case $said in *"$1"*) ;; *) end "instead of telling of $1, it says: $said" ;; esac
+	[ ! -e /sys/fs/bpf/tollgate-toa ] || end "pins stayed behind after: $1"
+}
+
+echo "== what is missing is told"
+umount /sys/fs/cgroup
+refuses "no control groups version 2 are mounted"
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+umount /sys/fs/bpf
+refuses "not in a BPF file system"
+mount -t bpf bpf /sys/fs/bpf
+load trust=$trust || end "the module does not load"
+refuses "rmmod tollgate_toa"
+rmmod tollgate_toa || end "the module does not unload"
+
 echo "== the cases, with the BPF receiver"
-tollgate-toa attach --trust $trust || end "the BPF receiver does not attach"
+tollgate-toa attach --udp --trust $trust || end "the BPF receiver does not attach"
 toa-probe /vectors || end "some cases are wrong"
 tollgate-toa detach || end "the BPF receiver does not detach"
 
@@ -43,6 +61,9 @@ value() { sed -n "s/^$1 //p" /proc/net/tollgate_toa; }
 [ "$(value bad_address)" = 6 ] || end "bad addresses are not counted"
 [ "$(value learnt)" -gt 0 ] || end "nothing was learnt"
 [ "$(value learnt)" = "$(value forgotten)" ] || end "not every ended socket was forgotten"
+asked=$(echo $(toa-probe options))
+expected="- 10.9.0.2:43001 [2001:db8::7]:4660 10.9.0.2:43002 - 10.9.0.2:43003"
+[ "$asked" = "$expected" ] || end "the socket options tell $asked instead of $expected"
 echo 0 2>/dev/null >/proc/sys/kernel/ftrace_enabled && end "ftrace could be switched off under the module"
 
 echo "== loading and unloading"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # guest.sh SERIES: builds the module for Debian's newest kernel of a series (6.1 or 6.12) and an initial RAM disk with
-# both receivers, the probe that plays the conformance vectors, and nginx. Prints two paths: kernel, RAM disk. Keeps
+# both receivers, the probe that plays the conformance vectors, and nginx. Prints paths: kernel, RAM disk, probe. Keeps
 # what it downloads and builds under target/toa-kmod. SPARSE=1 has the module checked by sparse, too.
 set -eu
 
@@ -99,3 +99,4 @@ build_tools
 build_initramfs
 echo "$image/boot/vmlinuz-$version"
 echo "$work/initramfs-$version"
+echo "$tools/examples/toa-probe"

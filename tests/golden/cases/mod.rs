@@ -8,6 +8,7 @@ mod options;
 mod others;
 mod states;
 mod themes;
+mod toa;
 
 use crate::case::Case;
 
@@ -20,6 +21,7 @@ pub(crate) fn all() -> Vec<Case> {
         malformed::cases(),
         limits::cases(),
         others::cases(),
+        toa::cases(),
         of_modes(),
     ]
     .into_iter()

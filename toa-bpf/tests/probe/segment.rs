@@ -142,7 +142,7 @@ fn address_bytes(ip: IpAddr) -> Vec<u8> {
 }
 
 /// The Internet checksum, RFC 1071.
-fn checksum(bytes: impl Iterator<Item = u8>) -> u16 {
+pub fn checksum(bytes: impl Iterator<Item = u8>) -> u16 {
     let mut sum: u32 =
         bytes.enumerate().map(|(i, byte)| u32::from(byte) << if i % 2 == 0 { 8 } else { 0 }).sum();
     while sum > 0xffff {

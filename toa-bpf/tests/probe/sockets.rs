@@ -37,6 +37,27 @@ fn set_option<T>(socket: &impl std::os::fd::AsRawFd, level: i32, option: i32, va
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// What a receiver's own socket options tell: address and port. An error of the kind "not found" says there is nothing.
+pub fn ask_receiver(stream: &TcpStream, option: libc::c_int) -> io::Result<SocketAddr> {
+    let mut answer = [0_u8; 20];
+    let mut length = libc::socklen_t::try_from(answer.len()).unwrap();
+    // SAFETY: the buffer and its length live through the call.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_IP,
+            option,
+            answer.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let address = std::net::Ipv6Addr::from(<[u8; 16]>::try_from(&answer[..16]).unwrap());
+    Ok(SocketAddr::new(address.to_canonical(), u16::from_be_bytes([answer[16], answer[17]])))
+}
+
 /// The data segment, not the bare ACK, makes the connection.
 pub fn defer_accept(listener: &TcpListener) -> io::Result<()> {
     let seconds: libc::c_int = 30;
