@@ -5,7 +5,7 @@
 PROFILE    ?= fast
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR     = $(abspath $(TARGET_DIR))/$(PROFILE)
-PROGRAMS    = -p tollgate-dataplane -p tollgate-control -p tollgate-tests
+PROGRAMS    = -p tollgate-dataplane -p tollgate-control -p tollgate-toa -p tollgate-tests
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-stop test check build kmod-test e2e bench budget profiles fuzz setup clean
@@ -30,7 +30,7 @@ check: ## format and lints
 build: ## the programs that the demo and the tests run
 	cargo build --profile $(PROFILE) --locked $(PROGRAMS)
 
-kmod-test: setup ## the kernel module and the BPF receiver in a guest with Debian's kernel
+kmod-test: setup ## the kernel module and the BPF receiver in guests with Debian's kernels
 	@$(MAKE) -s -C toa-kmod test
 
 e2e: setup build ## only the end-to-end tests

@@ -27,7 +27,7 @@ offered() {
 }
 
 unpacked() {
-	for file in "$work"/image-*/boot/vmlinuz-*; do
+	for file in "$work"/image-6.1.0-*/boot/vmlinuz-*; do
 		[ ! -e "$file" ] || echo "${file##*/vmlinuz-}"
 	done
 }

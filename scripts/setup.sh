@@ -29,10 +29,16 @@ needs=(
     "/usr/share/doc/busybox-static busybox-static"
     "ipvsadm ipvsadm"
     "valgrind valgrind"
+    "cpio cpio"
+    "xz xz-utils"
+    "gcc-12 gcc-12"
+    "sparse sparse"
+    "haproxy haproxy"
+    "python3 python3"
+    "node nodejs"
 )
 # For `make bench` only.
 bench_needs=(
-    "haproxy haproxy"
     "/usr/lib/nginx/modules/ngx_stream_module.so libnginx-mod-stream"
     "iperf3 iperf3"
     "nft nftables"

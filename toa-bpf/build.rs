@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const SOURCE: &str = "bpf/toa.bpf.c";
-const HEADER: &str = "bpf/helpers.h";
+const HEADERS: [&str; 3] = ["bpf/common.h", "bpf/helpers.h", "bpf/udp.h"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed={SOURCE}");
-    println!("cargo::rerun-if-changed={HEADER}");
+    for header in HEADERS {
+        println!("cargo::rerun-if-changed={header}");
+    }
     println!("cargo::rerun-if-env-changed=CLANG");
     match compile() {
         Ok(()) => ExitCode::SUCCESS,

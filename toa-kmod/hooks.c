@@ -19,7 +19,6 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/delay.h>
-#include <linux/ftrace.h>
 #include <linux/in.h>
 #include <linux/module.h>
 #include <linux/net.h>
@@ -30,6 +29,7 @@
 #include <net/ipv6.h>
 #include <net/tcp.h>
 
+#include "compat/ftrace.h"
 #include "toa.h"
 
 static DEFINE_PER_CPU(long, in_flight);
@@ -66,20 +66,15 @@ static void learn(const struct sock *child, const struct sk_buff *skb)
 static void notrace on_child(unsigned long ip, unsigned long parent_ip,
 			     struct ftrace_ops *ops, struct ftrace_regs *fregs)
 {
-	struct pt_regs *regs = ftrace_get_regs(fregs);
-
-	if (regs)
-		learn((const struct sock *)regs_get_kernel_argument(regs, 1),
-		      (const struct sk_buff *)regs_get_kernel_argument(regs, 2));
+	learn((const struct sock *)toa_ftrace_argument(fregs, 1),
+	      (const struct sk_buff *)toa_ftrace_argument(fregs, 2));
 }
 
 /* tcp_v4_destroy_sock(sk) */
 static void notrace on_destroy(unsigned long ip, unsigned long parent_ip,
 			       struct ftrace_ops *ops, struct ftrace_regs *fregs)
 {
-	struct pt_regs *regs = ftrace_get_regs(fregs);
-
-	if (regs && toa_table_remove((const struct sock *)regs_get_kernel_argument(regs, 0)))
+	if (toa_table_remove((const struct sock *)toa_ftrace_argument(fregs, 0)))
 		toa_count(TOA_FORGOTTEN);
 }
 
@@ -135,10 +130,8 @@ static int show_inet6(struct socket *sock, struct sockaddr *addr, int peer)
 /* A call that comes from this module wants the original. */
 static void notrace replace(unsigned long parent_ip, struct ftrace_regs *fregs, void *with)
 {
-	struct pt_regs *regs = ftrace_get_regs(fregs);
-
-	if (regs && !within_module(parent_ip, THIS_MODULE))
-		instruction_pointer_set(regs, (unsigned long)with);
+	if (!within_module(parent_ip, THIS_MODULE))
+		toa_ftrace_go_to(fregs, with);
 }
 
 static void notrace on_getname(unsigned long ip, unsigned long parent_ip,
@@ -155,7 +148,7 @@ static void notrace on_getname6(unsigned long ip, unsigned long parent_ip,
 }
 #endif
 
-#define ENTRY_FLAGS (FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_RECURSION | FTRACE_OPS_FL_PERMANENT)
+#define ENTRY_FLAGS (TOA_FTRACE_REGS | FTRACE_OPS_FL_RECURSION | FTRACE_OPS_FL_PERMANENT)
 #define REPLACE_FLAGS (ENTRY_FLAGS | FTRACE_OPS_FL_IPMODIFY)
 
 /* In order of adding: what forgets comes before what learns. */
@@ -196,7 +189,7 @@ static void remove_hooks(int count)
 int toa_hooks_add(void)
 {
 	static const char busy[] =
-		": another TOA module or live patch has it, or kernel.ftrace_enabled is 0";
+		": another TOA module or live patch has it (rmmod it), or kernel.ftrace_enabled is 0 (set it to 1)";
 	int i, ret;
 
 	for (i = 0; i < ARRAY_SIZE(hooks); i++) {

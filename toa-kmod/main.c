@@ -78,15 +78,25 @@ static int __init toa_init(void)
 	toa_table_init();
 	if (!proc_create_single(PROC_NAME, 0444, init_net.proc_net, proc_show))
 		return -ENOMEM;
+	ret = toa_sockopt_add();
+	if (ret)
+		goto remove_proc;
 	ret = toa_hooks_add();
 	if (ret)
-		remove_proc_entry(PROC_NAME, init_net.proc_net);
+		goto remove_sockopt;
+	return 0;
+
+remove_sockopt:
+	toa_sockopt_remove();
+remove_proc:
+	remove_proc_entry(PROC_NAME, init_net.proc_net);
 	return ret;
 }
 
 static void __exit toa_exit(void)
 {
 	toa_hooks_remove();
+	toa_sockopt_remove();
 	remove_proc_entry(PROC_NAME, init_net.proc_net);
 	toa_table_exit();
 }

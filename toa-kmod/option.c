@@ -8,6 +8,9 @@
  *   200    8   the same                    the first public FULLNAT
  *   254   20   port(2), IPv6 address(16)   DPVS, Tollgate
  *   253   20   the same                    LVS with IPv6
+ *   254   10   0x5447(2), port(2), IPv4(4)     Tollgate, as RFC 6994 asks for:
+ *   254   22   0x5447(2), port(2), IPv6(16)    with an experiment's identifier
+ *   253   10, 22  the same
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -39,23 +42,32 @@ int toa_option_set_kinds(const unsigned int *kinds, unsigned int count)
 	return 0;
 }
 
-static bool is_toa(u8 kind, u8 len)
+/* The whole option can be read. Returns where port and address are, or NULL. */
+static const u8 *toa_value(const u8 *option)
 {
+	u8 kind = option[0], len = option[1];
+	bool has_exid = len == TOA_LEN_V4 + TOA_EXID_LEN || len == TOA_LEN_V6 + TOA_EXID_LEN;
+
 	if (!test_bit(kind, enabled_kinds))
-		return false;
-	return len == TOA_LEN_V4 || (len == TOA_LEN_V6 && kind != TOA_KIND_V4_ONLY);
+		return NULL;
+	if (kind == TOA_KIND_V4_ONLY)
+		return len == TOA_LEN_V4 ? option + 2 : NULL;
+	if (has_exid && option[2] == TOA_EXID >> 8 && option[3] == (TOA_EXID & 0xff))
+		return option + 2 + TOA_EXID_LEN;
+	return len == TOA_LEN_V4 || len == TOA_LEN_V6 ? option + 2 : NULL;
 }
 
-static void read_client(const u8 *option, u8 len, struct toa_client *client)
+static void read_client(const u8 *value, size_t len, struct toa_client *client)
 {
 	__be32 ipv4;
 
-	memcpy(&client->port, option + 2, sizeof(client->port));
-	if (len == TOA_LEN_V6) {
-		memcpy(&client->addr, option + 4, sizeof(client->addr));
+	memcpy(&client->port, value, sizeof(client->port));
+	value += sizeof(client->port);
+	if (len == sizeof(client->port) + sizeof(client->addr)) {
+		memcpy(&client->addr, value, sizeof(client->addr));
 		return;
 	}
-	memcpy(&ipv4, option + 4, sizeof(ipv4));
+	memcpy(&ipv4, value, sizeof(ipv4));
 	ipv6_addr_set_v4mapped(ipv4, &client->addr);
 }
 
@@ -68,6 +80,7 @@ enum toa_parsed toa_option_parse(const struct tcphdr *th, struct toa_client *cli
 {
 	const u8 *at = (const u8 *)(th + 1);
 	const u8 *end = (const u8 *)th + th->doff * 4;
+	const u8 *value;
 
 	while (at < end) {
 		if (at[0] == TCPOPT_EOL)
@@ -78,8 +91,9 @@ enum toa_parsed toa_option_parse(const struct tcphdr *th, struct toa_client *cli
 		}
 		if (end - at < 2 || at[1] < 2 || at[1] > end - at)
 			return TOA_PARSED_MALFORMED;
-		if (is_toa(at[0], at[1])) {
-			read_client(at, at[1], client);
+		value = toa_value(at);
+		if (value) {
+			read_client(value, at + at[1] - value, client);
 			return TOA_PARSED_CLIENT;
 		}
 		at += at[1];

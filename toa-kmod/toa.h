@@ -7,6 +7,8 @@
  * option.c   finds the option in a TCP header
  * table.c    remembers the client of each socket
  * trust.c    whose options are believed
+ * sockopt.c  for programs that ask: IPv6 clients of IPv4 sockets, the true peer
+ * compat/    what differs between kernels
  */
 #ifndef TOLLGATE_TOA_H
 #define TOLLGATE_TOA_H
@@ -20,6 +22,9 @@ struct tcphdr;
 
 #define TOA_LEN_V4 8
 #define TOA_LEN_V6 20
+/* "TG": the identifier behind kinds 253 and 254 in the form of RFC 6994. */
+#define TOA_EXID 0x5447
+#define TOA_EXID_LEN 2
 
 /* IPv4 addresses are kept mapped (::ffff:a.b.c.d). */
 struct toa_client {
@@ -61,6 +66,9 @@ void toa_peer_of(const struct sock *sk, struct in6_addr *peer);
 int toa_trust_add(const char *prefix);
 bool toa_trust_has(const struct in6_addr *lip);
 void toa_trust_show(struct seq_file *seq);
+
+int toa_sockopt_add(void);
+void toa_sockopt_remove(void);
 
 int toa_hooks_add(void);
 void toa_hooks_remove(void);

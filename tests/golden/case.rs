@@ -156,7 +156,7 @@ impl Conn {
 
     /// With the client's address in front of the options.
     pub(crate) fn with_toa(&self, seg: &Seg) -> Seg {
-        seg.clone().with_first(&self.toa(254))
+        seg.clone().with_first(&self.toa(self.service.toa.unwrap_or(254)))
     }
 
     /// What a real server sends reaches the client as `out`.

@@ -2,6 +2,7 @@
 //! which.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -11,15 +12,83 @@ use wire::build::summary;
 use crate::case::Case;
 use crate::run::Went;
 
-/// Where the recordings are.
-pub(crate) fn folder() -> PathBuf {
+/// Cases about TOA whose recordings are conformance vectors for any gateway (tests/toa-vectors/README.md).
+const VECTORS: [&str; 19] = [
+    "fast_open",
+    "forged_toa",
+    "full_segments",
+    "handshake",
+    "malformed_options",
+    "mss_lowered",
+    "odd_payload",
+    "option_space_full",
+    "retransmitted_syn",
+    "timestamps_and_sack",
+    "toa_46",
+    "toa_64",
+    "toa_66",
+    "toa_fin",
+    "toa_kind_200",
+    "toa_kind_253",
+    "toa_kind_253_66",
+    "toa_lost_ack",
+    "toa_until_acknowledged",
+];
+
+/// Whether a case's recording is a conformance vector.
+pub(crate) fn is_vector(name: &str) -> bool {
+    VECTORS.contains(&name)
+}
+
+/// Where the vectors are, and their index.
+pub(crate) fn vectors_folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("toa-vectors")
+}
+
+/// Where the recording of a case is.
+pub(crate) fn folder(name: &str) -> PathBuf {
+    if is_vector(name) { vectors_folder().join("gateways") } else { recorded_folder() }
+}
+
+fn recorded_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/recorded")
 }
 
-/// The files in it.
+/// All files of recordings.
 pub(crate) fn names() -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(folder())?;
-    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    let mut names = Vec::new();
+    for folder in [recorded_folder(), vectors_folder().join("gateways")] {
+        for entry in std::fs::read_dir(folder)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// The index of the vectors for gateways (TOML): for each case its files, the option's kind, and the endpoints.
+pub(crate) fn vectors_index(cases: &[Case]) -> String {
+    let mut index = String::from("# What a gateway must put on the wire; README.md tells how to play it.\n");
+    for case in cases.iter().filter(|case| is_vector(case.name)) {
+        let name = case.name;
+        // Writing to a string does not fail.
+        let _ = write!(
+            index,
+            "\n[[case]]\nname = \"{name}\"\nabout = \"{}\"\nfile = \"gateways/{name}.pcap\"\n\
+                 steps = \"gateways/{name}.txt\"\ntoa_kind = {}\nconnections = [\n",
+            case.about,
+            case.service.toa.unwrap_or_default()
+        );
+        for conn in case.conns() {
+            let ends = [conn.client, conn.virtual_, conn.local, conn.real].map(SocketAddr::from);
+            let [client, virtual_, local, real] = ends;
+            let _ = writeln!(
+                index,
+                "  {{ client = \"{client}\", virtual = \"{virtual_}\", local = \"{local}\", real = \"{real}\" }},"
+            );
+        }
+        index.push_str("]\n");
+    }
+    index
 }
 
 pub(crate) struct Recording {

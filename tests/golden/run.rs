@@ -226,7 +226,7 @@ fn compare_listed(dataplane: &mut Dataplane, conn: &Conn, state: &str) -> Result
 
 /// Compares with the recording, or records when the environment variable `UPDATE_GOLDEN` is set.
 pub(crate) fn compare_with_recording(case: &Case, went: &[Went]) -> Result<()> {
-    let folder = recording::folder();
+    let folder = recording::folder(case.name);
     let recording = recording::Recording::of(case, went);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(&folder)?;

@@ -97,7 +97,12 @@ impl Lab {
     /// The network and the real servers' nginx and dnsmasq. `services` is the rest of the configuration (TOML).
     pub fn build(services: &str) -> Result<Lab> {
         let table = format!("{BASE}{services}").parse().context("the test's configuration is not TOML")?;
-        let options = RigOptions { config: ConfigFile { table }, prefix: None, bond: Bond::DiesWithParent };
+        let options = RigOptions {
+            config: ConfigFile { table },
+            prefix: None,
+            bond: Bond::DiesWithParent,
+            receiver: false,
+        };
         let rig = Rig::build(options)?;
         let mut dns = Vec::new();
         for (number, real) in (1..).zip(&rig.reals) {

@@ -24,10 +24,12 @@ pub mod nginx;
 pub mod pcap;
 pub mod process;
 pub mod prometheus;
+pub mod receiver;
 pub mod rig;
 pub mod rss_guest;
 pub mod run;
 pub mod scenario;
+pub mod toa_guest;
 pub mod wait;
 
 pub use config::ConfigFile;

@@ -22,6 +22,8 @@ pub struct Nginx {
     dir: PathBuf,
     name: String,
     bond: Bond,
+    /// The control group that it starts in, if not in that of this process.
+    cgroup: Option<PathBuf>,
 }
 
 impl Nginx {
@@ -29,12 +31,26 @@ impl Nginx {
     pub fn new(name: &str, dir: &Path, files: &Path, bond: Bond) -> Result<Nginx> {
         let config = dir.join(format!("{name}.conf"));
         std::fs::write(&config, config_text(name, dir, files))?;
-        Ok(Nginx { process: None, config, dir: dir.to_owned(), name: name.to_owned(), bond })
+        Ok(Nginx { process: None, config, dir: dir.to_owned(), name: name.to_owned(), bond, cgroup: None })
+    }
+
+    /// From its next start on it runs in this control group.
+    pub fn set_cgroup(&mut self, cgroup: &Path) {
+        self.cgroup = Some(cgroup.to_owned());
     }
 
     /// Starts it and waits until it listens.
     pub fn start(&mut self, netns: &Netns) -> Result<()> {
-        let command = Cmd::new("nginx").arg("-c").arg(&self.config);
+        let command = match &self.cgroup {
+            None => Cmd::new("nginx"),
+            // Sockets belong to the group of the process that makes them. `ip netns exec` hides the mounts below /sys,
+            // but not those of this process.
+            Some(group) => {
+                let group = format!("/proc/{}/root{}", std::process::id(), group.display());
+                Cmd::line("sh -c").arg(r#"echo $$ >"$0/cgroup.procs" && exec "$@""#).arg(group).arg("nginx")
+            }
+        };
+        let command = command.arg("-c").arg(&self.config);
         let mut process = Process::spawn(&self.name, netns, &command, &self.dir, self.bond)?;
         wait_until(&format!("{} listens on port 80", self.name), START_LIMIT, || {
             process.must_run()?;
@@ -58,6 +74,13 @@ impl Nginx {
         entries.map(|entry| Ok(entry?.path())).collect()
     }
 
+    /// The clients' addresses that its log has for `/`.
+    pub fn logged(&self) -> Result<Vec<String>> {
+        let log = self.dir.join(format!("{}.access.log", self.name));
+        let text = std::fs::read_to_string(&log).with_context(|| log.display().to_string())?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
     /// The running process.
     pub fn process(&self) -> Option<&Process> {
         self.process.as_ref()
@@ -71,13 +94,14 @@ fn config_text(name: &str, dir: &Path, files: &Path) -> String {
 pid {dir}/{name}.pid; error_log {dir}/{name}.error.log;
 events {{ worker_connections 8192; }}
 http {{
+  log_format peer \"$remote_addr:$remote_port\";
   access_log off; sendfile on; tcp_nopush on; keepalive_requests 10000000; default_type text/plain;
   client_body_temp_path {dir}/{name}.body; proxy_temp_path {dir}/{name}.proxy;
   fastcgi_temp_path {dir}/{name}.fastcgi; uwsgi_temp_path {dir}/{name}.uwsgi; scgi_temp_path {dir}/{name}.scgi;
   server {{
     listen 80 backlog=4096;
     listen [::]:80 ipv6only=on backlog=4096;
-    location / {{ return 200 \"{name}\\n\"; }}
+    location / {{ access_log {dir}/{name}.access.log peer; return 200 \"{name}\\n\"; }}
     location /health {{ return 200 \"ok\\n\"; }}
     location /files/ {{ alias {files}/; }}
     client_max_body_size 0;

@@ -25,6 +25,7 @@ use crate::gateway::Gateway;
 use crate::netns::{self, End, Netns};
 use crate::nginx::Nginx;
 use crate::process::Bond;
+use crate::receiver::{self, Receiver};
 use crate::run::Cmd;
 use crate::wait;
 
@@ -50,13 +51,15 @@ pub struct RigOptions {
     pub prefix: Option<String>,
     /// Whether everything lives on when this process is killed or drops the rig with [`Rig::keep`].
     pub bond: Bond,
+    /// Whether the real servers are shown their clients by the BPF receiver.
+    pub receiver: bool,
 }
 
 impl RigOptions {
     /// The demo's configuration.
     pub fn demo() -> Result<RigOptions> {
         let config = ConfigFile::from_repository("demo.toml")?;
-        Ok(RigOptions { config, prefix: None, bond: Bond::DiesWithParent })
+        Ok(RigOptions { config, prefix: None, bond: Bond::DiesWithParent, receiver: false })
     }
 }
 
@@ -75,6 +78,9 @@ pub struct Rig {
     /// The real servers' namespaces.
     pub reals: Vec<Netns>,
     switch: Netns,
+    // After the servers, since a control group with processes in it cannot be removed.
+    /// What shows real servers their clients.
+    pub receiver: Option<Receiver>,
     prefix: String,
     dir: Option<TempDir>,
     succeeded: bool,
@@ -109,9 +115,18 @@ impl Rig {
             reals.push(host(make(&name)?, &switch, "lan", &name, addresses)?);
             nginx.push(Nginx::new(&name, dir.path(), &files, options.bond)?);
         }
+        let receiver = if options.receiver {
+            Some(Receiver::attach(&format!("{prefix}-toa"), dir.path())?)
+        } else {
+            None
+        };
+        for (server, receiver) in nginx.iter_mut().zip(receiver.iter().cycle()) {
+            server.set_cgroup(receiver.cgroup());
+        }
         let gateway = Gateway::new(&prefix, options.config, dir.path(), options.bond)?;
         let dir = Some(dir);
-        let mut rig = Rig { gateway, nginx, clients, gw, reals, switch, prefix, dir, succeeded: false };
+        let mut rig =
+            Rig { gateway, nginx, clients, gw, reals, switch, receiver, prefix, dir, succeeded: false };
         for number in 0..rig.reals.len() {
             rig.start_nginx(number)?;
         }
@@ -161,6 +176,13 @@ impl Rig {
         attach(netns, interface, &self.switch, bridge, port)
     }
 
+    /// A TAP for a guest on the bridge `wan` or `lan`; a guest's qemu has to run in the namespace that is returned.
+    pub(crate) fn make_tap(&self, name: &str, bridge: &str) -> Result<&Netns> {
+        self.switch.ip(&format!("tuntap add {name} mode tap"))?;
+        self.switch.ip(&format!("link set {name} master {bridge} up"))?;
+        Ok(&self.switch)
+    }
+
     /// Where logs, captures and configurations go.
     pub fn dir(&self) -> &Path {
         self.gateway.dir()
@@ -189,6 +211,7 @@ impl Rig {
         self.succeeded = true;
         let namespaces = self.clients.iter_mut().chain(self.reals.iter_mut());
         namespaces.chain([&mut self.gw, &mut self.switch]).for_each(Netns::keep);
+        self.receiver.iter_mut().for_each(Receiver::keep);
         self.dir.take().map(TempDir::keep)
     }
 }
@@ -236,8 +259,14 @@ pub fn sweep() -> Result<()> {
         }
         removed.with_context(|| format!("removing {name}, which a killed run left behind"))?;
     }
+    let stale_group = |name: &String| name.strip_suffix("-toa").is_some_and(|_| is_stale(name));
+    for name in receiver::groups()?.iter().filter(|name| stale_group(name)) {
+        // Another run may be removing it too.
+        let _ = receiver::remove_group(name);
+    }
     for entry in std::fs::read_dir(std::env::temp_dir())?.flatten() {
         if is_stale(&entry.file_name().to_string_lossy()) {
+            let _ = receiver::remove_pins(&entry.path().join("bpf"));
             // Only room on the disk is lost if that fails.
             let _ = std::fs::remove_dir_all(entry.path());
         }

@@ -126,6 +126,17 @@ fn cases_have_names_numbers_and_recordings_of_their_own() {
     assert_eq!(files, wanted, "recordings belong to cases; take away what is left over");
 }
 
+#[test]
+fn the_index_of_the_vectors_for_gateways_is_that_of_the_cases() -> Result<()> {
+    let path = recording::vectors_folder().join("gateways.toml");
+    let index = recording::vectors_index(&cases::all());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &index)?;
+    }
+    assert!(std::fs::read_to_string(&path)? == index, "run this with UPDATE_GOLDEN=1 if that is meant");
+    Ok(())
+}
+
 /// What stands between backticks in the tables under "Tests" of docs/modes.md, without what is no name of a test.
 fn named_in_docs() -> Result<BTreeSet<String>> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/modes.md"))?;

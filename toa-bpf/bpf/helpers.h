@@ -18,14 +18,21 @@
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define NET16(x) __builtin_bswap16(x)
 #define NET32(x) __builtin_bswap32(x)
 #else
+#define NET16(x) (x)
 #define NET32(x) (x)
 #endif
 
 /* A call of a kernel helper is a call to its number; linux/bpf.h documents each. */
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) =
 	(void *)BPF_FUNC_map_lookup_elem;
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) =
+	(void *)BPF_FUNC_map_update_elem;
+static __u64 (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) =
+	(void *)BPF_FUNC_skb_load_bytes;
 static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) =
 	(void *)BPF_FUNC_sk_storage_get;
 

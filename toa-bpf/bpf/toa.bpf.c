@@ -22,6 +22,7 @@
  */
 #include <linux/bpf.h>
 
+#include "common.h"
 #include "helpers.h"
 
 #define AF_INET 2
@@ -34,40 +35,16 @@
 #define TOA_KIND 254
 #define TOA_LEN_V4 8
 #define TOA_LEN_V6 20
+/* "TG": the identifier of the form of RFC 6994, and how much longer that is. */
+#define TOA_EXID_0 'T'
+#define TOA_EXID_1 'G'
+#define TOA_EXID_LEN 2
 
 /* The option space is 40 bytes, and an option takes at least one. */
 #define OPTIONS_MAX 40
 #define TCP_HEADER_LEN 20
 /* A TCP header has at most 60 bytes, so an offset into it fits 6 bits. */
 #define OFFSET_MASK 63
-
-/* The order is shared with src/counters.rs. */
-enum counter {
-	COUNTER_LEARNT,		/* client's address taken from a trusted option */
-	COUNTER_WITHOUT,	/* trusted LIP, but no option on the segment */
-	COUNTER_UNTRUSTED,	/* an option, but the LIP is not trusted */
-	COUNTER_MALFORMED,	/* options that do not parse */
-	COUNTER_BAD_ADDRESS,	/* an address that no client can have */
-	COUNTER_NO_MEMORY,	/* socket storage could not be had */
-	COUNTER_SHOWN,		/* answers given with the client's address */
-	COUNTER_END,
-};
-
-/* An address as IPv6; IPv4 is mapped (::ffff:a.b.c.d). All in network order. */
-struct addr {
-	__be32 word[4];
-};
-
-struct client {
-	struct addr addr;
-	__be16 port;
-	__u16 is_ipv4;
-};
-
-struct trust_key {
-	__u32 prefix_len;
-	struct addr addr;
-};
 
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -76,94 +53,46 @@ struct {
 	MAP_TYPE(value, struct client);
 } clients SEC(".maps");
 
-struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_LPM_TRIE);
-	MAP_NUMBER(map_flags, BPF_F_NO_PREALLOC);
-	MAP_NUMBER(max_entries, 1024);
-	MAP_TYPE(key, struct trust_key);
-	MAP_TYPE(value, __u32);
-} trust SEC(".maps");
-
-struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_NUMBER(max_entries, COUNTER_END);
-	MAP_TYPE(key, __u32);
-	MAP_TYPE(value, __u64);
-} counters SEC(".maps");
-
-/* Where the programs are attached; only tollgate-toa writes and reads it. */
-struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
-	MAP_NUMBER(max_entries, 1);
-	MAP_TYPE(key, __u32);
-	MAP_TYPE(value, char[256]);
-} about SEC(".maps");
-
-static ALWAYS_INLINE void count(enum counter which)
-{
-	__u32 key = which;
-	__u64 *value = bpf_map_lookup_elem(&counters, &key);
-
-	/*
-	 * Per CPU, but sockops may interrupt a getpeername on the same CPU:
-	 * the atomic add keeps the sum right.
-	 */
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
-
-static ALWAYS_INLINE void map_ipv4(struct addr *out, __be32 ipv4)
-{
-	out->word[0] = 0;
-	out->word[1] = 0;
-	out->word[2] = NET32(0xffff);
-	out->word[3] = ipv4;
-}
-
-
-/* No client has address 0.x, 127.x or 224.x and above, nor port 0. */
-static ALWAYS_INLINE int ipv4_is_client(__be32 ipv4)
-{
-	__u32 first = NET32(ipv4) >> 24;
-
-	return first != 0 && first != 127 && first < 224;
-}
-
-/* No client has ::/96 (unspecified, loopback), ::ffff:0:0/96 or ff00::/8. */
-static ALWAYS_INLINE int ipv6_is_client(const struct addr *a)
-{
-	if (a->word[0] == 0 && a->word[1] == 0 &&
-	    (a->word[2] == 0 || a->word[2] == NET32(0xffff)))
-		return 0;
-	return (NET32(a->word[0]) >> 24) != 0xff;
-}
-
 enum parsed {
 	PARSED_NONE,
 	PARSED_CLIENT,
 	PARSED_MALFORMED,
 };
 
-static ALWAYS_INLINE int is_toa(__u8 kind, __u8 len)
+/* Where port and address begin in a TOA option of this kind and length; 0 for all else. */
+static ALWAYS_INLINE int value_offset(__u8 kind, __u8 len)
 {
-	if (len == TOA_LEN_V4)
-		return kind == TOA_KIND || kind == TOA_KIND_ALT || kind == TOA_KIND_V4_OLD;
-	if (len == TOA_LEN_V6)
-		return kind == TOA_KIND || kind == TOA_KIND_ALT;
+	if (kind == TOA_KIND_V4_OLD)
+		return len == TOA_LEN_V4 ? 2 : 0;
+	if (kind != TOA_KIND && kind != TOA_KIND_ALT)
+		return 0;
+	if (len == TOA_LEN_V4 || len == TOA_LEN_V6)
+		return 2;
+	if (len == TOA_LEN_V4 + TOA_EXID_LEN || len == TOA_LEN_V6 + TOA_EXID_LEN)
+		return 2 + TOA_EXID_LEN;
 	return 0;
 }
 
-/* Copies by bytes: options have no alignment. The caller checked the bounds. */
-static ALWAYS_INLINE void read_client(const __u8 *option, __u8 len, struct client *out)
+/* Copies by bytes: options have no alignment. */
+static ALWAYS_INLINE enum parsed read_client(const __u8 *value, const __u8 *end, int is_ipv4,
+					     struct client *out)
 {
-	__builtin_memcpy(&out->port, option + 2, 2);
-	if (len == TOA_LEN_V4) {
+	if (value + 6 > end)
+		return PARSED_MALFORMED;
+	__builtin_memcpy(&out->port, value, 2);
+	if (is_ipv4) {
 		__be32 ipv4;
 
-		__builtin_memcpy(&ipv4, option + 4, 4);
+		__builtin_memcpy(&ipv4, value + 2, 4);
 		map_ipv4(&out->addr, ipv4);
 		out->is_ipv4 = 1;
+		return PARSED_CLIENT;
 	}
+	if (value + 18 > end)
+		return PARSED_MALFORMED;
+	__builtin_memcpy(&out->addr, value + 2, 16);
+	out->is_ipv4 = 0;
+	return PARSED_CLIENT;
 }
 
 /*
@@ -186,6 +115,7 @@ static ALWAYS_INLINE enum parsed parse(struct bpf_sock_ops *ctx, struct client *
 	for (int i = 0; i < OPTIONS_MAX; i++) {
 		const __u8 *option;
 		__u8 kind, len;
+		int offset;
 
 		at &= OFFSET_MASK;
 		asm volatile("" : "+r"(at));
@@ -204,18 +134,14 @@ static ALWAYS_INLINE enum parsed parse(struct bpf_sock_ops *ctx, struct client *
 		len = option[1];
 		if (len < 2 || len > OPTIONS_MAX)
 			return PARSED_MALFORMED;
-		if (is_toa(kind, len)) {
-			if (option + TOA_LEN_V4 > end)
-				return PARSED_MALFORMED;
-			read_client(option, len, out);
-			if (len == TOA_LEN_V4)
-				return PARSED_CLIENT;
-			if (option + TOA_LEN_V6 > end)
-				return PARSED_MALFORMED;
-			__builtin_memcpy(&out->addr, option + 4, 16);
-			out->is_ipv4 = 0;
-			return PARSED_CLIENT;
-		}
+		/* Constant offsets, one for each branch, are what the verifier can follow. */
+		offset = value_offset(kind, len);
+		if (offset == 2)
+			return read_client(option + 2, end, len == TOA_LEN_V4, out);
+		if (offset && option + 4 > end)
+			return PARSED_MALFORMED;
+		if (offset && option[2] == TOA_EXID_0 && option[3] == TOA_EXID_1)
+			return read_client(option + 4, end, len == TOA_LEN_V4 + TOA_EXID_LEN, out);
 		at += len;
 	}
 	return PARSED_NONE;
@@ -230,7 +156,7 @@ static ALWAYS_INLINE enum parsed parse(struct bpf_sock_ops *ctx, struct client *
 
 static ALWAYS_INLINE int lip_is_trusted(struct bpf_sock_ops *ctx)
 {
-	struct trust_key key = { .prefix_len = 128 };
+	struct addr lip;
 	__u32 ipv4 = READ_CTX(ctx->remote_ip4);
 	struct addr ipv6 = { {
 		READ_CTX(ctx->remote_ip6[0]),
@@ -240,10 +166,10 @@ static ALWAYS_INLINE int lip_is_trusted(struct bpf_sock_ops *ctx)
 	} };
 
 	if (ctx->family == AF_INET)
-		map_ipv4(&key.addr, ipv4);
+		map_ipv4(&lip, ipv4);
 	else
-		key.addr = ipv6;
-	return bpf_map_lookup_elem(&trust, &key) != 0;
+		lip = ipv6;
+	return is_trusted(&lip);
 }
 
 static ALWAYS_INLINE int is_client(const struct client *client, __be32 lip)
@@ -336,5 +262,7 @@ int toa_getpeername6(struct bpf_sock_addr *ctx)
 	count(COUNTER_SHOWN);
 	return 1;
 }
+
+#include "udp.h"
 
 char LICENSE[] SEC("license") = "GPL";

@@ -1,26 +1,45 @@
-//! Plays the conformance cases against the receiver of the kernel it runs on, in the network namespace it runs in.
+//! Plays the conformance vectors against the receiver of the kernel it runs on, in the network namespace it runs in, and
+//! does some more that tests need and shells cannot do.
 //!
-//! Meant for guests. `toa-probe` prints a line per case and ends with 0 only when all are right. `toa-probe hold` opens
-//! one connection, prints the address that it shows, waits for a line on standard input, and prints the address again.
+//! - `toa-probe FOLDER`: plays the vectors in it, a line for each, and ends with 0 only when all are right.
+//! - `toa-probe hold`: opens one connection, prints the address that it shows, waits for a line on standard input, and
+//!   prints the address again.
+//! - `toa-probe options`: asks for the client and the peer by the receiver's socket options.
+//! - `toa-probe forge SERVER`: asks an HTTP server for `/` with all sorts of forged options, from 10.5.0.9.
+//! - `toa-probe bench ON OFF [ROUNDS]`: what `accept` and `getpeername` cost with a receiver and without, in turn; ON and
+//!   OFF are shell commands.
 
 #[path = "../tests/probe/mod.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::panic)]
 mod probe;
 
+use std::hint::black_box;
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::process::ExitCode;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
 
-use probe::cases::{self, CLIENT, toa};
+use probe::cases::{CLIENT, CLIENT_V6, toa};
 use probe::peer::Peer;
 use probe::tun::Tun;
+use probe::{sockets, vector};
+
+/// Socket options of the receiver, see toa-kmod/README.md.
+const OPTION_CLIENT: libc::c_int = 4096;
+/// See [`OPTION_CLIENT`].
+const OPTION_PEER: libc::c_int = 4097;
+/// Calls of getpeername in one measurement, and connections in one.
+const CALLS: u32 = 200_000;
+/// See [`CALLS`].
+const CONNECTIONS: u16 = 2_000;
+/// Rounds of a bench without another number.
+const ROUNDS: usize = 5;
 
 fn main() -> ExitCode {
-    let result = probe::set_up("toaprobe0").and_then(|tun| match std::env::args().nth(1).as_deref() {
-        Some("hold") => hold(&tun).map(|()| 0),
-        _ => Ok(play_all(&tun)),
-    });
-    match result {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(problem) => {
@@ -30,12 +49,29 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns how many cases are wrong.
-fn play_all(tun: &Tun) -> u32 {
+/// Returns how much was wrong.
+fn run(arguments: &[&str]) -> io::Result<u32> {
+    let set_up = || probe::set_up("toaprobe0");
+    match arguments {
+        ["hold"] => hold(&set_up()?).map(|()| 0),
+        ["options"] => options(&set_up()?).map(|()| 0),
+        ["forge", server] => forge(server.parse().map_err(io::Error::other)?).map(|()| 0),
+        ["bench", on, off] => bench(&set_up()?, on, off, ROUNDS).map(|()| 0),
+        ["bench", on, off, rounds] => {
+            bench(&set_up()?, on, off, rounds.parse().map_err(io::Error::other)?).map(|()| 0)
+        }
+        [folder] => play_all(&set_up()?, Path::new(folder)),
+        _ => {
+            Err(io::Error::other("give FOLDER, `hold`, `options`, `forge SERVER` or `bench ON OFF [ROUNDS]`"))
+        }
+    }
+}
+
+fn play_all(tun: &Tun, folder: &Path) -> io::Result<u32> {
     let mut wrong = 0;
-    let cases = cases::all();
-    for (index, case) in (0..).zip(&cases) {
-        match cases::play(tun, case, index) {
+    let cases = vector::read_index(folder)?.case;
+    for case in &cases {
+        match vector::play(tun, folder, case) {
             Ok(()) => println!("ok    {}", case.name),
             Err(problem) => {
                 println!("WRONG {}: {problem}", case.name);
@@ -44,18 +80,122 @@ fn play_all(tun: &Tun) -> u32 {
         }
     }
     println!("{} cases, {wrong} wrong", cases.len());
-    wrong
+    Ok(wrong)
+}
+
+/// A connection from the gateway at this port, whose client is told.
+fn connect(tun: &Tun, listener: &TcpListener, port: u16, client: &str) -> io::Result<TcpStream> {
+    let gateway: SocketAddr = format!("{}:{port}", probe::LIP).parse().map_err(io::Error::other)?;
+    let server: SocketAddr =
+        format!("{}:{}", probe::SERVER, listener.local_addr()?.port()).parse().map_err(io::Error::other)?;
+    let peer = Peer::open(tun, gateway, server, &[])?;
+    peer.acknowledge(&toa(254, client))?;
+    Ok(vector::accept(listener)?.0)
 }
 
 fn hold(tun: &Tun) -> io::Result<()> {
     let listener = TcpListener::bind((probe::SERVER, 0))?;
-    let gateway: SocketAddr = format!("{}:43000", probe::LIP).parse().map_err(io::Error::other)?;
-    let peer = Peer::open(tun, gateway, listener.local_addr()?, &[])?;
-    peer.acknowledge(&toa(254, CLIENT))?;
-    let (stream, _) = cases::accept(&listener)?;
+    let stream = connect(tun, &listener, 43_000, CLIENT)?;
     println!("{}", stream.peer_addr()?);
     io::stdout().flush()?;
     io::stdin().read_line(&mut String::new())?;
     println!("{}", stream.peer_addr()?);
-    peer.reset()
+    Ok(())
+}
+
+/// Prints what each option tells, `-` for nothing, for an IPv4 and an IPv6 client of an IPv4 socket, and for an IPv6
+/// client of an IPv6 socket.
+fn options(tun: &Tun) -> io::Result<()> {
+    let v4 = TcpListener::bind((probe::SERVER, 0))?;
+    let dual = TcpListener::bind("[::]:0")?;
+    for (listener, port, client) in
+        [(&v4, 43_001, CLIENT), (&v4, 43_002, CLIENT_V6), (&dual, 43_003, CLIENT_V6)]
+    {
+        let stream = connect(tun, listener, port, client)?;
+        let told = [OPTION_CLIENT, OPTION_PEER].map(|option| {
+            sockets::ask_receiver(&stream, option).map_or("-".to_owned(), |address| address.to_string())
+        });
+        println!("{} {}", told[0], told[1]);
+    }
+    Ok(())
+}
+
+/// Forged options on every segment of a connection; the server must answer each.
+fn forge(server: SocketAddr) -> io::Result<()> {
+    let tun = probe::set_up_client("toaforge0")?;
+    let forged = [
+        toa(254, "198.51.100.66:666"),
+        toa(253, "198.51.100.66:666"),
+        toa(200, "198.51.100.66:666"),
+        toa(254, "[2001:db8::bad]:666"),
+        toa(253, "[2001:db8::bad]:666"),
+        [toa(254, "198.51.100.66:666"), toa(254, "198.51.100.67:666")].concat(),
+        vec![254, 0, 2, 154, 198, 51, 100, 66],
+        [vec![1], toa(254, "198.51.100.66:666"), vec![1, 1, 1]].concat(),
+    ];
+    for (option, port) in forged.iter().zip(5_001..) {
+        let client = SocketAddr::new(probe::FORGING_CLIENT.parse().map_err(io::Error::other)?, port);
+        let mut peer = Peer::open(&tun, client, server, option)?;
+        peer.acknowledge(option)?;
+        peer.data(option, b"GET / HTTP/1.0\r\n\r\n")?;
+        peer.answer()?;
+        peer.reset()?;
+    }
+    println!("{} connections with forged options were answered", forged.len());
+    Ok(())
+}
+
+/// Nanoseconds for one getpeername, and for one connection from its first segment to accept.
+struct Cost {
+    getpeername: f64,
+    accept: f64,
+}
+
+/// Both are measured in turn, so that whatever else the machine does hits both alike.
+fn bench(tun: &Tun, on: &str, off: &str, rounds: usize) -> io::Result<()> {
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    measure(tun)?;
+    for _ in 0..rounds {
+        without.push(measure(tun)?);
+        shell(on)?;
+        let cost = measure(tun);
+        shell(off)?;
+        with.push(cost?);
+    }
+    for (what, pick) in [
+        ("getpeername", (|cost| cost.getpeername) as fn(&Cost) -> f64),
+        ("connection until accept", |cost| cost.accept),
+    ] {
+        let (with, without) = (median(&with, pick), median(&without, pick));
+        println!("{what}: {without:.0} ns without, {with:.0} ns with, ratio {:.3}", with / without);
+    }
+    Ok(())
+}
+
+fn median(costs: &[Cost], pick: fn(&Cost) -> f64) -> f64 {
+    let mut values: Vec<f64> = costs.iter().map(pick).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn measure(tun: &Tun) -> io::Result<Cost> {
+    let listener = TcpListener::bind((probe::SERVER, 0))?;
+    let stream = connect(tun, &listener, 43_004, CLIENT)?;
+    let start = Instant::now();
+    for _ in 0..CALLS {
+        black_box(stream.peer_addr()?);
+    }
+    let getpeername = start.elapsed().as_nanos() as f64 / f64::from(CALLS);
+    let start = Instant::now();
+    for number in 0..CONNECTIONS {
+        connect(tun, &listener, 10_000 + number, CLIENT)?;
+    }
+    Ok(Cost { getpeername, accept: start.elapsed().as_nanos() as f64 / f64::from(CONNECTIONS) })
+}
+
+fn shell(command: &str) -> io::Result<()> {
+    match Command::new("sh").args(["-c", command]).output()? {
+        output if output.status.success() => Ok(()),
+        output => Err(io::Error::other(format!("`{command}`: {}", String::from_utf8_lossy(&output.stderr)))),
+    }
 }

@@ -1,4 +1,4 @@
-//! What the BPF programs count. The order is that of `enum counter` in bpf/toa.bpf.c.
+//! What the BPF programs count. The order is that of `enum counter` in bpf/common.h.
 
 /// One counter: its key in the map, its name in JSON, and what it means.
 pub(crate) struct Counter {
@@ -9,7 +9,7 @@ pub(crate) struct Counter {
 }
 
 /// All counters; the index is the key in the map `counters`.
-pub(crate) const COUNTERS: [Counter; 7] = [
+pub(crate) const COUNTERS: [Counter; 10] = [
     Counter { name: "learnt", meaning: "connections whose client was learnt from an option" },
     Counter { name: "without_option", meaning: "connections from a trusted gateway without an option" },
     Counter { name: "untrusted", meaning: "options ignored: the sender is not trusted" },
@@ -17,4 +17,7 @@ pub(crate) const COUNTERS: [Counter; 7] = [
     Counter { name: "bad_address", meaning: "options ignored: no client can have this address or port" },
     Counter { name: "no_memory", meaning: "options lost: no memory for the socket's storage" },
     Counter { name: "shown", meaning: "answers (accept, getpeername) given with the client's address" },
+    Counter { name: "udp_learnt", meaning: "datagrams whose option told the client" },
+    Counter { name: "udp_shown", meaning: "datagrams handed over as from the client" },
+    Counter { name: "udp_returned", meaning: "answers to clients that were sent to their gateway" },
 ];

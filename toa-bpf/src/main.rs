@@ -1,10 +1,11 @@
 //! `tollgate-toa`: shows real servers the client's address behind a FULLNAT gateway, without a kernel module.
 //!
-//! Three small BPF programs are attached to a control group and stay there without a daemon, held by pins in a BPF
+//! A few small BPF programs are attached to a control group and stay there without a daemon, held by pins in a BPF
 //! file system. This program puts them there, tells what they do, and takes them away again.
 #![forbid(unsafe_code)]
 
 mod counters;
+mod kernel;
 mod mounts;
 mod prefix;
 mod receiver;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use prefix::Prefix;
+use receiver::Protocols;
 
 /// Wrong arguments, as in sysexits.h.
 const EXIT_USAGE: u8 = 64;
@@ -44,6 +46,9 @@ enum Command {
         /// Control group (v2) whose sockets are served; by default the root, that is every server.
         #[arg(long, value_name = "PATH")]
         cgroup: Option<PathBuf>,
+        /// Serve UDP as well, for gateways that tell the client in an IPv4 option (UOA). Looks at every packet.
+        #[arg(long)]
+        udp: bool,
     },
     /// Tell whether the receiver is attached, whom it trusts, and what it counted.
     Status {
@@ -82,8 +87,9 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), receiver::Error> {
     let pin_dir = &arguments.pin_dir;
     match arguments.command {
-        Command::Attach { trust, cgroup } => {
-            let cgroup = receiver::attach(pin_dir, cgroup, &trust)?;
+        Command::Attach { trust, cgroup, udp } => {
+            let protocols = if udp { Protocols::TcpAndUdp } else { Protocols::Tcp };
+            let cgroup = receiver::attach(pin_dir, cgroup, &trust, protocols)?;
             println!("attached to {}; trusting {}", cgroup.display(), report::list(&trust));
         }
         Command::Status { json } => {

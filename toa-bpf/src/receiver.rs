@@ -1,4 +1,4 @@
-//! Attaches, inspects and detaches the three BPF programs.
+//! Attaches, inspects and detaches the BPF programs.
 //!
 //! The links to the control group are pinned in a directory of a BPF file system, together with the maps that
 //! `status` reads. The directory exists exactly while the receiver is attached: `attach` makes it last into being or
@@ -12,18 +12,26 @@ use std::time::{Duration, Instant};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, SockOps, loaded_links};
-use aya::{Ebpf, EbpfError};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, SockOps,
+    loaded_links,
+};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use crate::counters::COUNTERS;
-use crate::mounts;
 use crate::prefix::Prefix;
+use crate::{kernel, mounts};
 
 /// Aligned as the ELF parser wishes.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/toa.bpf.o"));
 
 /// Order matters: `toa_established` comes last, so that no client is learnt before it can be shown.
-const PROGRAMS: [&str; 3] = ["toa_getpeername4", "toa_getpeername6", "toa_established"];
+const PROGRAMS_TCP: [&str; 3] = ["toa_getpeername4", "toa_getpeername6", "toa_established"];
+/// The same.
+const PROGRAMS_UDP: [&str; 5] =
+    ["toa_recvmsg4", "toa_recvmsg6", "toa_sendmsg4", "toa_connect4", "toa_udp_learn"];
+/// Maps that only UDP needs; they take some megabytes.
+const MAPS_UDP: [&str; 2] = ["udp_clients", "udp_gateways"];
 const MAP_TRUST: &str = "trust";
 const MAP_COUNTERS: &str = "counters";
 const MAP_ABOUT: &str = "about";
@@ -38,9 +46,21 @@ const RELEASE_MAX: Duration = Duration::from_secs(5);
 /// How often it is asked.
 const RELEASE_POLL: Duration = Duration::from_millis(2);
 
+/// What is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocols {
+    /// TCP alone: nothing looks at packets after the handshake.
+    Tcp,
+    /// UDP, too: every packet that comes in is looked at.
+    TcpAndUdp,
+}
+
 /// Why the receiver could not be attached, read or detached.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    /// The kernel will not do.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
     /// A file system is missing.
     #[error(transparent)]
     Mounts(#[from] mounts::Error),
@@ -110,6 +130,8 @@ pub(crate) struct Status {
     pub(crate) cgroup: PathBuf,
     /// False when the group was removed: the kernel has then detached the programs by itself.
     pub(crate) cgroup_present: bool,
+    /// Whether UDP is served.
+    pub(crate) udp: bool,
     /// Trusted prefixes, sorted.
     pub(crate) trust: Vec<Prefix>,
     /// In the order of [`COUNTERS`], summed over all CPUs.
@@ -148,7 +170,13 @@ impl Drop for Pins<'_> {
 }
 
 /// Attaches the programs to a control group, the root one by default, and returns which.
-pub(crate) fn attach(pin_dir: &Path, cgroup: Option<PathBuf>, trust: &[Prefix]) -> Result<PathBuf, Error> {
+pub(crate) fn attach(
+    pin_dir: &Path,
+    cgroup: Option<PathBuf>,
+    trust: &[Prefix],
+    protocols: Protocols,
+) -> Result<PathBuf, Error> {
+    kernel::check()?;
     if trust.len() > TRUST_MAX {
         return Err(Error::TooManyPrefixes(trust.len()));
     }
@@ -161,20 +189,31 @@ pub(crate) fn attach(pin_dir: &Path, cgroup: Option<PathBuf>, trust: &[Prefix]) 
     let group = File::open(&cgroup).map_err(|source| file_error("open", &cgroup, source))?;
 
     let pins = Pins::create(pin_dir)?;
-    let mut object = Ebpf::load(OBJECT).map_err(load_error)?;
+    let mut object = load(protocols)?;
     fill_maps(&mut object, &cgroup, trust)?;
     for name in MAPS {
         let map = object.map(name).ok_or_else(|| Error::Pin(pin_dir.join(name)))?;
         let path = pin_dir.join(name);
         map.pin(&path).map_err(|error| file_error("pin", &path, io::Error::other(error)))?;
     }
-    for name in PROGRAMS {
+    let udp = PROGRAMS_UDP.iter().filter(|_| protocols == Protocols::TcpAndUdp);
+    for name in udp.chain(&PROGRAMS_TCP) {
         let link = attach_program(&mut object, name, &group)?;
         let path = pin_dir.join(name);
         link.pin(&path).map_err(|error| file_error("pin", &path, io::Error::other(error)))?;
     }
     pins.keep();
     Ok(cgroup)
+}
+
+fn load(protocols: Protocols) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    if protocols == Protocols::Tcp {
+        for map in MAPS_UDP {
+            loader.map_max_entries(map, 1);
+        }
+    }
+    loader.load(OBJECT).map_err(load_error)
 }
 
 fn fill_maps(object: &mut Ebpf, cgroup: &Path, trust: &[Prefix]) -> Result<(), Error> {
@@ -204,18 +243,39 @@ fn attach_program(object: &mut Ebpf, name: &'static str, group: &File) -> Result
     // A link shares the group with other programs in any case; kernels refuse to be told so by a flag.
     let mode = CgroupAttachMode::Single;
     let refused = |source: ProgramError| program_error(name, source);
-    let program = object.program_mut(name).ok_or(ProgramError::NotLoaded).map_err(refused)?;
-    if let Ok(sock_ops) = <&mut SockOps>::try_from(&mut *program) {
-        sock_ops.load().map_err(refused)?;
-        let id = sock_ops.attach(group, mode).map_err(refused)?;
-        let link = sock_ops.take_link(id).map_err(refused)?;
-        return FdLink::try_from(link).map_err(|_| refused(ProgramError::UnexpectedProgramType));
-    }
-    let sock_addr = <&mut CgroupSockAddr>::try_from(program).map_err(refused)?;
-    sock_addr.load().map_err(refused)?;
-    let id = sock_addr.attach(group, mode).map_err(refused)?;
-    let link = sock_addr.take_link(id).map_err(refused)?;
-    FdLink::try_from(link).map_err(|_| refused(ProgramError::UnexpectedProgramType))
+    let link = match object.program_mut(name).ok_or(ProgramError::NotLoaded).map_err(refused)? {
+        Program::SockOps(program) => attach_sock_ops(program, group, mode),
+        Program::CgroupSkb(program) => attach_skb(program, group, mode),
+        Program::CgroupSockAddr(program) => attach_sock_addr(program, group, mode),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    link.map_err(refused)
+}
+
+fn attach_sock_ops(
+    program: &mut SockOps,
+    group: &File,
+    mode: CgroupAttachMode,
+) -> Result<FdLink, ProgramError> {
+    program.load()?;
+    let id = program.attach(group, mode)?;
+    FdLink::try_from(program.take_link(id)?).map_err(|_| ProgramError::UnexpectedProgramType)
+}
+
+fn attach_skb(program: &mut CgroupSkb, group: &File, mode: CgroupAttachMode) -> Result<FdLink, ProgramError> {
+    program.load()?;
+    let id = program.attach(group, CgroupSkbAttachType::Ingress, mode)?;
+    FdLink::try_from(program.take_link(id)?).map_err(|_| ProgramError::UnexpectedProgramType)
+}
+
+fn attach_sock_addr(
+    program: &mut CgroupSockAddr,
+    group: &File,
+    mode: CgroupAttachMode,
+) -> Result<FdLink, ProgramError> {
+    program.load()?;
+    let id = program.attach(group, mode)?;
+    FdLink::try_from(program.take_link(id)?).map_err(|_| ProgramError::UnexpectedProgramType)
 }
 
 /// Reads back what is attached and what it counted.
@@ -243,7 +303,8 @@ pub(crate) fn status(pin_dir: &Path) -> Result<Status, Error> {
         *sum = map.get(&key, 0).map_err(in_map(MAP_COUNTERS))?.iter().sum();
     }
     let cgroup_present = mounts::require_cgroup2(&cgroup).is_ok();
-    Ok(Status { cgroup, cgroup_present, trust, counters })
+    let udp = PROGRAMS_UDP.iter().all(|name| pin_dir.join(name).exists());
+    Ok(Status { cgroup, cgroup_present, udp, trust, counters })
 }
 
 /// Opens a pinned map; its type is checked by the typed view that is made of it.
@@ -262,9 +323,10 @@ fn open_map(pin_dir: &Path, name: &'static str) -> Result<Map, Error> {
 /// Detaches by removing the pins, which hold the links, and returns when the kernel has let the programs go.
 pub(crate) fn detach(pin_dir: &Path) -> Result<(), Error> {
     require_attached(pin_dir)?;
-    let links: Vec<u32> = PROGRAMS.iter().filter_map(|name| link_id(&pin_dir.join(name))).collect();
-    // Learning ends first. A pin that is already missing is what we want.
-    for name in PROGRAMS.iter().rev().chain(&MAPS) {
+    let programs = || PROGRAMS_TCP.iter().rev().chain(PROGRAMS_UDP.iter().rev());
+    let links: Vec<u32> = programs().filter_map(|name| link_id(&pin_dir.join(name))).collect();
+    // Learning ends first. A pin that is missing is what we want.
+    for name in programs().chain(&MAPS) {
         let path = pin_dir.join(name);
         match fs::remove_file(&path) {
             Ok(()) => {}

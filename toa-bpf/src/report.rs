@@ -20,6 +20,7 @@ pub(crate) fn text(status: &Status) -> String {
         out.push_str("  (this group is gone: detach, then attach again)");
     }
     let _ = writeln!(out, "\ntrusting     {}", list(&status.trust));
+    let _ = writeln!(out, "serving      {}", if status.udp { "TCP and UDP" } else { "TCP" });
     for (counter, value) in COUNTERS.iter().zip(status.counters) {
         let _ = writeln!(out, "{value:>12} {}", counter.meaning);
     }
@@ -36,6 +37,7 @@ pub(crate) fn json(status: &Status) -> String {
     let object = json!({
         "attached": status.cgroup_present,
         "cgroup": status.cgroup,
+        "udp": status.udp,
         "trust": status.trust.iter().map(Prefix::to_string).collect::<Vec<_>>(),
         "counters": counters,
     });
@@ -53,7 +55,8 @@ mod tests {
             cgroup: PathBuf::from("/sys/fs/cgroup"),
             cgroup_present: false,
             trust: vec!["10.9.0.0/24".parse().unwrap()],
-            counters: [1, 2, 3, 4, 5, 6, 7],
+            udp: true,
+            counters: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
         }
     }
 
@@ -64,6 +67,7 @@ mod tests {
         assert_eq!(value["trust"][0], "10.9.0.0/24");
         assert_eq!(value["counters"]["learnt"], 1);
         assert_eq!(value["counters"]["shown"], 7);
+        assert_eq!(value["counters"]["udp_returned"], 10);
         assert_eq!(value["counters"].as_object().unwrap().len(), COUNTERS.len());
     }
 

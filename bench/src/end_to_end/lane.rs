@@ -62,7 +62,8 @@ impl Lane {
         {
             services.extend(added.iter().cloned());
         }
-        let mut rig = Rig::build(RigOptions { config, prefix: None, bond: Bond::DiesWithParent })?;
+        let mut rig =
+            Rig::build(RigOptions { config, prefix: None, bond: Bond::DiesWithParent, receiver: false })?;
         let iperf = Cmd::line("iperf3 -s -p").arg(IPERF_PORT.to_string());
         let iperf = Process::spawn("iperf3", &rig.reals[0], &iperf, rig.dir(), Bond::DiesWithParent)?;
         let mut address = VIP;

@@ -9,6 +9,7 @@ mod options;
 mod others;
 mod states;
 mod themes;
+mod toa;
 
 use crate::case::Case;
 
@@ -21,6 +22,7 @@ pub(crate) fn all() -> Vec<Case> {
         malformed::cases(),
         limits::cases(),
         others::cases(),
+        toa::cases(),
         of_modes(),
     ]
     .into_iter()

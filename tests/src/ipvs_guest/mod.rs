@@ -11,8 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::guest;
+use crate::guest::agent::{Agent, Listening};
 use crate::guest::image::{self, Contents, Image};
-use crate::guest::{self, Agent};
 
 mod wire;
 
@@ -70,9 +71,9 @@ impl Guest {
         };
         let image = image::make(dir.path(), &contents)?;
         let wires = [Wire::new(Side::Wan, dir.path())?, Wire::new(Side::Lan, dir.path())?];
-        let listener = Agent::listen(dir.path())?;
-        let mut qemu = spawn_qemu(&image, dir.path())?;
-        match Agent::accept(&listener, &mut qemu, dir.path(), PATIENCE) {
+        let listening = Listening::new(dir.path(), &dir.path().join("console"))?;
+        let mut qemu = spawn_qemu(&image, dir.path(), &listening)?;
+        match guest::accept(listening, &mut qemu, PATIENCE) {
             Ok(agent) => Ok(Guest { qemu, agent, wires, _dir: dir }),
             Err(error) => {
                 guest::end(&mut qemu);
@@ -128,7 +129,7 @@ impl Drop for Guest {
     }
 }
 
-fn spawn_qemu(image: &Image, dir: &std::path::Path) -> Result<Child> {
+fn spawn_qemu(image: &Image, dir: &std::path::Path, listening: &Listening) -> Result<Child> {
     let console = File::create(dir.join("console"))?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
@@ -137,9 +138,7 @@ fn spawn_qemu(image: &Image, dir: &std::path::Path) -> Result<Child> {
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
     command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
     command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
-    command.args(["-device", "virtio-serial-pci,addr=0x4"]);
-    command.args(["-chardev", &format!("socket,id=agent,path={}", dir.join("agent").display())]);
-    command.args(["-device", "virtserialport,chardev=agent,name=agent"]);
+    command.args(listening.arguments());
     for side in Side::ALL {
         command.args(Wire::arguments(side, dir));
     }

@@ -14,8 +14,9 @@ use tempfile::TempDir;
 
 use crate::frames::{FrameReceiver, FrameSender};
 use crate::gateway::binary;
+use crate::guest;
+use crate::guest::agent::{Agent, Listening};
 use crate::guest::image::{self, Contents, Image};
-use crate::guest::{self, Agent};
 use crate::netns::Netns;
 use crate::run::Cmd;
 use crate::wait::wait_for;
@@ -136,9 +137,9 @@ impl Guest {
             })
         };
         let wires = [wire(Side::Wan)?, wire(Side::Lan)?];
-        let listener = Agent::listen(dir.path())?;
+        let listening = Listening::new(dir.path(), &dir.path().join("console"))?;
         let mut qemu = spawn_qemu(&image, &netns, dir.path(), card)?;
-        match Agent::accept(&listener, &mut qemu, dir.path(), PATIENCE) {
+        match guest::accept(listening, &mut qemu, PATIENCE) {
             Ok(agent) => Ok(Guest { qemu, agent, wires, _netns: netns, _dir: dir }),
             Err(error) => {
                 guest::end(&mut qemu);

@@ -1,21 +1,25 @@
-//! The cases: where the option is, what it looks like, and whose address the server must see.
+//! The table that the conformance vectors are made from: where the option is, what it looks like, and whose address
+//! the server must see.
 
-use std::fs;
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
 
-use super::peer::{PATIENCE, Peer};
-use super::tun::{Tun, wait_readable};
-use super::{LIP, LIP_UNTRUSTED, LIP_V6, SERVER, SERVER_V6};
+use super::segment::{self, ACK, PSH, SYN};
+use super::vector::{self, Counts, Index, Listener, Socket, Then};
+use super::{LIP, LIP_UNTRUSTED, LIP_V6, SERVER, SERVER_PORT, SERVER_V6, TRUST, pcap};
 
 /// The client that every good option names.
 pub const CLIENT: &str = "203.0.113.7:4660";
 /// See [`CLIENT`].
 pub const CLIENT_V6: &str = "[2001:db8::7]:4660";
 
-const SYNCOOKIES: &str = "/proc/sys/net/ipv4/tcp_syncookies";
+const GATEWAY_ISN: u32 = 0x1000_0000;
+const SERVER_ISN: u32 = 0x2000_0000;
+/// MSS 1400.
+const SYN_OPTIONS: [u8; 4] = [2, 4, 0x05, 0x78];
+/// The first case's port at the gateway; each has its own.
+const FIRST_PORT: u16 = 40_000;
+/// The identifier of the form that RFC 6994 asks for.
+const EXID: [u8; 2] = *b"TG";
 
 /// Which segment carries the option.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,18 +46,22 @@ enum Server {
     Deferred,
     /// IPv4 socket, SYN cookies forced.
     Cookies,
+    /// IPv4 socket that would speak MPTCP.
+    Mptcp,
     /// IPv4 socket, gateway that is not trusted.
     Untrusted,
 }
 
 /// One case.
-pub struct Case {
-    pub name: &'static str,
+struct Case {
+    name: &'static str,
     server: Server,
     place: Place,
+    then: Then,
     options: Vec<u8>,
     /// The address to be seen; none is the gateway's own.
     seen: Option<&'static str>,
+    counts: Counts,
 }
 
 /// A TOA option for any kind and address.
@@ -67,10 +75,27 @@ pub fn toa(kind: u8, client: &str) -> Vec<u8> {
     [vec![kind, length], client.port().to_be_bytes().to_vec(), address].concat()
 }
 
+/// The same in the form of RFC 6994: an identifier behind the length, and two bytes in front to keep words aligned.
+fn toa_with_exid(kind: u8, client: &str) -> Vec<u8> {
+    let plain = toa(kind, client);
+    let length = plain[1] + 2;
+    [&[1, 1, kind, length][..], &EXID, &plain[2..]].concat()
+}
+
 /// All cases, each with the address that the program on the real server shall see.
 #[expect(clippy::too_many_lines, reason = "a table")]
-pub fn all() -> Vec<Case> {
-    let case = |name, server, place, options: Vec<u8>, seen| Case { name, server, place, options, seen };
+fn all() -> Vec<Case> {
+    let case = |name, server, place, options: Vec<u8>, seen: Option<&'static str>| Case {
+        name,
+        server,
+        place,
+        then: Then::Nothing,
+        options,
+        seen,
+        counts: if seen.is_some() { Counts::Learnt } else { Counts::WithoutOption },
+    };
+    let then = |then, case: Case| Case { then, ..case };
+    let counts = |counts, case: Case| Case { counts, ..case };
     let good = || toa(254, CLIENT);
     let good_v6 = || toa(254, CLIENT_V6);
     let client = Some(CLIENT);
@@ -127,41 +152,68 @@ pub fn all() -> Vec<Case> {
             [vec![254, 4, 0xf9, 0x89], good()].concat(),
             client,
         ),
-        case("no option", Server::V4, Place::FinalAck, vec![], None),
+        case("MPTCP listener", Server::Mptcp, Place::FinalAck, good(), client),
+        then(Then::Ktls, case("kTLS after accept", Server::V4, Place::FinalAck, good(), client)),
+        then(Then::Ktls, case("kTLS after accept, IPv6", Server::V6, Place::FinalAck, good_v6(), client_v6)),
+        then(Then::Sockmap, case("socket in a sockmap", Server::V4, Place::FinalAck, good(), client)),
+        then(
+            Then::Sockmap,
+            case("socket in a sockmap, IPv6", Server::V6, Place::FinalAck, good_v6(), client_v6),
+        ),
+        then(
+            Then::AddrForm,
+            case("IPv6 socket made an IPv4 one", Server::DualV4, Place::FinalAck, good(), mapped),
+        ),
+        case("kind 254 with an ExID", Server::V4, Place::FinalAck, toa_with_exid(254, CLIENT), client),
+        case("kind 253 with an ExID", Server::V4, Place::FinalAck, toa_with_exid(253, CLIENT), client),
         case(
-            "IPv4 socket, IPv6 client: no room in sockaddr_in",
-            Server::V4,
+            "IPv6 client with an ExID",
+            Server::V6,
             Place::FinalAck,
-            good_v6(),
-            None,
+            toa_with_exid(254, CLIENT_V6),
+            client_v6,
+        ),
+        case("another ExID", Server::V4, Place::FinalAck, vec![1, 1, 254, 10, 1, 2, 3, 4, 5, 6, 7, 8], None),
+        case("no option", Server::V4, Place::FinalAck, vec![], None),
+        counts(
+            Counts::Learnt,
+            case(
+                "IPv4 socket, IPv6 client: no room in sockaddr_in",
+                Server::V4,
+                Place::FinalAck,
+                good_v6(),
+                None,
+            ),
         ),
         case("on the SYN only", Server::V4, Place::Syn, good(), None),
         case("on late data only", Server::V4, Place::LateData, good(), None),
-        case("gateway not trusted", Server::Untrusted, Place::FinalAck, good(), None),
+        counts(
+            Counts::Untrusted,
+            case("gateway not trusted", Server::Untrusted, Place::FinalAck, good(), None),
+        ),
         case("behind the end of the options", Server::V4, Place::FinalAck, [vec![0], good()].concat(), None),
     ];
-    cases.extend(malformed().into_iter().map(|(name, options)| Case {
-        name,
-        server: Server::V4,
-        place: Place::FinalAck,
-        options,
-        seen: None,
-    }));
+    cases.extend(
+        malformed().into_iter().map(|(name, options, what)| {
+            counts(what, case(name, Server::V4, Place::FinalAck, options, None))
+        }),
+    );
     cases
 }
 
-fn malformed() -> Vec<(&'static str, Vec<u8>)> {
+fn malformed() -> Vec<(&'static str, Vec<u8>, Counts)> {
+    let (broken, other) = (Counts::Malformed, Counts::WithoutOption);
     let mut cases = vec![
-        ("length 0", vec![254, 0, 0x12, 0x34, 203, 0, 113, 7]),
-        ("length 1", vec![254, 1, 0x12, 0x34, 203, 0, 113, 7]),
-        ("length 6", vec![254, 6, 0x12, 0x34, 203, 0, 0, 0]),
-        ("length 12", vec![254, 12, 0x12, 0x34, 203, 0, 113, 7, 0, 0, 0, 0]),
-        ("length behind the header", vec![254, 255, 0x12, 0x34, 203, 0, 113, 7]),
-        ("cut short", vec![254, 8, 0x12, 0x34]),
-        ("IPv6 form cut short", vec![254, 20, 0x12, 0x34, 203, 0, 113, 7]),
-        ("kind only, at the end", vec![1, 1, 1, 254]),
-        ("behind a broken option", [vec![5, 1], toa(254, CLIENT)].concat()),
-        ("kind 200 in IPv6 form", toa(200, CLIENT_V6)),
+        ("length 0", vec![254, 0, 0x12, 0x34, 203, 0, 113, 7], broken),
+        ("length 1", vec![254, 1, 0x12, 0x34, 203, 0, 113, 7], broken),
+        ("length 6", vec![254, 6, 0x12, 0x34, 203, 0, 0, 0], other),
+        ("length 12", vec![254, 12, 0x12, 0x34, 203, 0, 113, 7, 0, 0, 0, 0], other),
+        ("length behind the header", vec![254, 255, 0x12, 0x34, 203, 0, 113, 7], broken),
+        ("cut short", vec![254, 8, 0x12, 0x34], broken),
+        ("IPv6 form cut short", vec![254, 20, 0x12, 0x34, 203, 0, 113, 7], broken),
+        ("kind only, at the end", vec![1, 1, 1, 254], broken),
+        ("behind a broken option", [vec![5, 1], toa(254, CLIENT)].concat(), broken),
+        ("kind 200 in IPv6 form", toa(200, CLIENT_V6), other),
     ];
     cases.extend(
         [
@@ -172,94 +224,83 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
             ("broadcast address", "255.255.255.255:4660"),
             ("the gateway's own address", "10.9.0.2:4660"),
         ]
-        .map(|(name, address)| (name, toa(254, address))),
+        .map(|(name, address)| (name, toa(254, address), Counts::BadAddress)),
     );
     cases
 }
 
-/// Plays one case. `index` gives it a port of its own.
-///
-/// # Errors
-/// What was seen instead, or what did not work.
-pub fn play(tun: &Tun, case: &Case, index: u16) -> Result<(), String> {
-    let told = |what: &str, error: io::Error| format!("{what}: {error}");
-    if case.server == Server::Cookies {
-        fs::write(SYNCOOKIES, "2").map_err(|error| told("forcing SYN cookies", error))?;
-    }
-    let result = play_prepared(tun, case, index);
-    if case.server == Server::Cookies {
-        fs::write(SYNCOOKIES, "1").map_err(|error| told("SYN cookies back to normal", error))?;
-    }
-    result
+/// A file of the vectors: its path, and what is in it.
+pub struct Made {
+    pub path: String,
+    pub bytes: Vec<u8>,
 }
 
-fn play_prepared(tun: &Tun, case: &Case, index: u16) -> Result<(), String> {
-    let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-    let (listen_on, server_ip, lip) = match case.server {
-        Server::V6 => ("[::]:0", SERVER_V6, LIP_V6),
-        Server::DualV4 => ("[::]:0", SERVER, LIP),
-        Server::Untrusted => ("0.0.0.0:0", SERVER, LIP_UNTRUSTED),
-        Server::V4 | Server::Deferred | Server::Cookies => ("0.0.0.0:0", SERVER, LIP),
-    };
-    let listener = TcpListener::bind(listen_on).map_err(told("listening"))?;
-    if case.server == Server::Deferred {
-        defer_accept(&listener).map_err(told("TCP_DEFER_ACCEPT"))?;
+/// The index and every pcap file.
+pub fn make() -> Vec<Made> {
+    let mut files = Vec::new();
+    let mut index = Index { trust: TRUST.map(str::to_owned).to_vec(), case: Vec::new() };
+    for (case, port) in all().iter().zip(FIRST_PORT..) {
+        let path = format!("receivers/{}.pcap", file_name(case.name));
+        let (socket, lip, server) = match case.server {
+            Server::V6 => (Socket::Inet6, LIP_V6, SERVER_V6),
+            Server::DualV4 => (Socket::Inet6, LIP, SERVER),
+            Server::Untrusted => (Socket::Inet, LIP_UNTRUSTED, SERVER),
+            _ => (Socket::Inet, LIP, SERVER),
+        };
+        let gateway = SocketAddr::new(lip.parse().unwrap(), port);
+        let server = SocketAddr::new(server.parse().unwrap(), SERVER_PORT);
+        files.push(Made { path: path.clone(), bytes: pcap::write(&conversation(case, gateway, server)) });
+        index.case.push(vector::Case {
+            name: case.name.to_owned(),
+            file: path,
+            socket,
+            listener: match case.server {
+                Server::Deferred => Listener::DeferAccept,
+                Server::Cookies => Listener::SynCookies,
+                Server::Mptcp => Listener::Mptcp,
+                _ => Listener::Plain,
+            },
+            then: case.then,
+            sees: case.seen.map_or_else(|| as_seen_on(socket, gateway).to_string(), str::to_owned),
+            counts: case.counts,
+        });
     }
-    let port = listener.local_addr().map_err(told("listening"))?.port();
-    let server = SocketAddr::new(server_ip.parse().unwrap(), port);
-    let gateway = SocketAddr::new(lip.parse().unwrap(), 40_000 + index);
+    let text = format!(
+        "# What a receiver must show; README.md tells how to play it.\n{}",
+        toml::to_string(&index).unwrap()
+    );
+    files.push(Made { path: "receivers.toml".to_owned(), bytes: text.into_bytes() });
+    files
+}
 
-    let on_syn: &[u8] = if case.place == Place::Syn { &case.options } else { &[] };
-    let mut peer = Peer::open(tun, gateway, server, on_syn).map_err(told("SYN"))?;
-    let options = |wanted| if case.place == wanted { &case.options[..] } else { &[] };
-    if case.place != Place::FirstData {
-        peer.acknowledge(options(Place::FinalAck)).map_err(told("final ACK"))?;
-    }
-    let on_data = if case.place == Place::Syn { &[] } else { &case.options[..] };
-    peer.data(on_data, b"hello").map_err(told("data"))?;
-    let (stream, accepted) = accept(&listener).map_err(told("accept"))?;
-    let named = stream.peer_addr().map_err(told("getpeername"))?;
-    peer.reset().map_err(told("RST"))?;
-
-    let expected = match case.seen {
-        Some(client) => client.parse().unwrap(),
-        None => as_seen_by(&listener, gateway),
-    };
-    match accepted == expected && named == expected {
-        true => Ok(()),
-        false => Err(format!("accept4 says {accepted}, getpeername {named}; {expected} is right")),
-    }
+/// Letters and digits of a name, with hyphens between words.
+fn file_name(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect::<Vec<_>>().join("-")
 }
 
 /// An IPv6 socket sees an IPv4 peer as a mapped address.
-fn as_seen_by(listener: &TcpListener, peer: SocketAddr) -> SocketAddr {
-    let on_v6 = listener.local_addr().is_ok_and(|addr| addr.is_ipv6());
+fn as_seen_on(socket: Socket, peer: SocketAddr) -> SocketAddr {
     match peer.ip() {
-        IpAddr::V4(v4) if on_v6 => SocketAddr::new(v4.to_ipv6_mapped().into(), peer.port()),
+        IpAddr::V4(v4) if socket == Socket::Inet6 => SocketAddr::new(v4.to_ipv6_mapped().into(), peer.port()),
         _ => peer,
     }
 }
 
-/// Accepts with a deadline.
-pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    if !wait_readable(listener.as_raw_fd(), Instant::now() + PATIENCE)? {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "no connection came"));
-    }
-    listener.accept()
-}
-
-fn defer_accept(listener: &TcpListener) -> io::Result<()> {
-    let seconds: libc::c_int = 30;
-    let length = libc::socklen_t::try_from(size_of_val(&seconds)).unwrap();
-    // SAFETY: the option takes an int, whose address and length are passed, on an open descriptor.
-    let result = unsafe {
-        libc::setsockopt(
-            listener.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_DEFER_ACCEPT,
-            (&raw const seconds).cast(),
-            length,
-        )
+/// The connection as it is on the wire between gateway and server.
+fn conversation(case: &Case, gateway: SocketAddr, server: SocketAddr) -> Vec<Vec<u8>> {
+    let on = |place: bool| if place { &case.options[..] } else { &[] };
+    let from_gateway = |flags: u8, options: &[u8], data: &[u8]| {
+        segment::write(gateway, server, GATEWAY_ISN + 1, SERVER_ISN + 1, flags, options, data)
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let syn_options = [&SYN_OPTIONS, on(case.place == Place::Syn)].concat();
+    let mut packets = vec![
+        segment::write(gateway, server, GATEWAY_ISN, 0, SYN, &syn_options, &[]),
+        segment::write(server, gateway, SERVER_ISN, GATEWAY_ISN + 1, SYN | ACK, &SYN_OPTIONS, &[]),
+    ];
+    if case.place != Place::FirstData {
+        packets.push(from_gateway(ACK, on(case.place == Place::FinalAck), &[]));
+    }
+    packets.push(from_gateway(ACK | PSH, on(case.place != Place::Syn), b"hello"));
+    packets
 }

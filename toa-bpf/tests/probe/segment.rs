@@ -49,16 +49,69 @@ pub fn write(
     tcp.extend(data);
 
     let length = u16::try_from(tcp.len()).unwrap();
-    let mut pseudo = address_bytes(from.ip());
-    pseudo.extend(address_bytes(to.ip()));
-    pseudo.extend([0, PROTOCOL_TCP]);
-    pseudo.extend(length.to_be_bytes());
-    let sum = checksum(pseudo.iter().chain(&tcp).copied());
-    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-
+    set_checksum(&mut tcp, from.ip(), to.ip());
     let mut packet = ip_header(from.ip(), to.ip(), length);
     packet.extend(tcp);
     packet
+}
+
+fn set_checksum(tcp: &mut [u8], from: IpAddr, to: IpAddr) {
+    let mut pseudo = address_bytes(from);
+    pseudo.extend(address_bytes(to));
+    pseudo.extend([0, PROTOCOL_TCP]);
+    pseudo.extend(u16::try_from(tcp.len()).unwrap().to_be_bytes());
+    tcp[16..18].fill(0);
+    let sum = checksum(pseudo.iter().chain(&*tcp).copied());
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Where the TCP header begins; `None` when it is no TCP segment with a whole header.
+fn tcp_at(packet: &[u8]) -> Option<usize> {
+    let at = match packet.first()? >> 4 {
+        4 if packet.get(9) == Some(&PROTOCOL_TCP) => usize::from(packet[0] & 0xf) * 4,
+        6 if packet.get(6) == Some(&PROTOCOL_TCP) => 40,
+        _ => return None,
+    };
+    (packet.len() >= at + 20).then_some(at)
+}
+
+/// From whom to whom.
+pub fn ends(packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let tcp = &packet[tcp_at(packet)?..];
+    let port = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
+    let address = |at: usize| match packet[0] >> 4 {
+        4 => IpAddr::from(<[u8; 4]>::try_from(&packet[12 + at * 4..16 + at * 4]).unwrap()),
+        _ => IpAddr::from(<[u8; 16]>::try_from(&packet[8 + at * 16..24 + at * 16]).unwrap()),
+    };
+    Some((SocketAddr::new(address(0), port(0)), SocketAddr::new(address(1), port(2))))
+}
+
+/// The flags of a TCP segment.
+pub fn flags(packet: &[u8]) -> u8 {
+    tcp_at(packet).map_or(0, |at| packet[at + 13])
+}
+
+/// The same segment with another acknowledgement number.
+pub fn with_ack_moved(packet: &[u8], by: u32) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    if let (Some(at), Some((from, to))) = (tcp_at(&packet), ends(&packet))
+        && flags(&packet) & ACK != 0
+    {
+        let tcp = &mut packet[at..];
+        let ack = u32::from_be_bytes(tcp[8..12].try_into().unwrap()).wrapping_add(by);
+        tcp[8..12].copy_from_slice(&ack.to_be_bytes());
+        set_checksum(tcp, from.ip(), to.ip());
+    }
+    packet
+}
+
+/// A segment with these flags that comes behind another of the same side.
+pub fn reset_after(packet: &[u8], flags: u8) -> Vec<u8> {
+    let (from, to) = ends(packet).unwrap();
+    let tcp = &packet[tcp_at(packet).unwrap()..];
+    let word = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().unwrap());
+    let payload_len = u32::try_from(tcp.len() - usize::from(tcp[12] >> 4) * 4).unwrap();
+    write(from, to, word(4).wrapping_add(payload_len), word(8), flags, &[], &[])
 }
 
 fn ip_header(from: IpAddr, to: IpAddr, payload_len: u16) -> Vec<u8> {
@@ -89,7 +142,7 @@ fn address_bytes(ip: IpAddr) -> Vec<u8> {
 }
 
 /// The Internet checksum, RFC 1071.
-fn checksum(bytes: impl Iterator<Item = u8>) -> u16 {
+pub fn checksum(bytes: impl Iterator<Item = u8>) -> u16 {
     let mut sum: u32 =
         bytes.enumerate().map(|(i, byte)| u32::from(byte) << if i % 2 == 0 { 8 } else { 0 }).sum();
     while sum > 0xffff {
@@ -100,12 +153,7 @@ fn checksum(bytes: impl Iterator<Item = u8>) -> u16 {
 
 /// Reads a segment from the server if it is addressed to `to`.
 pub fn read(packet: &[u8], to: SocketAddr) -> Option<Reply> {
-    let header_len = match packet.first()? >> 4 {
-        4 if packet.get(9) == Some(&PROTOCOL_TCP) => usize::from(packet[0] & 0xf) * 4,
-        6 if packet.get(6) == Some(&PROTOCOL_TCP) => 40,
-        _ => return None,
-    };
-    let tcp = packet.get(header_len..)?;
+    let tcp = packet.get(tcp_at(packet)?..)?;
     let word = |at: usize| Some(u32::from_be_bytes(tcp.get(at..at + 4)?.try_into().ok()?));
     if u16::from_be_bytes([*tcp.get(2)?, *tcp.get(3)?]) != to.port() {
         return None;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tollgate_tests::rig::URL;
-use tollgate_tests::{Rig, gateway, netns};
+use tollgate_tests::{Rig, gateway, netns, receiver};
 
 /// What the names of its namespaces begin with.
 pub(crate) const PREFIX: &str = "tollgate";
@@ -34,6 +34,7 @@ pub(crate) fn leave(rig: Rig) -> Result<()> {
   ip netns exec {PREFIX}-client1 curl {URL}
   ip netns exec {PREFIX}-client2 wrk -c 32 -d 10 {URL}
   ip netns exec {PREFIX}-real1 tcpdump -ni eth0 tcp port 80     (look for `unknown-254`: the client's address)
+  tail -f {dir}/real1.access.log     (nginx has it, too)
   edit {config}, then: tollgate reload
   ip netns exec {PREFIX}-gw curl http://127.0.0.1:9180/metrics
 Logs are in {dir}. The end: make demo-stop",
@@ -54,6 +55,8 @@ pub(crate) fn stop() -> Result<()> {
     }
     if let Ok(dir) = std::fs::read_to_string(NOTE) {
         let dir = PathBuf::from(dir);
+        receiver::remove_pins(&dir.join("bpf"))?;
+        receiver::remove_group(&format!("{PREFIX}-toa"))?;
         if dir.exists() {
             std::fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
         }

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     wait::catch_signals()?;
     let keep = std::env::var("KEEP").is_ok_and(|value| !value.is_empty() && value != "0");
-    let mut options = RigOptions::demo()?;
+    let mut options = RigOptions { receiver: true, ..RigOptions::demo()? };
     if keep {
         if kept::is_running()? {
             bail!("a demo was left running; end it with `make demo-stop` first");
@@ -60,7 +60,7 @@ fn run() -> Result<()> {
     let mut rig = Rig::build(options)?;
     rig.start_gateway()?;
     say.note(format!(
-        "Up after {:.1} s: dataplane with two workers, control, three nginx.",
+        "Up after {:.1} s: dataplane with two workers, control, three nginx, tollgate-toa on their side.",
         start.elapsed().as_secs_f32()
     ));
     steps::all(&mut rig, &mut say)?;

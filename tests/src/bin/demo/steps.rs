@@ -49,6 +49,7 @@ fn client_address(rig: &Rig, say: &mut Say) -> Result<()> {
     say.step(
         "What real1 sees: the gateway's local address, and the client's real one in TCP option 254 (TOA)",
     );
+    let mut clients = Vec::new();
     for (number, address) in CLIENTS.iter().enumerate() {
         let seen = scenario::what_real_server_sees(rig, number, TOA_KIND)?;
         let [_, _, ack] = &seen.handshake;
@@ -70,7 +71,22 @@ fn client_address(rig: &Rig, say: &mut Say) -> Result<()> {
                 &tshark.arg(&seen.capture).run()?.stdout,
             );
         }
+        clients.push(seen.client.to_string());
     }
+    access_log(rig, say, &clients)
+}
+
+/// The receiver shows nginx the same address, so it stands in its log.
+fn access_log(rig: &Rig, say: &mut Say, clients: &[String]) -> Result<()> {
+    let logged = rig.nginx[0].logged()?;
+    let last = logged.len().saturating_sub(2);
+    say.show("the last lines of the access log of nginx on real1", &logged[last..].join("\n"));
+    let all = clients.iter().all(|client| logged.contains(client));
+    say.claim(all, "nginx logs both clients' addresses and ports, not the gateway's")?;
+    let strange = logged.iter().filter(|line| CLIENTS.iter().all(|client| !line.starts_with(client))).count();
+    say.claim(strange == 0, format!("no other address in its {} lines", logged.len()))?;
+    let receiver = rig.receiver.as_ref().context("the demo has a receiver")?;
+    say.show("tollgate-toa status", &receiver.status()?);
     Ok(())
 }
 

@@ -1,0 +1,117 @@
+//! Runs shell commands in a qemu guest, over a virtio serial port that is a Unix socket on this side.
+//!
+//! The guest's first process reads lines, runs each, and puts a line `== STATUS` behind its output.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::wait::wait_for;
+
+/// What a command in the guest said.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// Its exit status.
+    pub status: u32,
+    /// Its output, that for errors too.
+    pub text: String,
+}
+
+/// The socket that qemu connects to.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    listener: UnixListener,
+    socket: PathBuf,
+    console: PathBuf,
+}
+
+impl Listening {
+    /// On `DIR/agent`. Errors show what `console` has in it.
+    pub(crate) fn new(dir: &Path, console: &Path) -> Result<Listening> {
+        let socket = dir.join("agent");
+        let listener = UnixListener::bind(&socket)?;
+        listener.set_nonblocking(true)?;
+        Ok(Listening { listener, socket, console: console.to_owned() })
+    }
+
+    /// What qemu is started with.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let chardev = format!("socket,id=agent,path={}", self.socket.display());
+        let parts = ["-device", "virtio-serial-pci,addr=0x4", "-chardev", &chardev];
+        let port = ["-device", "virtserialport,chardev=agent,name=agent"];
+        parts.into_iter().chain(port).map(str::to_owned).collect()
+    }
+
+    /// Where the guest's console is written.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.console.clone()
+    }
+
+    /// Waits until the guest takes commands; `must_run` fails when qemu has ended.
+    pub(crate) fn accept(
+        self,
+        patience: Duration,
+        mut must_run: impl FnMut() -> Result<()>,
+    ) -> Result<Agent> {
+        let (stream, _) = wait_for("qemu connects", patience, || {
+            must_run()?;
+            Ok(self.listener.accept().ok())
+        })?;
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(patience))?;
+        let mut agent = Agent { stream: BufReader::new(stream), console: self.console };
+        let line = agent.line()?;
+        ensure!(line == "== ready", "the guest said {line:?} instead of being ready:\n{}", agent.console());
+        Ok(agent)
+    }
+}
+
+/// A guest that takes commands.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    stream: BufReader<UnixStream>,
+    console: PathBuf,
+}
+
+impl Agent {
+    /// Runs a line of shell in the guest; any exit status is fine.
+    pub(crate) fn run_any(&mut self, line: &str) -> Result<Said> {
+        ensure!(!line.contains('\n'), "commands are single lines: {line:?}");
+        self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).context("writing to the guest")?;
+        let mut text = String::new();
+        loop {
+            let next = self.line()?;
+            if let Some(status) = next.strip_prefix("== ") {
+                // The guest puts a line's end in front, in case that the command ended without one.
+                text.pop();
+                let status = status.parse().with_context(|| format!("an exit status: {status:?}"))?;
+                return Ok(Said { status, text });
+            }
+            text.push_str(&next);
+            text.push('\n');
+        }
+    }
+
+    /// Runs a line of shell in the guest, which must succeed.
+    pub(crate) fn run(&mut self, line: &str) -> Result<String> {
+        let said = self.run_any(line)?;
+        ensure!(said.status == 0, "`{line}` ended with {} in the guest:\n{}", said.status, said.text);
+        Ok(said.text)
+    }
+
+    /// What the kernel and the first process have said.
+    pub(crate) fn console(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        let read = self.stream.read_line(&mut line);
+        let len = read.with_context(|| format!("waiting for the guest:\n{}", self.console()))?;
+        ensure!(len > 0, "the guest has ended:\n{}", self.console());
+        Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+    }
+}

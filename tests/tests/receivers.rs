@@ -1,0 +1,258 @@
+//! A real server with Debian's kernel, in a qemu guest behind the gateway: nginx's own log shows who the client was.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tollgate_tests::Cmd;
+use tollgate_tests::lab::Lab;
+use tollgate_tests::load::{self, Wrk};
+use tollgate_tests::rig::{CLIENTS, CLIENTS6};
+use tollgate_tests::toa_guest::{Image, Kernel, TRUST, ToaGuest};
+use tollgate_tests::wait::wait_for;
+
+/// A network behind client2, in which clients are that make their segments by hand.
+const FORGERS: &str = r#"
+[[route]]
+network = "10.5.0.0/24"
+via = "10.1.0.12"
+port = "wan"
+"#;
+
+/// One service for each client family, real server's family, and kind of listener.
+const SERVICES: &str = r#"
+[[service]]
+name = "v4"
+listen = "10.1.0.100:80"
+protocol = "tcp"
+mode = "fullnat"
+real_server = [{ address = "10.2.0.31:80" }]
+
+[[service]]
+name = "v6"
+listen = "[2001:db8:1::100]:80"
+protocol = "tcp"
+mode = "fullnat"
+real_server = [{ address = "[2001:db8:2::31]:80" }]
+
+[[service]]
+name = "v4-dual"
+listen = "10.1.0.100:81"
+protocol = "tcp"
+mode = "fullnat"
+real_server = [{ address = "10.2.0.31:81" }]
+
+[[service]]
+name = "nat64-dual"
+listen = "[2001:db8:1::100]:81"
+protocol = "tcp"
+mode = "fullnat"
+real_server = [{ address = "10.2.0.31:81" }]
+
+[[service]]
+name = "nat64"
+listen = "[2001:db8:1::100]:82"
+protocol = "tcp"
+mode = "fullnat"
+real_server = [{ address = "10.2.0.31:80" }]
+"#;
+
+const NGINX: &str = r#"worker_processes 1; pid /tmp/nginx.pid; error_log /tmp/error.log; user root;
+events { worker_connections 4096; }
+http { log_format peer "$remote_addr"; access_log /tmp/access.log peer;
+server { listen 80 backlog=4096; listen [::]:80 ipv6only=on backlog=4096;
+listen [::]:81 ipv6only=off backlog=4096; location / { return 200 "guest"; } } }
+"#;
+
+/// How long one load lasts.
+const LOAD_TIME: Duration = Duration::from_secs(4);
+/// Connections that all loads of a guest together must reach.
+const CONNECTIONS_MIN: u64 = 2_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receiver {
+    Module,
+    Bpf,
+}
+
+impl Receiver {
+    fn name(self) -> &'static str {
+        match self {
+            Receiver::Module => "tollgate_toa (module)",
+            Receiver::Bpf => "tollgate-toa (BPF)",
+        }
+    }
+
+    fn on(self) -> String {
+        match self {
+            Receiver::Module => format!("insmod /tollgate_toa.ko trust={TRUST}"),
+            Receiver::Bpf => format!("tollgate-toa attach --trust {TRUST}"),
+        }
+    }
+
+    fn off(self) -> &'static str {
+        match self {
+            Receiver::Module => "rmmod tollgate_toa",
+            Receiver::Bpf => "tollgate-toa detach",
+        }
+    }
+}
+
+/// The gateway, and nginx in the guest behind it.
+struct Bed {
+    // Before the lab, whose bridge it is on.
+    guest: ToaGuest,
+    lab: Lab,
+    kernel: Kernel,
+    probe: PathBuf,
+    connections: u64,
+}
+
+impl Bed {
+    fn start(kernel: Kernel) -> Result<Bed> {
+        let image = Image::make(kernel)?;
+        let mut lab = Lab::build(&format!("{FORGERS}{SERVICES}"))?;
+        let mut guest = ToaGuest::start(&image, &lab.rig)?;
+        guest.write("/tmp/nginx.conf", NGINX)?;
+        guest.run("nginx -e stderr -c /tmp/nginx.conf")?;
+        lab.rig.clients[1].sysctl("net.ipv4.ip_forward", "1")?;
+        lab.start_gateway()?;
+        Ok(Bed { guest, lab, kernel, probe: image.probe, connections: 0 })
+    }
+
+    /// The addresses in nginx's log, with how often each is there; the log is empty afterwards.
+    fn take_log(&mut self) -> Result<BTreeMap<String, u64>> {
+        let text = self.guest.run("sort /tmp/access.log | uniq -c; : >/tmp/access.log")?;
+        let mut seen = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let (count, address) = line.trim().split_once(' ').context("uniq says `COUNT ADDRESS`")?;
+            seen.insert(address.to_owned(), count.parse()?);
+        }
+        Ok(seen)
+    }
+
+    /// The address that nginx logs for a request to `url`.
+    fn logged_for(&mut self, url: &str) -> Result<String> {
+        self.take_log()?;
+        load::get(self.lab.client(), url)?;
+        let mut seen = self.take_log()?;
+        ensure!(seen.len() == 1, "one request to {url}, and in nginx's log is {seen:?}");
+        Ok(seen.pop_first().context("nothing logged")?.0)
+    }
+
+    /// Who is shown for each family and listener; prints the rows of the table in docs/toa.md.
+    fn families(&mut self, receiver: Receiver) -> Result<()> {
+        let (client, client6) = (CLIENTS[0], CLIENTS6[0]);
+        let mapped = format!("::ffff:{client}");
+        for (what, url, expected) in [
+            ("IPv4 | IPv4 socket", "http://10.1.0.100/", client),
+            ("IPv6 | IPv6 socket", "http://[2001:db8:1::100]/", client6),
+            ("IPv4 | IPv6 socket, dual-stack", "http://10.1.0.100:81/", &mapped),
+            ("IPv6 to IPv4 server | IPv6 socket, dual-stack", "http://[2001:db8:1::100]:81/", client6),
+        ] {
+            let logged = self.logged_for(url)?;
+            println!("| {} | {} | {what} | {logged} |", receiver.name(), self.kernel.series());
+            ensure!(logged == expected, "{what}: nginx logs {logged}, {expected} is right");
+        }
+        let logged = self.logged_for("http://[2001:db8:1::100]:82/")?;
+        ensure!(
+            logged.starts_with("10.2.0.20"),
+            "an IPv4 socket cannot show an IPv6 client, it shows {logged}"
+        );
+        Ok(())
+    }
+
+    /// Clients that lie about their address, in all sorts of options on every segment.
+    fn forged(&mut self) -> Result<()> {
+        self.take_log()?;
+        let forge = Cmd::new(&self.probe).args(["forge", "10.1.0.100:80"]);
+        forge.in_netns(&self.lab.rig.clients[1]).run()?;
+        let seen = self.take_log()?;
+        ensure!(seen.len() == 1 && seen.contains_key("10.5.0.9"), "forged addresses are logged: {seen:?}");
+        Ok(())
+    }
+
+    /// Short connections for a while; each must be answered, and logged with the client's address.
+    fn load(&mut self) -> Result<()> {
+        self.take_log()?;
+        let wrk = Wrk { connections: 8, duration: LOAD_TIME, close: true };
+        let report = wrk.run(self.lab.client(), "http://10.1.0.100/")?;
+        ensure!(report.errors == 0, "{report:?}");
+        let seen = self.take_log()?;
+        ensure!(seen.len() == 1 && seen.contains_key(CLIENTS[0]), "not only the client is logged: {seen:?}");
+        self.connections += seen.values().sum::<u64>();
+        Ok(())
+    }
+
+    /// The receiver goes and comes back while connections come in; none may fail.
+    fn off_and_on_under_load(&mut self, receiver: Receiver) -> Result<()> {
+        let (guest, lab) = (&mut self.guest, &self.lab);
+        let wrk = Wrk { connections: 8, duration: LOAD_TIME, close: true };
+        let report = std::thread::scope(|scope| {
+            let load = scope.spawn(|| wrk.run(lab.client(), "http://10.1.0.100/"));
+            for _ in 0..2 {
+                guest.run(receiver.off())?;
+                guest.run(&receiver.on())?;
+            }
+            load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        ensure!(report.errors == 0, "{report:?}");
+        // Both addresses are right here, but nothing else is.
+        let seen = self.take_log()?;
+        ensure!(seen.contains_key(CLIENTS[0]), "the client was never logged: {seen:?}");
+        let strange = seen.keys().find(|&address| address != CLIENTS[0] && !address.starts_with("10.2.0.20"));
+        ensure!(strange.is_none(), "neither client nor gateway: {seen:?}");
+        self.connections += seen.values().sum::<u64>();
+        Ok(())
+    }
+
+    fn receiver(&mut self, receiver: Receiver) -> Result<()> {
+        self.guest.run(&receiver.on())?;
+        self.families(receiver)?;
+        self.forged()?;
+        self.load()?;
+        self.off_and_on_under_load(receiver)?;
+        self.guest.run(receiver.off())?;
+        let logged = self.logged_for("http://10.1.0.100/")?;
+        ensure!(logged.starts_with("10.2.0.20"), "without a receiver, nginx logs {logged}");
+        Ok(())
+    }
+
+    /// Sockets in use according to the kernel's memory allocator, IPv4 and IPv6.
+    fn sockets(&mut self) -> Result<u64> {
+        let text =
+            self.guest.run("grep -E '^(TCP|TCPv6|request_sock_TCP|request_sock_TCPv6) ' /proc/slabinfo")?;
+        let count = |line: &str| line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
+        Ok(text.lines().filter_map(count).sum())
+    }
+}
+
+fn nginx_logs_the_client(kernel: Kernel) -> Result<()> {
+    let mut bed = Bed::start(kernel)?;
+    let logged = bed.logged_for("http://10.1.0.100/")?;
+    ensure!(logged.starts_with("10.2.0.20"), "without a receiver, nginx logs {logged}");
+    let before = bed.sockets()?;
+    for receiver in [Receiver::Bpf, Receiver::Module] {
+        bed.receiver(receiver).with_context(|| format!("{}: {}", receiver.name(), bed.guest.console()))?;
+    }
+    println!("{} connections on Linux {}", bed.connections, kernel.series());
+    ensure!(bed.connections >= CONNECTIONS_MIN, "only {} connections", bed.connections);
+    // The allocator counts per-CPU slabs as in use, so some dozens more are none.
+    let settled = |bed: &mut Bed| Ok((bed.sockets()? <= before + 100).then_some(()));
+    wait_for("sockets are freed", Duration::from_secs(20), || settled(&mut bed))?;
+    let complaints = bed.guest.complaints()?;
+    ensure!(complaints.is_empty(), "the guest's kernel complains:\n{complaints}");
+    bed.lab.succeed()
+}
+
+#[test]
+fn nginx_on_linux_6_1_logs_the_client() -> Result<()> {
+    nginx_logs_the_client(Kernel::V6_1)
+}
+
+#[test]
+fn nginx_on_linux_6_12_logs_the_client() -> Result<()> {
+    nginx_logs_the_client(Kernel::V6_12)
+}

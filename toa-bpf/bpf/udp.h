@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * UDP: the gateway tells the client in an IPv4 option ("UOA": type 31, length
+ * 8, port, address) of a flow's first datagrams. The first program learns who
+ * is behind a local address and port of the gateway; the others show datagrams
+ * as from the client, and send answers to the client back to the gateway. The
+ * server is an unchanged one that calls recvfrom() and sendto().
+ *
+ * Attached on request only, since the first one sees every packet.
+ * Included by toa.bpf.c.
+ */
+#define ETH_P_IP 0x0800
+#define IPPROTO_UDP 17
+#define IPV4_HEADER_LEN 20
+#define IPOPT_END 0
+#define IPOPT_NOP 1
+#define IPOPT_UOA 31
+#define UOA_LEN 8
+/* A power of two, for the mask, that holds the 40 bytes that options have. */
+#define IP_OPTIONS_ROOM 64
+
+/* An address is not shown any more when nothing came for as long as gateways remember a flow. */
+#define UDP_IDLE_NS (300ULL * 1000 * 1000 * 1000)
+
+/* One end of a flow, and the server's port. */
+struct udp_key {
+	struct addr addr;
+	__be16 port;
+	__be16 local_port;
+};
+
+struct udp_end {
+	struct addr addr;
+	__be16 port;
+	__u16 unused;
+	__u32 unused_too;
+	__u64 seen_ns;
+};
+
+/* From the gateway's end to the client's ... */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_NUMBER(max_entries, 65536);
+	MAP_TYPE(key, struct udp_key);
+	MAP_TYPE(value, struct udp_end);
+} udp_clients SEC(".maps");
+
+/* ... and back. */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_NUMBER(max_entries, 65536);
+	MAP_TYPE(key, struct udp_key);
+	MAP_TYPE(value, struct udp_end);
+} udp_gateways SEC(".maps");
+
+/* Finds the option in the IPv4 header's options; returns where, or -1. */
+static ALWAYS_INLINE int udp_find_option(const __u8 *options, __u32 len)
+{
+	__u32 at = 0;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < OPTIONS_MAX; i++) {
+		__u8 kind, size;
+
+		at &= IP_OPTIONS_ROOM - 1;
+		asm volatile("" : "+r"(at));
+		if (at + UOA_LEN > len || at > OPTIONS_MAX - UOA_LEN)
+			return -1;
+		kind = options[at];
+		if (kind == IPOPT_END)
+			return -1;
+		if (kind == IPOPT_NOP) {
+			at += 1;
+			continue;
+		}
+		size = options[at + 1];
+		if (kind == IPOPT_UOA && size == UOA_LEN)
+			return at;
+		if (size < 2)
+			return -1;
+		at += size;
+	}
+	return -1;
+}
+
+static ALWAYS_INLINE void udp_remember(const struct addr *lip, const __be16 *ports, __be32 client,
+				       __be16 client_port)
+{
+	struct udp_key from_gateway = { .addr = *lip, .port = ports[0], .local_port = ports[1] };
+	struct udp_key to_client = { .port = client_port, .local_port = ports[1] };
+	struct udp_end end = { .seen_ns = bpf_ktime_get_ns(), .port = client_port };
+
+	map_ipv4(&to_client.addr, client);
+	end.addr = to_client.addr;
+	bpf_map_update_elem(&udp_clients, &from_gateway, &end, BPF_ANY);
+	end.addr = *lip;
+	end.port = ports[0];
+	bpf_map_update_elem(&udp_gateways, &to_client, &end, BPF_ANY);
+	count(COUNTER_UDP_LEARNT);
+}
+
+SEC("cgroup_skb/ingress")
+int toa_udp_learn(struct __sk_buff *skb)
+{
+	const __u8 *data = (const __u8 *)(long)skb->data;
+	const __u8 *end = (const __u8 *)(long)skb->data_end;
+	__u8 options[IP_OPTIONS_ROOM] = {};
+	__be16 ports[2], client_port;
+	__be32 source, client;
+	struct addr lip;
+	__u32 len;
+	int at;
+
+	if (skb->protocol != NET16(ETH_P_IP) || data + IPV4_HEADER_LEN > end)
+		return 1;
+	/* Nearly all packets have no options: this is where they leave. */
+	len = (data[0] & 0xf) * 4;
+	if (len <= IPV4_HEADER_LEN || data[9] != IPPROTO_UDP)
+		return 1;
+	__builtin_memcpy(&source, data + 12, sizeof(source));
+	if (bpf_skb_load_bytes(skb, len, ports, sizeof(ports)))
+		return 1;
+	len -= IPV4_HEADER_LEN;
+	if (len > OPTIONS_MAX || bpf_skb_load_bytes(skb, IPV4_HEADER_LEN, options, len))
+		return 1;
+	at = udp_find_option(options, len);
+	if (at < 0 || at > OPTIONS_MAX - UOA_LEN)
+		return 1;
+	__builtin_memcpy(&client_port, &options[at + 2], sizeof(client_port));
+	__builtin_memcpy(&client, &options[at + 4], sizeof(client));
+	map_ipv4(&lip, source);
+	if (!is_trusted(&lip))
+		count(COUNTER_UNTRUSTED);
+	else if (!client_port || !ipv4_is_client(client) || client == source)
+		count(COUNTER_BAD_ADDRESS);
+	else
+		udp_remember(&lip, ports, client, client_port);
+	return 1;
+}
+
+/* The other end of what is at the address and port; NULL if that is nothing known. */
+static ALWAYS_INLINE struct udp_end *udp_other_end(void *map, const struct addr *addr, __u32 port,
+						   __u32 local_port)
+{
+	struct udp_key key = { .addr = *addr, .port = port, .local_port = NET16((__u16)local_port) };
+	struct udp_end *other = bpf_map_lookup_elem(map, &key);
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!other || now - other->seen_ns > UDP_IDLE_NS)
+		return 0;
+	other->seen_ns = now;
+	return other;
+}
+
+/* Exchanges an IPv4 address and port in the context for the other end's. */
+static ALWAYS_INLINE int udp_exchange4(struct bpf_sock_addr *ctx, void *map, enum counter counter)
+{
+	__u32 port = READ_CTX(ctx->user_port);
+	struct bpf_sock *sk = ctx->sk;
+	struct udp_end *other;
+	struct addr addr;
+
+	map_ipv4(&addr, ctx->user_ip4);
+	if (!sk)
+		return 1;
+	other = udp_other_end(map, &addr, port, sk->src_port);
+	if (!other)
+		return 1;
+	ctx->user_ip4 = other->addr.word[3];
+	ctx->user_port = other->port;
+	count(counter);
+	return 1;
+}
+
+/* The same on an IPv6 socket, whose IPv4 peers are mapped. */
+static ALWAYS_INLINE int udp_exchange6(struct bpf_sock_addr *ctx, void *map, enum counter counter)
+{
+	__u32 port = READ_CTX(ctx->user_port);
+	struct bpf_sock *sk = ctx->sk;
+	struct udp_end *other;
+	struct addr addr;
+
+	addr.word[0] = READ_CTX(ctx->user_ip6[0]);
+	addr.word[1] = READ_CTX(ctx->user_ip6[1]);
+	addr.word[2] = READ_CTX(ctx->user_ip6[2]);
+	addr.word[3] = READ_CTX(ctx->user_ip6[3]);
+	if (!sk)
+		return 1;
+	other = udp_other_end(map, &addr, port, sk->src_port);
+	if (!other)
+		return 1;
+	ctx->user_ip6[0] = other->addr.word[0];
+	ctx->user_ip6[1] = other->addr.word[1];
+	ctx->user_ip6[2] = other->addr.word[2];
+	ctx->user_ip6[3] = other->addr.word[3];
+	ctx->user_port = other->port;
+	count(counter);
+	return 1;
+}
+
+SEC("cgroup/recvmsg4")
+int toa_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return udp_exchange4(ctx, &udp_clients, COUNTER_UDP_SHOWN);
+}
+
+SEC("cgroup/recvmsg6")
+int toa_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return udp_exchange6(ctx, &udp_clients, COUNTER_UDP_SHOWN);
+}
+
+/* An IPv6 socket's answers to a mapped address come here, too. */
+SEC("cgroup/sendmsg4")
+int toa_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return udp_exchange4(ctx, &udp_gateways, COUNTER_UDP_RETURNED);
+}
+
+/* A server that makes a socket of its own for a client: it shall talk to the gateway. */
+SEC("cgroup/connect4")
+int toa_connect4(struct bpf_sock_addr *ctx)
+{
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	return udp_exchange4(ctx, &udp_gateways, COUNTER_UDP_RETURNED);
+}
