@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::agent::{Agent, Listening};
 use crate::frames::{FrameReceiver, FrameSender};
 use crate::gateway::binary;
-use crate::guest::image::{self, Contents, Image};
-use crate::guest::{self, Agent};
+use crate::guest_image::{self, Contents, Image};
 use crate::netns::Netns;
 use crate::run::Cmd;
 use crate::wait::wait_for;
@@ -109,7 +109,7 @@ struct Wire {
 /// A running guest; ended when dropped.
 #[derive(Debug)]
 pub struct Guest {
-    qemu: Child,
+    _qemu: Qemu,
     agent: Agent,
     wires: [Wire; 2],
     // Dropped behind qemu, which holds the TAPs.
@@ -136,15 +136,16 @@ impl Guest {
             })
         };
         let wires = [wire(Side::Wan)?, wire(Side::Lan)?];
-        let listener = Agent::listen(dir.path())?;
-        let mut qemu = spawn_qemu(&image, &netns, dir.path(), card)?;
-        match Agent::accept(&listener, &mut qemu, dir.path(), PATIENCE) {
-            Ok(agent) => Ok(Guest { qemu, agent, wires, _netns: netns, _dir: dir }),
-            Err(error) => {
-                guest::end(&mut qemu);
-                Err(error)
+        let console = dir.path().join("console");
+        let listening = Listening::new(dir.path(), &console)?;
+        let mut qemu = Qemu(spawn_qemu(&image, &netns, dir.path(), card)?);
+        let agent = listening.accept(PATIENCE, || match qemu.0.try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                bail!("qemu has ended with {status}:\n{}", std::fs::read_to_string(&console)?)
             }
-        }
+        })?;
+        Ok(Guest { _qemu: qemu, agent, wires, _netns: netns, _dir: dir })
     }
 
     /// Starts dataplane and control and waits until the services are in force. `config` gets the cards' PCI addresses
@@ -245,9 +246,15 @@ impl Guest {
 /// Fewer than a card's queue has descriptors, whatever queues they reach.
 const FRAMES_AT_ONCE: usize = 32;
 
-impl Drop for Guest {
+/// The emulator; ended when dropped.
+#[derive(Debug)]
+struct Qemu(Child);
+
+impl Drop for Qemu {
     fn drop(&mut self) {
-        guest::end(&mut self.qemu);
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            eprintln!("qemu (pid {}) is left behind: {error}", self.0.id());
+        }
     }
 }
 
@@ -260,7 +267,7 @@ fn make_image(dir: &Path) -> Result<Image> {
     }
     let plug_ins = plug_ins()?;
     let init = include_bytes!("init.sh");
-    image::make(dir, &Contents { init, programs: &programs, plug_ins: &plug_ins, modules: &MODULES })
+    guest_image::make(dir, &Contents { init, programs: &programs, plug_ins: &plug_ins, modules: &MODULES })
 }
 
 /// DPDK's plug-ins: `/usr/lib/TRIPLE/dpdk/pmds-VERSION/librte_NAME.so.VERSION`.

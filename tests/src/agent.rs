@@ -1,14 +1,13 @@
-//! Guests: Debian's kernel in qemu, emulated, with an agent that runs lines of shell.
-
-pub(crate) mod image;
+//! Runs shell commands in a qemu guest, over a virtio serial port that is a Unix socket on this side.
+//!
+//! The guest's first process reads lines, runs each, and puts a line `== STATUS` behind its output.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::wait::wait_for;
 
@@ -21,42 +20,58 @@ pub struct Said {
     pub text: String,
 }
 
-/// The host's end of the agent. In its folder are the socket `agent` and what the guest says on its `console`.
+/// The socket that qemu connects to.
 #[derive(Debug)]
-pub(crate) struct Agent {
-    stream: BufReader<UnixStream>,
-    dir: PathBuf,
+pub(crate) struct Listening {
+    listener: UnixListener,
+    socket: PathBuf,
+    console: PathBuf,
 }
 
-impl Agent {
-    /// The socket that qemu is to connect to.
-    pub(crate) fn listen(dir: &Path) -> Result<UnixListener> {
-        let listener = UnixListener::bind(dir.join("agent"))?;
+impl Listening {
+    /// On `DIR/agent`. Errors show what `console` has in it.
+    pub(crate) fn new(dir: &Path, console: &Path) -> Result<Listening> {
+        let socket = dir.join("agent");
+        let listener = UnixListener::bind(&socket)?;
         listener.set_nonblocking(true)?;
-        Ok(listener)
+        Ok(Listening { listener, socket, console: console.to_owned() })
     }
 
-    /// Waits until qemu has connected and the guest takes commands. `patience` holds for every command after.
+    /// What qemu is started with.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let chardev = format!("socket,id=agent,path={}", self.socket.display());
+        let parts = ["-device", "virtio-serial-pci,addr=0x4", "-chardev", &chardev];
+        let port = ["-device", "virtserialport,chardev=agent,name=agent"];
+        parts.into_iter().chain(port).map(str::to_owned).collect()
+    }
+
+    /// Waits until the guest takes commands; `must_run` fails when qemu has ended.
     pub(crate) fn accept(
-        listener: &UnixListener,
-        qemu: &mut Child,
-        dir: &Path,
+        self,
         patience: Duration,
+        mut must_run: impl FnMut() -> Result<()>,
     ) -> Result<Agent> {
         let (stream, _) = wait_for("qemu connects", patience, || {
-            if let Some(status) = qemu.try_wait()? {
-                bail!("qemu has ended with {status}:\n{}", console(dir));
-            }
-            Ok(listener.accept().ok())
+            must_run()?;
+            Ok(self.listener.accept().ok())
         })?;
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(patience))?;
-        let mut agent = Agent { stream: BufReader::new(stream), dir: dir.to_owned() };
+        let mut agent = Agent { stream: BufReader::new(stream), console: self.console };
         let line = agent.line()?;
         ensure!(line == "== ready", "the guest said {line:?} instead of being ready:\n{}", agent.console());
         Ok(agent)
     }
+}
 
+/// A guest that takes commands.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    stream: BufReader<UnixStream>,
+    console: PathBuf,
+}
+
+impl Agent {
     /// Runs a line of shell in the guest; any exit status is fine.
     pub(crate) fn run_any(&mut self, line: &str) -> Result<Said> {
         ensure!(!line.contains('\n'), "commands are single lines: {line:?}");
@@ -65,7 +80,7 @@ impl Agent {
         loop {
             let next = self.line()?;
             if let Some(status) = next.strip_prefix("== ") {
-                // The agent puts a line's end in front, in case that the command ended without one.
+                // The guest puts a line's end in front, in case that the command ended without one.
                 text.pop();
                 let status = status.parse().with_context(|| format!("an exit status: {status:?}"))?;
                 return Ok(Said { status, text });
@@ -84,7 +99,7 @@ impl Agent {
 
     /// What the kernel and the first process have said.
     pub(crate) fn console(&self) -> String {
-        console(&self.dir)
+        String::from_utf8_lossy(&std::fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
     fn line(&mut self) -> Result<String> {
@@ -93,17 +108,5 @@ impl Agent {
         let len = read.with_context(|| format!("waiting for the guest:\n{}", self.console()))?;
         ensure!(len > 0, "the guest has ended:\n{}", self.console());
         Ok(line.trim_end_matches(['\n', '\r']).to_owned())
-    }
-}
-
-fn console(dir: &Path) -> String {
-    let bytes = std::fs::read(dir.join("console")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Ends qemu.
-pub(crate) fn end(qemu: &mut Child) {
-    if let Err(error) = qemu.kill().and_then(|()| qemu.wait()) {
-        eprintln!("qemu (pid {}) is left behind: {error}", qemu.id());
     }
 }
