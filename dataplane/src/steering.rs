@@ -1,8 +1,10 @@
-//! How packets are brought to the worker that owns them: found out when the ports are open, and fixed from then on.
+//! How packets are brought to the worker that owns them: found out when the ports are open, and fixed from
+//! then on.
 //!
-//! All ports are asked to hash with the same key and the same redirection table, because a connection's packets may come
-//! in at any of them. What they then tell about themselves decides: where all agree and each worker has a queue at
-//! each port, the NICs' hash steers ([`engine::rss`]); else the receiving worker hands over.
+//! All ports are asked to hash with the same key and the same redirection table, because a connection's
+//! packets may come in at any of them. What they then tell about themselves decides: where all agree and each
+//! worker has a queue at each port, the NICs' hash steers ([`engine::rss`]); else the receiving worker hands
+//! over.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -29,8 +31,8 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    /// A random key, so that nobody can aim all his connections at one worker; with a seed always the same. The
-    /// tables repeat after the length of the shortest one, so that long and short ones say the same.
+    /// A random key, so that nobody can aim all his connections at one worker; with a seed always the same.
+    /// The tables repeat after the length of the shortest one, so that long and short ones say the same.
     ///
     /// # Errors
     /// The system has no random numbers.
@@ -194,7 +196,8 @@ fn agree(workers: u16, ports: &[Told]) -> Result<(Rss, Hashed), Why> {
     if self_test(&rss, key) { Ok((rss, hashed)) } else { Err(Why::SelfTest) }
 }
 
-/// Whether two tables, of which the shorter one's length divides the longer one's, name the same worker for every hash.
+/// Whether two tables, of which the shorter one's length divides the longer one's, name the same worker for
+/// every hash.
 fn say_the_same(a: &[u16], b: &[u16]) -> bool {
     let (short, long) = if a.len() < b.len() { (a, b) } else { (b, a) };
     !short.is_empty() && long.len() % short.len() == 0 && long.chunks(short.len()).all(|chunk| chunk == short)

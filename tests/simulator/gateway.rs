@@ -72,8 +72,9 @@ struct Nic {
 }
 
 impl Nic {
-    /// Half of the gateways with several workers have one; every fourth of these lies. With real servers in NAT none
-    /// does: when a service gets its first one, only the NIC finds the owners of its older connections.
+    /// Half of the gateways with several workers have one; every fourth of these lies. With real servers in
+    /// NAT none does: when a service gets its first one, only the NIC finds the owners of its older
+    /// connections.
     fn of(seed: u64, shape: &Shape) -> Option<Nic> {
         let workers = shape.workers;
         if workers == 1 || seed & 1 == 0 {

@@ -1,4 +1,5 @@
-//! Frames sent and received as they are, at an interface of the network namespace that the calling thread is in.
+//! Frames sent and received as they are, at an interface of the network namespace that the calling thread is
+//! in.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 

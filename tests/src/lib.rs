@@ -10,12 +10,13 @@
 //! Everything needs root. Nothing touches addresses or interfaces outside the namespaces made here.
 #![forbid(unsafe_code)]
 
+mod agent;
 pub mod capture;
 pub mod config;
 pub mod dns;
 pub mod frames;
 pub mod gateway;
-pub mod guest;
+mod guest_image;
 pub mod ipvs_guest;
 pub mod lab;
 pub mod load;

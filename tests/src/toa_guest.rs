@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-pub use crate::guest::Said;
-use crate::guest::agent::{Agent, Listening};
+pub use crate::agent::Said;
+use crate::agent::{Agent, Listening};
 use crate::process::{Bond, Process};
 use crate::rig::Rig;
 use crate::run::Cmd;

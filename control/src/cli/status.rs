@@ -13,8 +13,8 @@ use crate::ctl;
 /// From this share of local ports in use on, `status` says so: exhaustion must be visible long before it happens.
 const LOCAL_PORTS_WARN_PERCENT: u64 = 80;
 
-/// From this share of received packets on, `status` says that the NICs hash otherwise than they tell. A few packets that
-/// they do not hash with their ports, as those with options, are normal.
+/// From this share of received packets on, `status` says that the NICs hash otherwise than they tell. A few
+/// packets that they do not hash with their ports, as those with options, are normal.
 const MISDIRECTED_WARN_PERCENT: u64 = 5;
 
 #[derive(Serialize)]

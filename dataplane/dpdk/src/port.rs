@@ -48,13 +48,14 @@ impl Default for PortConfig {
     }
 }
 
-/// What a port is to hash received packets with. Without RSS, or where its driver does not take them, it keeps its own.
+/// What a port is to hash received packets with. Without RSS, or where its driver does not take them, it
+/// keeps its own.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct RssConfig {
     /// The key; a longer one than the port's is cut, a shorter one is not used.
     pub key: Vec<u8>,
-    /// Queues for the entries of the redirection table, again from the front when all are used up; empty: all queues in
-    /// turn.
+    /// Queues for the entries of the redirection table, again from the front when all are used up; empty: all
+    /// queues in turn.
     pub table: Vec<u16>,
 }
 

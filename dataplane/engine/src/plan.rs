@@ -322,8 +322,8 @@ pub struct Planner {
     installed: HashSet<PairId>,
     /// Addresses that services listen at, also of those that left while connections live.
     addresses: HashMap<ServiceSlotKey, HashSet<IpAddr>>,
-    /// Of these, those with real servers in NAT. One stays so while it is known: connections of its services are found
-    /// by the client from then on.
+    /// Of these, those with real servers in NAT. One stays so while it is known: connections of its services
+    /// are found by the client from then on.
     by_client: HashSet<IpAddr>,
     rss: Option<Arc<Rss>>,
     /// By slot of the service: how many tenants it had.

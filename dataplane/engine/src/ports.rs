@@ -2,7 +2,8 @@
 //!
 //! Two bits per port. Picks go round in order, so the port that was given out longest ago is next, and a port that
 //! was just freed is passed over until the round has come by it once: real servers keep a closed connection in
-//! TIME_WAIT for a while (RFC 9293 §3.6.1). Which ports are the worker's, and in which order, says its [`Share`].
+//! TIME_WAIT for a while (RFC 9293 §3.6.1). Which ports are the worker's, and in which order, says its
+//! [`Share`].
 
 mod share;
 
@@ -90,8 +91,8 @@ impl PortSet {
         None
     }
 
-    /// Gives a port back that was taken towards `real_port`, both in host order. Ports that are not of this set or not
-    /// in use are ignored.
+    /// Gives a port back that was taken towards `real_port`, both in host order. Ports that are not of this
+    /// set or not in use are ignored.
     pub(crate) fn give_back(&mut self, port: u16, real_port: u16) {
         let Some(place) = self.share.place(port, real_port) else { return };
         let (word, bit) = (place as usize / 64, 1 << (place % 64));

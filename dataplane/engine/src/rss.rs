@@ -1,11 +1,13 @@
-//! The hash with which NICs spread packets over their receive queues, and what can be chosen because it is known.
+//! The hash with which NICs spread packets over their receive queues, and what can be chosen because it is
+//! known.
 //!
-//! Toeplitz (Microsoft, "RSS hashing functions"; `rte_thash.h`): each bit that is set in source address, destination
-//! address, source port and destination port, as they stand in the packet, adds the 32 key bits that begin at its
-//! place, by exclusive or. The low bits of the sum are looked up in the port's redirection table, which names a receive
-//! queue and so a worker. The sum is linear, so what a destination port adds is the same in every packet. Local
-//! ports fall in as many classes as the table has entries, and a class tells the worker that replies go to once the
-//! sum of everything else is known. [`Rss::classes`] computes with classes: a port of a wanted class costs two loads.
+//! Toeplitz (Microsoft, "RSS hashing functions"; `rte_thash.h`): each bit that is set in source address,
+//! destination address, source port and destination port, as they stand in the packet, adds the 32 key bits
+//! that begin at its place, by exclusive or. The low bits of the sum are looked up in the port's redirection
+//! table, which names a receive queue and so a worker. The sum is linear, so what a destination port adds is
+//! the same in every packet. Local ports fall in as many classes as the table has entries, and a class tells
+//! the worker that replies go to once the sum of everything else is known. [`Rss::classes`] computes with
+//! classes: a port of a wanted class costs two loads.
 //!
 //! Pure arithmetic: nothing here knows a NIC.
 
@@ -87,7 +89,8 @@ pub enum RssError {
     /// A worker that never gets a packet could own no connection.
     #[error("its redirection table leaves worker {0} out")]
     WorkerLeftOut(u16),
-    /// Under this key replies of one real server do not reach every entry of the table, whatever the local port.
+    /// Under this key replies of one real server do not reach every entry of the table, whatever the local
+    /// port.
     #[error("its RSS key does not spread local ports over the whole redirection table")]
     PoorKey,
 }

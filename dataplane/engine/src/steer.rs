@@ -1,14 +1,14 @@
 //! Who owns a packet: one pure function of its headers.
 //!
-//! In software a connection's owner is the worker that its client's endpoint hashes to. In FULLNAT it picks local ports
-//! of its own share, so that the replies, which know nothing of the client, tell their owner by their destination
-//! port. In NAT the replies are addressed to the client, so the same hash finds the owner. Nothing else is asked, in
-//! particular no configuration but which addresses are local or virtual ones.
+//! In software a connection's owner is the worker that its client's endpoint hashes to. In FULLNAT it picks
+//! local ports of its own share, so that the replies, which know nothing of the client, tell their owner by
+//! their destination port. In NAT the replies are addressed to the client, so the same hash finds the owner.
+//! Nothing else is asked, in particular no configuration but which addresses are local or virtual ones.
 //!
-//! With a NIC whose hash is known ([`Rss`]), the owner is whoever the NIC gives a client's packets to, and local ports
-//! are picked so that it gives the replies to the same one. Only replies in NAT name neither a local nor a virtual
-//! address. So packets to a virtual address that has real servers in NAT ([`Snapshot`]: `by_client`), and packets
-//! to none of our addresses, are owned as in software.
+//! With a NIC whose hash is known ([`Rss`]), the owner is whoever the NIC gives a client's packets to, and
+//! local ports are picked so that it gives the replies to the same one. Only replies in NAT name neither a
+//! local nor a virtual address. So packets to a virtual address that has real servers in NAT ([`Snapshot`]:
+//! `by_client`), and packets to none of our addresses, are owned as in software.
 
 use crate::addr::Tuple;
 use crate::hash::{Key, Secret, halves32, halves64, reduce};

@@ -211,7 +211,8 @@ impl Worker {
         verdicts: &mut [Verdict; BURST_LEN_MAX],
     ) {
         self.origin = Origin::Port;
-        // Where the NIC brings packets to their owner, only those are looked at that are found to be nobody's here.
+        // Where the NIC brings packets to their owner, only those are looked at that are found to be nobody's
+        // here.
         if self.workers == 1 || self.rss.is_some() {
             self.run::<P, false>(now, Origin::Port, packets, verdicts);
         } else {

@@ -5,44 +5,21 @@
 //! no interface is made. A guest boots in some seconds and costs a CPU only while it works.
 
 use std::fs::File;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::guest;
-use crate::guest::agent::{Agent, Listening};
-use crate::guest::image::{self, Contents, Image};
+use crate::agent::{Agent, Listening};
 
+mod image;
 mod wire;
 
-pub use crate::guest::Said;
+pub use crate::agent::Said;
 pub use wire::Side;
 use wire::Wire;
-
-/// Modules that are loaded, besides those that they need.
-const MODULES: [&str; 18] = [
-    "virtio_pci",
-    "virtio_net",
-    "virtio_console",
-    // Used by libcrc32c, by a name that is not among what it says it needs.
-    "crc32c_generic",
-    "ip_vs",
-    "ip_vs_rr",
-    "ip_vs_wrr",
-    "ip_vs_lc",
-    "ip_vs_wlc",
-    "ip_vs_lblc",
-    "ip_vs_lblcr",
-    "ip_vs_dh",
-    "ip_vs_sh",
-    "ip_vs_sed",
-    "ip_vs_nq",
-    "ip_vs_mh",
-    "ip_vs_fo",
-    "ip_vs_ovf",
-];
 
 /// How long booting and every command may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -62,24 +39,21 @@ impl Guest {
     /// Boots it and waits until it takes commands.
     pub fn start() -> Result<Guest> {
         let dir = tempfile::tempdir()?;
-        let programs = [image::program("ip")?, image::program("ipvsadm")?];
-        let contents = Contents {
-            init: include_bytes!("init.sh"),
-            programs: &programs,
-            plug_ins: &[],
-            modules: &MODULES,
-        };
-        let image = image::make(dir.path(), &contents)?;
+        let image = image::make(dir.path())?;
         let wires = [Wire::new(Side::Wan, dir.path())?, Wire::new(Side::Lan, dir.path())?];
-        let listening = Listening::new(dir.path(), &dir.path().join("console"))?;
+        let console = dir.path().join("console");
+        let listening = Listening::new(dir.path(), &console)?;
         let mut qemu = spawn_qemu(&image, dir.path(), &listening)?;
-        match guest::accept(listening, &mut qemu, PATIENCE) {
-            Ok(agent) => Ok(Guest { qemu, agent, wires, _dir: dir }),
-            Err(error) => {
-                guest::end(&mut qemu);
-                Err(error)
+        let agent = listening.accept(PATIENCE, || match qemu.try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                bail!(
+                    "qemu has ended with {status}:\n{}",
+                    std::fs::read_to_string(&console).unwrap_or_default()
+                )
             }
-        }
+        })?;
+        Ok(Guest { qemu, agent, wires, _dir: dir })
     }
 
     /// Runs a line of shell in the guest; any exit status is fine.
@@ -125,11 +99,13 @@ const FRAMES_AT_ONCE: usize = 64;
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        guest::end(&mut self.qemu);
+        if let Err(error) = self.qemu.kill().and_then(|()| self.qemu.wait()) {
+            eprintln!("qemu (pid {}) is left behind: {error}", self.qemu.id());
+        }
     }
 }
 
-fn spawn_qemu(image: &Image, dir: &std::path::Path, listening: &Listening) -> Result<Child> {
+fn spawn_qemu(image: &image::Image, dir: &Path, listening: &Listening) -> Result<Child> {
     let console = File::create(dir.join("console"))?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);

@@ -1,7 +1,8 @@
-//! A guest that runs the gateway on network cards that hash: Debian's kernel in qemu, emulated, with the dataplane on
-//! two cards with several queues, whose receive hash is that of real NICs.
+//! A guest that runs the gateway on network cards that hash: Debian's kernel in qemu, emulated, with the
+//! dataplane on two cards with several queues, whose receive hash is that of real NICs.
 //!
-//! The cards' other ends are TAPs in a network namespace of their own, where frames are sent and received as they are.
+//! The cards' other ends are TAPs in a network namespace of their own, where frames are sent and received as
+//! they are.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,11 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::agent::{Agent, Listening};
 use crate::frames::{FrameReceiver, FrameSender};
 use crate::gateway::binary;
-use crate::guest;
-use crate::guest::agent::{Agent, Listening};
-use crate::guest::image::{self, Contents, Image};
+use crate::guest_image::{self, Contents, Image};
 use crate::netns::Netns;
 use crate::run::Cmd;
 use crate::wait::wait_for;
@@ -110,7 +110,7 @@ struct Wire {
 /// A running guest; ended when dropped.
 #[derive(Debug)]
 pub struct Guest {
-    qemu: Child,
+    _qemu: Qemu,
     agent: Agent,
     wires: [Wire; 2],
     // Dropped behind qemu, which holds the TAPs.
@@ -137,19 +137,20 @@ impl Guest {
             })
         };
         let wires = [wire(Side::Wan)?, wire(Side::Lan)?];
-        let listening = Listening::new(dir.path(), &dir.path().join("console"))?;
-        let mut qemu = spawn_qemu(&image, &netns, dir.path(), card)?;
-        match guest::accept(listening, &mut qemu, PATIENCE) {
-            Ok(agent) => Ok(Guest { qemu, agent, wires, _netns: netns, _dir: dir }),
-            Err(error) => {
-                guest::end(&mut qemu);
-                Err(error)
+        let console = dir.path().join("console");
+        let listening = Listening::new(dir.path(), &console)?;
+        let mut qemu = Qemu(spawn_qemu(&image, &netns, dir.path(), card)?);
+        let agent = listening.accept(PATIENCE, || match qemu.0.try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                bail!("qemu has ended with {status}:\n{}", std::fs::read_to_string(&console)?)
             }
-        }
+        })?;
+        Ok(Guest { _qemu: qemu, agent, wires, _netns: netns, _dir: dir })
     }
 
-    /// Starts dataplane and control and waits until the services are in force. `config` gets the cards' PCI addresses
-    /// in place of `WAN` and `LAN`.
+    /// Starts dataplane and control and waits until the services are in force. `config` gets the cards' PCI
+    /// addresses in place of `WAN` and `LAN`.
     pub fn start_gateway(&mut self, config: &str) -> Result<()> {
         let cards = self.agent.run("cat /cards")?;
         let cards: Vec<&str> = cards.split_whitespace().collect();
@@ -246,9 +247,15 @@ impl Guest {
 /// Fewer than a card's queue has descriptors, whatever queues they reach.
 const FRAMES_AT_ONCE: usize = 32;
 
-impl Drop for Guest {
+/// The emulator; ended when dropped.
+#[derive(Debug)]
+struct Qemu(Child);
+
+impl Drop for Qemu {
     fn drop(&mut self) {
-        guest::end(&mut self.qemu);
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            eprintln!("qemu (pid {}) is left behind: {error}", self.0.id());
+        }
     }
 }
 
@@ -261,7 +268,7 @@ fn make_image(dir: &Path) -> Result<Image> {
     }
     let plug_ins = plug_ins()?;
     let init = include_bytes!("init.sh");
-    image::make(dir, &Contents { init, programs: &programs, plug_ins: &plug_ins, modules: &MODULES })
+    guest_image::make(dir, &Contents { init, programs: &programs, plug_ins: &plug_ins, modules: &MODULES })
 }
 
 /// DPDK's plug-ins: `/usr/lib/TRIPLE/dpdk/pmds-VERSION/librte_NAME.so.VERSION`.
@@ -305,7 +312,8 @@ fn spawn_qemu(image: &Image, netns: &Netns, dir: &Path, card: Card) -> Result<Ch
     command.args(["-chardev", &format!("socket,id=agent,path={}", dir.join("agent").display())]);
     command.args(["-device", "isa-serial,chardev=agent"]);
     command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
-    command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+    // On a busy machine the check of the timer finds none.
+    command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check"]);
     for side in Side::ALL {
         let (name, queues) = (side.name(), card.tap_queues());
         let tap = format!("tap,id={name},ifname={name},queues={queues},script=no,downscript=no,vhost=off");

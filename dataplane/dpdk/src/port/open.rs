@@ -222,8 +222,8 @@ fn start(port: &mut PortShared, config: &PortConfig) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sets the key where it was not taken with the configuration, as by drivers that do not tell its length. Whether they take
-/// it now is to be asked ([`Port::rss`]): many can live without.
+/// Sets the key where it was not taken with the configuration, as by drivers that do not tell its length.
+/// Whether they take it now is to be asked ([`Port::rss`]): many can live without.
 fn set_key(port: &PortShared, key: &[u8]) {
     let len = super::query::key_len(&port.info);
     let Some(key) = key.get(..len.into()) else { return };
@@ -231,7 +231,8 @@ fn set_key(port: &PortShared, key: &[u8]) {
     // Later releases of DPDK have more fields.
     let mut conf = rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: len, ..Default::default() };
     conf.rss_hf = RSS_WANTED & port.info.rss_offloads;
-    // SAFETY: the structure points to a key of the length that it says; both live for the call, which copies them.
+    // SAFETY: the structure points to a key of the length that it says; both live for the call, which copies
+    // them.
     unsafe { dpdk_sys::rte_eth_dev_rss_hash_update(port.id.0, &mut conf) };
 }
 

@@ -51,8 +51,8 @@ impl Share {
         Share::Strided(Strided { first: own.unwrap_or(first), stride, count })
     }
 
-    /// The ports of `range` that let replies of `real` to `local` arrive at `worker`. A `real_port` (host order) of 0
-    /// stands for another one in each connection.
+    /// The ports of `range` that let replies of `real` to `local` arrive at `worker`. A `real_port` (host
+    /// order) of 0 stands for another one in each connection.
     pub(crate) fn hashed(
         rss: &Arc<Rss>,
         (real, real_port): (Addr, u16),

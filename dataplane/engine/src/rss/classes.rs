@@ -1,9 +1,10 @@
-//! Ports by what they add to a hash: as many classes as the redirection table has entries, each of the same size.
+//! Ports by what they add to a hash: as many classes as the redirection table has entries, each of the same
+//! size.
 //!
-//! A class is a number of `k` bits for a table of `2^k` entries, and a linear function of the port's 16 bits. Some `k`
-//! bits of the port, the pivots, have contributions that are independent of each other; the lowest that do are taken.
-//! Whatever the other bits are, exactly one setting of the pivots puts the port in a wanted class. So the other
-//! bits, read as a number, are the port's place within its class.
+//! A class is a number of `k` bits for a table of `2^k` entries, and a linear function of the port's 16 bits.
+//! Some `k` bits of the port, the pivots, have contributions that are independent of each other; the lowest
+//! that do are taken. Whatever the other bits are, exactly one setting of the pivots puts the port in a
+//! wanted class. So the other bits, read as a number, are the port's place within its class.
 
 use super::Toeplitz;
 
@@ -23,7 +24,8 @@ pub(crate) struct PortClasses {
 }
 
 impl PortClasses {
-    /// For ports at `offset` of what is hashed; `None` if the classes that ports can have are not all that there are.
+    /// For ports at `offset` of what is hashed; `None` if the classes that ports can have are not all that
+    /// there are.
     pub(super) fn new(toeplitz: &Toeplitz, offset: usize, mask: u32) -> Option<PortClasses> {
         let class_of = |port: u16| (toeplitz.at(offset, &port.to_be_bytes()) & mask) as u16;
         let k = mask.count_ones();
@@ -87,7 +89,8 @@ fn pivots(adds: impl Fn(u32) -> u16) -> u16 {
     (0..16).filter(|&bit| insert(&mut basis, adds(bit))).fold(0, |mask, bit| mask | 1 << bit)
 }
 
-/// Adds to a basis, which has at each index a vector whose highest bit is that one; whether it was independent.
+/// Adds to a basis, which has at each index a vector whose highest bit is that one; whether it was
+/// independent.
 fn insert(basis: &mut [u16; 16], mut vector: u16) -> bool {
     while vector != 0 {
         let highest = 15 - vector.leading_zeros() as usize;

@@ -44,7 +44,8 @@ fn addresses() -> impl Strategy<Value = (IpAddr, IpAddr)> {
     ]
 }
 
-/// Any key, and any table of 1 to 512 entries that names every worker; how the workers are dealt onto it is random too.
+/// Any key, and any table of 1 to 512 entries that names every worker; how the workers are dealt onto it is
+/// random too.
 pub(crate) fn any_rss(workers: u16) -> impl Strategy<Value = Rss> {
     let least = workers.next_power_of_two().trailing_zeros();
     (any::<[u8; KEY_LEN]>(), least..=9, any::<[u8; 32]>()).prop_filter_map(

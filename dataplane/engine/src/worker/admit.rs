@@ -81,7 +81,8 @@ impl Worker {
         }
     }
 
-    /// With a NIC that is asked to bring packets to their owner: who else owns a packet of no connection here.
+    /// With a NIC that is asked to bring packets to their owner: who else owns a packet of no connection
+    /// here.
     fn somebody_else(&self, tuple: &Tuple, segment: &Segment) -> Option<WorkerId> {
         let rss = self.rss.as_ref()?;
         let to = tuple.dst.addr;

@@ -1,4 +1,5 @@
-//! What a guest boots: Debian's kernel, and an initial RAM disk with busybox, programs and the modules that it needs.
+//! What a guest boots: Debian's kernel, and an initial RAM disk with busybox, programs and the modules that
+//! it needs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -65,7 +66,8 @@ fn unpacked_kernel() -> Result<PathBuf> {
     Ok(PathBuf::from(said.stdout.trim()))
 }
 
-/// Adds the programs and plug-ins, and all libraries that they are linked with at the places where they are here.
+/// Adds the programs and plug-ins, and all libraries that they are linked with at the places where they are
+/// here.
 fn add_programs(archive: &mut Archive, contents: &Contents<'_>) -> Result<()> {
     let mut files = BTreeSet::new();
     for path in contents.programs {

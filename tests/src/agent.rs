@@ -45,11 +45,6 @@ impl Listening {
         parts.into_iter().chain(port).map(str::to_owned).collect()
     }
 
-    /// Where the guest's console is written.
-    pub(crate) fn console(&self) -> PathBuf {
-        self.console.clone()
-    }
-
     /// Waits until the guest takes commands; `must_run` fails when qemu has ended.
     pub(crate) fn accept(
         self,
