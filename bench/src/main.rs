@@ -23,7 +23,7 @@ mod testpmd;
 mod throughput;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -101,7 +101,7 @@ impl Arguments {
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let (arguments, start) = (Arguments::parse(), Instant::now());
     if let Some(socket) = &arguments.load {
         return load::serve(socket);
     }
@@ -132,7 +132,13 @@ fn main() -> Result<()> {
     let machine = machine::description();
     report::write(&dir, &machine, &rows)?;
     println!("\n{}", report::markdown(&machine, &rows));
-    println!("written: {0}/results.json, {0}/table.md", dir.display());
+    let took = start.elapsed().as_secs();
+    println!(
+        "written: {0}/results.json, {0}/table.md; it took {1} min {2} s",
+        dir.display(),
+        took / 60,
+        took % 60
+    );
     ensure!(failed == 0, "{failed} cases could not be measured; why stands above");
     Ok(())
 }
