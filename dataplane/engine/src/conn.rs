@@ -6,6 +6,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use zerocopy::{Immutable, IntoBytes};
+
 use crate::addr::{Endpoint, Tuple};
 use crate::hash::Key;
 use crate::ids::{AdjacencyId, PairId, RealId, ServiceId};
@@ -47,14 +49,12 @@ pub(crate) mod flag {
     pub(crate) const LIVE: u8 = 1 << 2;
     /// On the list of embryonic connections.
     pub(crate) const EMBRYONIC: u8 = 1 << 3;
-    /// `ack`/`window` of the inbound side are valid.
+    /// `acks` and `windows` of the inbound side are valid.
     pub(crate) const INBOUND_ACK: u8 = 1 << 4;
-    /// `ack`/`window` of the outbound side are valid.
+    /// Those of the outbound side are.
     pub(crate) const OUTBOUND_ACK: u8 = 1 << 5;
-    /// Packets that come in inbound are IPv6, see [`super::wide`].
+    /// Packets that come in inbound are IPv6; one bit further up: outbound. See [`super::wide`].
     pub(crate) const WIDE_INBOUND: u8 = 1 << 6;
-    /// Packets that come in outbound are IPv6.
-    pub(crate) const WIDE_OUTBOUND: u8 = 1 << 7;
 }
 
 /// Bits of [`Conn::traits`].
@@ -73,67 +73,82 @@ pub(crate) mod trait_ {
 
 /// The flag that says whether packets that come in in this direction are IPv6.
 #[inline(always)]
-pub(crate) fn wide(direction: Direction) -> u8 {
+pub(crate) const fn wide(direction: Direction) -> u8 {
     flag::WIDE_INBOUND << direction as u8
 }
 
 /// The addresses of a connection that has IPv6 on a side: by [`Direction`], source and destination of what comes in.
 pub(crate) type Wide = [[u128; 2]; 2];
 
-/// What one side has acknowledged, for checking the other side's RST and FIN.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Acked {
-    /// Greatest acknowledgement number sent by this side.
-    pub ack: u32,
-    /// Window as it stood in that segment, unscaled.
-    pub window: u16,
-    /// Window scale that this side announced (RFC 7323); capped at 14.
-    pub scale: u8,
+/// The window scale that one side announced (RFC 7323).
+#[derive(Debug, Clone, Copy, Default, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct Scale {
+    /// Capped at 14.
+    pub shift: u8,
     /// Whether this side's SYN had a window scale at all.
-    pub scale_offered: bool,
+    pub offered: bool,
 }
 
-/// What translation changes in the checksums, folded (see `wire::checksum::Delta`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What translation changes in the checksums of inbound packets, folded (see `wire::checksum::Delta`). Outbound it is the
+/// opposite: what is replaced by what changes places.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, IntoBytes, Immutable)]
+#[repr(C)]
 pub(crate) struct Deltas {
-    pub ip: u16,
+    /// Addresses: what changes in an IPv4 header beside the TTL.
+    pub addrs: u16,
+    /// Addresses and ports: what changes under a TCP or UDP checksum.
     pub l4: u16,
 }
 
+impl Deltas {
+    /// Those of a direction. In ones' complement the opposite of a number is its complement, and 0 has two forms.
+    #[inline(always)]
+    pub(crate) fn of(self, direction: Direction) -> Deltas {
+        let turned = 0u16.wrapping_sub(direction as u16);
+        Deltas { addrs: self.addrs ^ turned, l4: self.l4 ^ turned }
+    }
+}
+
 /// One connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, IntoBytes, Immutable)]
 #[repr(C, align(64))]
 pub(crate) struct Conn {
-    // -- first cache line: every packet --
+    // -- first cache line: all that a packet of an open connection needs --
     /// By [`Direction`]: addresses and ports of a packet that comes in, as in [`Key`]; of an IPv6 direction the number
     /// of its [`Wide`]. Inbound is client → virtual, outbound is real → local (in NAT: real → client); what leaves in
     /// one direction is the other one's, turned round. In one-way modes the outbound side only tells the real server.
     pub addrs: [u64; 2],
     pub ports: [u32; 2],
+    // From here to `toa_kind` in the order of [`Conn::condition`].
     pub protocol: u8,
     pub state: ConnState,
     pub flags: u8,
+    /// See [`trait_`].
+    pub traits: u8,
+    /// Epoch of the forwarding table that the next hops are valid for.
+    pub fib_epoch: u16,
+    pub mode: Mode,
     /// TOA option kind; 0: off.
     pub toa_kind: u8,
     /// Time of the last packet.
     pub seen: Ticks,
     /// By [`Direction`]: next hop towards the real server, towards the client.
     pub next_hops: [AdjacencyId; 2],
-    /// By [`Direction`]: folded checksum differences of a packet that is translated, TTL included.
-    pub deltas: [Deltas; 2],
-    /// Epoch of the forwarding table that the next hops are valid for.
-    pub fib_epoch: u16,
-    pub mode: Mode,
-    /// See [`trait_`].
-    pub traits: u8,
     pub real_id: RealId,
+    pub deltas: Deltas,
+    /// Greatest acknowledgement number sent by the side that sends in that [`Direction`], for checking the other side's
+    /// RST and FIN.
+    pub acks: [u32; 2],
+    /// The window as it stood in that segment, unscaled.
+    pub windows: [u16; 2],
     // -- second cache line --
+    /// By the side that sends in that [`Direction`].
+    pub scales: [Scale; 2],
     pub client_isn: u32,
     pub real_isn: u32,
     pub service: ServiceId,
     pub pair: PairId,
-    /// By [`Direction`]: the side that sends in that direction.
-    pub acked: [Acked; 2],
     /// Expiry wheel: neighbours in the slot's list, and the slot.
     pub wheel_next: u32,
     pub wheel_prev: u32,
@@ -144,11 +159,12 @@ pub(crate) struct Conn {
     /// What is added to the client's sequence numbers, and to its timestamps.
     pub seq_shift: u32,
     pub timestamp_shift: u32,
+    /// Fills the cache line, so that a record is nothing but its fields' bytes.
+    pub unused: [u32; 4],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);
-// What steady forwarding reads beside TCP tracking is in the first line.
-const _: () = assert!(std::mem::offset_of!(Conn, real_id) < 64);
+const _: () = assert!(std::mem::offset_of!(Conn, scales) == 64);
 
 impl Conn {
     pub(crate) const EMPTY: Conn = Conn {
@@ -157,19 +173,21 @@ impl Conn {
         protocol: 0,
         state: ConnState::None,
         flags: 0,
+        traits: 0,
+        fib_epoch: 0,
+        mode: Mode::FullNat,
         toa_kind: 0,
         seen: Ticks(0),
         next_hops: [AdjacencyId::NONE; 2],
-        deltas: [Deltas { ip: 0, l4: 0 }; 2],
-        fib_epoch: 0,
-        mode: Mode::FullNat,
-        traits: 0,
         real_id: RealId(0),
+        deltas: Deltas { addrs: 0, l4: 0 },
+        acks: [0; 2],
+        windows: [0; 2],
+        scales: [Scale { shift: 0, offered: false }; 2],
         client_isn: 0,
         real_isn: 0,
         service: ServiceId(0),
         pair: PairId(0),
-        acked: [Acked { ack: 0, window: 0, scale: 0, scale_offered: false }; 2],
         wheel_next: NIL,
         wheel_prev: NIL,
         wheel_slot: NIL,
@@ -177,6 +195,7 @@ impl Conn {
         embryonic_prev: NIL,
         seq_shift: 0,
         timestamp_shift: 0,
+        unused: [0; 4],
     };
 
     /// The five-tuple of packets that come in in this direction, which is IPv4.
@@ -186,23 +205,17 @@ impl Conn {
         Key { addrs: self.addrs[i], ports: self.ports[i], protocol: self.protocol }
     }
 
-    /// Addresses and ports of packets that leave in this direction, both ways being IPv4.
+    /// What decides whether a packet may take the short way, as one word to compare with a [`condition`].
     #[inline(always)]
-    pub(crate) fn translated(&self, direction: Direction) -> (u64, u32) {
-        let i = 1 - direction as usize;
-        (self.addrs[i].rotate_left(32), self.ports[i].rotate_left(16))
+    pub(crate) fn condition(&self) -> u64 {
+        let bytes = self.as_bytes().get(std::mem::offset_of!(Conn, protocol)..).and_then(<[u8]>::first_chunk);
+        bytes.copied().map_or(0, u64::from_ne_bytes)
     }
 
     /// Whether packets that come in in this direction are IPv6.
     #[inline(always)]
     pub(crate) fn is_wide(&self, direction: Direction) -> bool {
         self.has(wide(direction))
-    }
-
-    /// Whether it has IPv6 on any side.
-    #[inline(always)]
-    pub(crate) fn has_wide(&self) -> bool {
-        self.has(flag::WIDE_INBOUND | flag::WIDE_OUTBOUND)
     }
 
     #[inline(always)]
@@ -214,6 +227,13 @@ impl Conn {
     pub(crate) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
+}
+
+/// The part of [`Conn::condition`] with these values, the rest being 0.
+#[inline(always)]
+pub(crate) const fn condition(protocol: u8, state: u8, flags: u8, traits: u8, fib_epoch: u16) -> u64 {
+    let [epoch, epoch_] = fib_epoch.to_ne_bytes();
+    u64::from_ne_bytes([protocol, state, flags, traits, epoch, epoch_, 0, 0])
 }
 
 /// The five-tuples of what comes in in both directions.

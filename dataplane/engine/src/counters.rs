@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use crate::conn::Direction;
 use crate::ids::{PairId, RealId};
 use crate::tcp::ConnState;
 use crate::verdict::{DropReason, PuntClass};
@@ -130,14 +131,10 @@ named_counters! {
 pub struct RealCounters {
     /// Connections scheduled.
     pub connections: Count,
-    /// Packets from clients.
-    pub in_packets: Count,
-    /// Packets to clients.
-    pub out_packets: Count,
-    /// Bytes from clients (IP length).
-    pub in_bytes: Count,
-    /// Bytes to clients (IP length).
-    pub out_bytes: Count,
+    /// Packets by [`Direction`]: from clients, to clients.
+    pub packets: [Count; 2],
+    /// Bytes (IP length) in the same order.
+    pub bytes: [Count; 2],
     /// Gauge: connections in an active state.
     pub active: Count,
     /// Gauge: other connections.
@@ -148,6 +145,15 @@ pub struct RealCounters {
 }
 
 const _: () = assert!(size_of::<RealCounters>() == 64);
+
+impl RealCounters {
+    /// Counts a packet of so many bytes.
+    #[inline(always)]
+    pub(crate) fn count(&self, direction: Direction, len: usize) {
+        self.packets[direction as usize].add(1);
+        self.bytes[direction as usize].add(len as u64);
+    }
+}
 
 /// Use of the local ports of one pair.
 #[derive(Debug, Default)]
@@ -251,9 +257,8 @@ impl Counters {
     /// connection and no snapshot names the slot.
     pub(crate) fn reset_real(&self, id: RealId) {
         let real = self.real(id);
-        let counts =
-            [&real.connections, &real.in_packets, &real.out_packets, &real.in_bytes, &real.out_bytes];
-        counts.into_iter().for_each(|count| count.set(0));
+        real.connections.set(0);
+        real.packets.iter().chain(&real.bytes).for_each(|count| count.set(0));
         self.persistent(id).set(0);
         self.overloaded_at(id).store(0, Relaxed);
     }

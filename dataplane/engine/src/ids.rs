@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use zerocopy::{Immutable, IntoBytes};
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident($int:ty);)*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, IntoBytes, Immutable)]
+        #[repr(transparent)]
         pub struct $name(pub $int);
 
         impl $name {

@@ -6,7 +6,7 @@
 //! Where things are:
 //! - [`worker`]: one core's share of the gateway; [`Worker::process`] is the packet path.
 //! - `addr`: addresses of either family.
-//! - `parse`, `translate`, `tcp`, `icmp`: what happens to one packet.
+//! - `plain`, `parse`, `translate`, `tcp`, `icmp`: what happens to one packet.
 //! - `fragments`: which fragments belong together.
 //! - [`conn`], `table`, `wheel`, `ports`: connection records, their index, expiry, local ports.
 //! - [`snapshot`], [`plan`]: configuration as workers read it, and how it is made from a [`Spec`].
@@ -27,6 +27,7 @@ pub mod ids;
 mod limiter;
 mod parse;
 pub mod persist;
+mod plain;
 pub mod plan;
 mod ports;
 mod sched;

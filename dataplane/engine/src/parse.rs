@@ -3,7 +3,7 @@
 use wire::ipv6::{self, FragmentHeader};
 use wire::tcp::flags;
 use wire::{MacAddr, U16, ethernet, icmp, icmpv6, ipv4, tcp, udp, view};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::FromBytes;
 
 use crate::addr::{Addr, Tuple};
 use crate::hash::{Key, Key6};
@@ -169,147 +169,11 @@ pub(crate) enum Parsed {
     Drop(DropReason),
 }
 
-/// An Ethernet frame with IPv4 without options: what nearly every frame begins with.
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-pub(crate) struct Plain4 {
-    /// Destination and source.
-    pub macs: [u8; 12],
-    pub ether_type: U16,
-    pub version_ihl: u8,
-    pub dscp_ecn: u8,
-    pub total_len: U16,
-    pub id: U16,
-    pub flags_fragment: U16,
-    pub ttl: u8,
-    pub protocol: u8,
-    pub ip_checksum: U16,
-    /// Source and destination address.
-    pub addrs: [u8; 8],
-}
-
-/// Offset of the TCP or UDP header behind a [`Plain4`].
-pub(crate) const PLAIN_L4: u16 = 34;
-/// The same behind a [`Plain6`].
-pub(crate) const PLAIN6_L4: u16 = 54;
-
-const _: () = assert!(size_of::<Plain4>() == PLAIN_L4 as usize && size_of::<Plain6>() == PLAIN6_L4 as usize);
-
-impl Plain4 {
-    /// The segment, if this really is one and nothing about it needs a closer look; `rest` is what follows.
-    #[inline(always)]
-    fn segment(&self, rest: &[u8], mac: MacAddr) -> Option<Segment> {
-        let total_len = usize::from(self.total_len.get());
-        let payload_len = total_len.wrapping_sub(ipv4::HEADER_LEN);
-        let plain = self.macs[..6] == mac.0
-            && self.ether_type == ethernet::ETHERTYPE_IPV4
-            && self.version_ihl == 0x45
-            && self.flags_fragment.get() & !ipv4::FLAG_DONT_FRAGMENT == 0
-            && payload_len <= rest.len();
-        if !plain {
-            return None;
-        }
-        let flags = plain_flags(self.protocol, rest, payload_len)?;
-        let ports = rest.first_chunk().copied().map(u32::from_ne_bytes)?;
-        Some(Segment {
-            key: Key { addrs: u64::from_ne_bytes(self.addrs), ports, protocol: self.protocol },
-            l4: PLAIN_L4,
-            end: (total_len + ethernet::HEADER_LEN) as u16,
-            flags,
-            wide: false,
-            piece: Piece::Whole,
-        })
-    }
-}
-
-/// The TCP flags (0 of a UDP datagram) of an IP payload of that protocol and length, if its header is in order and
-/// opens nothing; `None` for all else.
-#[inline(always)]
-fn plain_flags(protocol: u8, payload: &[u8], len: usize) -> Option<u8> {
-    match protocol {
-        ipv4::PROTO_TCP => {
-            let tcp = view::<tcp::Header>(payload, 0)?;
-            is_plain_tcp(tcp, len).then_some(tcp.flags)
-        }
-        ipv4::PROTO_UDP => view::<udp::Header>(payload, 0)?.check(len).ok().map(|_| 0),
-        _ => None,
-    }
-}
-
-/// Whether a TCP header in a packet with `room` bytes for it is in order and opens nothing; a SYN is looked at closely.
-#[inline(always)]
-fn is_plain_tcp(tcp: &tcp::Header, room: usize) -> bool {
-    let header_len = usize::from(tcp.data_offset >> 4) * 4;
-    header_len >= size_of::<tcp::Header>()
-        && header_len <= room
-        && tcp.flags & (flags::FIN | flags::RST | flags::ACK) != 0
-        && tcp.flags & flags::SYN == 0
-}
-
-/// An Ethernet frame with IPv6.
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-pub(crate) struct Plain6 {
-    /// Destination and source.
-    pub macs: [u8; 12],
-    pub ether_type: U16,
-    pub ip: ipv6::Header,
-}
-
-impl Plain6 {
-    /// As [`Plain4::segment`]; `rest` is what follows.
-    #[inline(always)]
-    fn segment(&self, rest: &[u8], mac: MacAddr) -> Option<Segment> {
-        let payload_len = usize::from(self.ip.payload_len.get());
-        let plain = self.macs[..6] == mac.0
-            && self.ether_type == ethernet::ETHERTYPE_IPV6
-            && self.ip.version() == 6
-            && payload_len <= rest.len();
-        if !plain {
-            return None;
-        }
-        let flags = plain_flags(self.ip.next_header, rest, payload_len)?;
-        if self.ip.next_header == ipv4::PROTO_UDP && lacks_checksum(rest) {
-            return None;
-        }
-        let ports = rest.first_chunk().copied().map(u32::from_ne_bytes)?;
-        Some(Segment {
-            key: Key { addrs: 0, ports, protocol: self.ip.next_header },
-            l4: PLAIN6_L4,
-            end: PLAIN6_L4 + self.ip.payload_len.get(),
-            flags,
-            wide: true,
-            piece: Piece::Whole,
-        })
-    }
-}
-
 /// Looks at a frame that came in on a port with this MAC address.
-#[inline(always)]
+#[inline]
 pub(crate) fn parse(data: &[u8], mac: MacAddr) -> Parsed {
-    if let Ok((plain, rest)) = Plain4::ref_from_prefix(data)
-        && let Some(segment) = plain.segment(rest, mac)
-    {
-        return Parsed::Segment(segment);
-    }
-    parse_wide(data, mac)
-}
-
-#[inline(never)]
-fn parse_wide(data: &[u8], mac: MacAddr) -> Parsed {
     // The end of a frame is kept in 16 bits.
     let data = data.get(..usize::from(u16::MAX)).unwrap_or(data);
-    if let Ok((plain, rest)) = Plain6::ref_from_prefix(data)
-        && let Some(segment) = plain.segment(rest, mac)
-    {
-        return Parsed::Segment(segment);
-    }
-    parse_any(data, mac)
-}
-
-/// Every frame that is not plain: other protocols, options, extension headers, handshakes, faults.
-#[inline(never)]
-fn parse_any(data: &[u8], mac: MacAddr) -> Parsed {
     let Ok((eth, rest)) = ethernet::Header::ref_from_prefix(data) else {
         return Parsed::Drop(DropReason::FrameTooShort);
     };

@@ -18,6 +18,7 @@ use crate::ports::PortSet;
 use crate::sched::{self, Locality};
 use crate::snapshot::{Mode, Options, Real, Scheduler, SchedulerFlags, Service, Snapshot, Tunnel};
 use crate::tcp::Timeouts;
+use crate::translate::tunnel::Wrapper;
 
 /// Clients that persistence remembers at most, over all services: 35 MB, which the first persistent service takes.
 const TEMPLATES_MAX: usize = 1 << 20;
@@ -323,7 +324,7 @@ pub struct Planner {
     /// By slot of the service: how many tenants it had.
     tenants: Vec<u32>,
     /// By slot of the real server.
-    tunnels: Vec<Option<Tunnel>>,
+    tunnels: Vec<Option<Wrapper>>,
     /// Services, also those that left, that end the connections of real servers that are gone.
     expiring: HashSet<ServiceSlotKey>,
     /// By slot: whether connections end, and how often a slot was added.
@@ -473,7 +474,7 @@ impl Planner {
                 let slot = self.reals.by_key[&(service.protocol, service.virtual_, real.real)];
                 // A change of mode leaves old tunnelled connections their tunnel.
                 if let Some(tunnel) = real.tunnel {
-                    self.tunnels[slot as usize] = Some(tunnel);
+                    self.tunnels[slot as usize] = Some(Wrapper::new(tunnel, real.real.ip().into()));
                 }
             }
         }

@@ -7,15 +7,18 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use zerocopy::{Immutable, IntoBytes};
+
 use crate::addr::{Addr, Endpoint};
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId};
 use crate::persist::Templates;
 use crate::tcp::Timeouts;
 use crate::time::Ticks;
+use crate::translate::tunnel::Wrapper;
 
 /// How packets reach a real server (IPVS: packet-forwarding-method).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, IntoBytes, Immutable)]
 #[repr(u8)]
 pub enum Mode {
     /// Both addresses are replaced; the real server answers to the local address. Families may differ.
@@ -236,7 +239,7 @@ pub struct Snapshot {
     /// All virtual addresses, also of services that are gone while their connections live.
     pub(crate) virtuals: AddressSet,
     /// How the real server of a slot is reached in mode TUN; also of slots whose tenant left while connections live.
-    pub(crate) tunnels: Vec<Option<Tunnel>>,
+    pub(crate) tunnels: Vec<Option<Wrapper>>,
     /// By slot: whether the connections and templates of a real server end now.
     pub(crate) ended: Vec<bool>,
     /// Grows whenever a slot is added to `ended`.
@@ -285,7 +288,7 @@ impl Snapshot {
 
     /// The tunnel to the real server of that slot.
     #[inline(always)]
-    pub(crate) fn tunnel(&self, id: RealId) -> Option<&Tunnel> {
+    pub(crate) fn wrapper(&self, id: RealId) -> Option<&Wrapper> {
         self.tunnels.get(id.index())?.as_ref()
     }
 

@@ -9,14 +9,14 @@
 //! Bytes per connection: 128 (record) + 2 entries x 64 B / (8 x load 0.7) = 151. Eight tags are one 128-bit compare; ten
 //! ways would fit the line too and save 5 bytes, but cost a dozen instructions per look.
 
+use wide::u16x8;
+
 use crate::addr::Tuple;
 use crate::conn::{Conn, Direction, NIL, Tuples, Wide, flag, trait_, wide};
 use crate::hash::{Key, Key6, Secret, reduce};
 
 /// Entries per bucket.
 const WAYS: usize = 8;
-/// A one in each 16-bit lane.
-const ONES: u64 = 0x0001_0001_0001_0001;
 /// Entries per hundred places when the table is full of connections.
 const LOAD_PERCENT: usize = 70;
 /// Marks the outbound entry of a record.
@@ -26,8 +26,8 @@ const OUTBOUND: u32 = 1 << 31;
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 pub(crate) struct Bucket {
-    /// Hash bits, 0: free; entry `i` has lane `i % 4` of word `i / 4`.
-    tags: [u64; WAYS / 4],
+    /// Hash bits, 0: free.
+    tags: [u16; WAYS],
     /// Record number and direction bit.
     entries: [u32; WAYS],
     /// Keys that belong here but live in their second bucket.
@@ -37,35 +37,22 @@ pub(crate) struct Bucket {
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 impl Bucket {
-    const EMPTY: Bucket = Bucket { tags: [0; WAYS / 4], overflowed: 0, entries: [0; WAYS] };
+    const EMPTY: Bucket = Bucket { tags: [0; WAYS], overflowed: 0, entries: [0; WAYS] };
 
-    /// Entries that may have this tag: a bit each, see [`Bucket::entry`]. Behind a match there may be false ones,
-    /// which the look at the record sorts out.
+    /// Entries that have this tag: a bit each.
     #[inline(always)]
-    fn matches(&self, tag: u16) -> u64 {
-        let wanted = ONES * u64::from(tag);
-        zero_lanes(self.tags[0] ^ wanted) >> 15 | zero_lanes(self.tags[1] ^ wanted) >> 14
+    fn matches(&self, tag: u16) -> u32 {
+        u16x8::new(self.tags).simd_eq(u16x8::splat(tag)).to_bitmask()
     }
 
-    /// The entry of the lowest bit that [`Bucket::matches`] gave: 16 bits per lane, and the two words interleaved.
+    /// The entry of the lowest bit that [`Bucket::matches`] gave.
     #[inline(always)]
-    fn entry(&self, matches: u64) -> u32 {
-        let bit = matches.trailing_zeros() as usize;
-        self.entries[(bit / 16 + bit % 2 * 4) % WAYS]
-    }
-
-    fn tag(&self, way: usize) -> u16 {
-        (self.tags[way / 4] >> (way % 4 * 16)) as u16
-    }
-
-    fn set_tag(&mut self, way: usize, tag: u16) {
-        let shift = way % 4 * 16;
-        let word = &mut self.tags[way / 4];
-        *word = *word & !(0xffff << shift) | u64::from(tag) << shift;
+    fn entry(&self, matches: u32) -> u32 {
+        self.entries[matches.trailing_zeros() as usize % WAYS]
     }
 
     fn free_way(&self) -> Option<usize> {
-        (0..WAYS).find(|way| self.tag(*way) == 0)
+        self.tags.iter().position(|tag| *tag == 0)
     }
 }
 
@@ -91,8 +78,8 @@ pub(crate) struct Full;
 /// The addresses of connections that have IPv6 on a side. There is room for all; it costs memory only as far as it
 /// was ever used, because the kernel gives pages when they are first touched.
 #[derive(Debug)]
-struct WidePool {
-    all: Vec<Wide>,
+pub(crate) struct WidePool {
+    pub(crate) all: Vec<Wide>,
     /// Numbers that were used and are no more.
     free: Vec<u32>,
     /// Numbers from here on were never used.
@@ -118,7 +105,7 @@ impl WidePool {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) conns: Vec<Conn>,
-    wide: WidePool,
+    pub(crate) wide: WidePool,
     buckets: Vec<Bucket>,
     /// List of freed records, linked through `wheel_next`.
     free: u32,
@@ -171,33 +158,34 @@ impl Table {
     #[inline(always)]
     fn place(&self, hash: u64) -> Place {
         let n = self.buckets.len() as u32;
-        let first = reduce(hash as u32, n) as usize;
+        let first = self.bucket_of(hash) as usize;
         let second = reduce((hash >> 24) as u32, n) as usize;
         let second = if second != first { second } else { (first + 1) % n as usize };
         Place { tag: tag_of(hash), first, second }
     }
 
-    /// The bucket where a lookup of this hash starts; for prefetching.
+    /// The number of the bucket where a lookup of this hash starts.
     #[inline(always)]
-    pub(crate) fn bucket(&self, hash: u64) -> &Bucket {
-        &self.buckets[reduce(hash as u32, self.buckets.len() as u32) as usize]
+    pub(crate) fn bucket_of(&self, hash: u64) -> u32 {
+        reduce(hash as u32, self.buckets.len() as u32)
     }
 
-    /// The entry that a lookup of this hash will most likely find; [`NIL`] when there is none. For prefetching, and
-    /// for [`Table::check`].
+    /// A bucket, for prefetching.
     #[inline(always)]
-    pub(crate) fn likely(&self, hash: u64) -> u32 {
-        let bucket = self.bucket(hash);
-        match bucket.matches(tag_of(hash)) {
-            0 => NIL,
-            matches => bucket.entry(matches),
-        }
+    pub(crate) fn bucket(&self, number: u32) -> Option<&Bucket> {
+        self.buckets.get(number as usize)
+    }
+
+    /// The entry that a lookup of this hash, which starts at `bucket`, will most likely find; any other when there is none.
+    #[inline(always)]
+    pub(crate) fn likely(&self, bucket: u32, hash: u64) -> u32 {
+        self.bucket(bucket).map_or(NIL, |bucket| bucket.entry(bucket.matches(tag_of(hash))))
     }
 
     /// The record of an entry, for prefetching.
     #[inline(always)]
     pub(crate) fn record(&self, entry: u32) -> Option<&Conn> {
-        self.conns.get((entry & !OUTBOUND) as usize)
+        self.conns.get(index_of(entry))
     }
 
     /// The connection that an IPv4 packet with this key belongs to. `hash` must be the key's.
@@ -384,7 +372,7 @@ impl Table {
 
     fn put(&mut self, bucket: usize, way: usize, tag: u16, entry: u32) {
         let bucket = &mut self.buckets[bucket];
-        bucket.set_tag(way, tag);
+        bucket.tags[way] = tag;
         bucket.entries[way] = entry;
     }
 
@@ -396,7 +384,7 @@ impl Table {
             let to = if place.first == from { place.second } else { place.first };
             let Some(free) = self.buckets[to].free_way() else { continue };
             self.put(to, free, place.tag, entry);
-            self.buckets[from].set_tag(way, 0);
+            self.buckets[from].tags[way] = 0;
             if to == place.second {
                 self.buckets[place.first].overflowed += 1;
             } else {
@@ -424,9 +412,9 @@ impl Table {
 
     fn remove_from(&mut self, bucket: usize, tag: u16, entry: u32) -> bool {
         let bucket = &mut self.buckets[bucket];
-        let way = (0..WAYS).find(|way| bucket.tag(*way) == tag && bucket.entries[*way] == entry);
+        let way = (0..WAYS).find(|way| bucket.tags[*way] == tag && bucket.entries[*way] == entry);
         if let Some(way) = way {
-            bucket.set_tag(way, 0);
+            bucket.tags[way] = 0;
         }
         way.is_some()
     }
@@ -455,20 +443,21 @@ fn find_in(bucket: &Bucket, tag: u16, check: impl Fn(u32) -> Option<Found>) -> O
     None
 }
 
-/// The top bit of each lane that is zero; above the lowest such lane there may be false ones.
-#[inline(always)]
-fn zero_lanes(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & (ONES << 15)
-}
-
 /// The tag that stands for a hash in the index; never 0.
 #[inline(always)]
 fn tag_of(hash: u64) -> u16 {
     (hash >> 48) as u16 | 1
 }
 
+/// The record that an entry points to.
 #[inline(always)]
-fn direction_of(entry: u32) -> Direction {
+pub(crate) fn index_of(entry: u32) -> usize {
+    (entry & !OUTBOUND) as usize
+}
+
+/// The direction of the packets that an entry is for.
+#[inline(always)]
+pub(crate) fn direction_of(entry: u32) -> Direction {
     if entry & OUTBOUND == 0 { Direction::Inbound } else { Direction::Outbound }
 }
 

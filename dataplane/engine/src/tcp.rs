@@ -6,11 +6,12 @@
 //! that does not acknowledge the SYN-ACK do not move the state (RFC 9293 §3.10.7.4, RFC 5961 §3).
 
 use wire::tcp::flags;
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::time::Ticks;
 
 /// State of a connection, in IPVS's names. TCP's come first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoBytes, Immutable)]
 #[repr(u8)]
 pub enum ConnState {
     /// Just created.

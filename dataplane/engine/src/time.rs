@@ -3,11 +3,14 @@
 //! 32 bits of 10 ms wrap after 497 days; all comparisons are modular, so only differences beyond 248 days would be
 //! misread, and no timeout is that long (IPVS allows 31 days).
 
+use zerocopy::{Immutable, IntoBytes};
+
 /// Ticks per second.
 pub const TICKS_PER_SECOND: u32 = 100;
 
 /// A point in time, or a duration, in units of 10 ms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, IntoBytes, Immutable)]
+#[repr(transparent)]
 pub struct Ticks(pub u32);
 
 impl Ticks {

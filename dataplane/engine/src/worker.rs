@@ -1,8 +1,8 @@
 //! One core's share of the gateway.
 //!
-//! A burst goes through in stages, each over all its packets, so that cache misses overlap instead of adding up:
-//! parse and hash (prefetching index buckets), look tags up (prefetching records), then translate or admit packet by
-//! packet. Nothing here locks, allocates, logs, reads a clock or makes a system call.
+//! A burst goes through in stages, each over all its packets, so that cache misses overlap instead of adding up: a glance
+//! at the addresses (prefetching index buckets), a look at the tags (prefetching records), then packet by packet the
+//! [`steady`] short way or the long one. Nothing here locks, allocates, logs, reads a clock or makes a system call.
 
 mod admit;
 mod errors;
@@ -14,29 +14,34 @@ mod steady;
 mod track;
 mod tunnel_errors;
 
+pub(crate) use track::note_known_ack;
+
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use wire::{MacAddr, PacketBuf};
+use wire::{MacAddr, PacketBuf, ipv4, ipv6};
+use zerocopy::FromBytes;
 
 use crate::BURST_LEN_MAX;
+use crate::addr::Tuple;
 use crate::conn::{ConnFilter, ConnInfo, Direction, NIL};
 use crate::counters::{Counter, Counters};
 use crate::embryonic::EmbryonicList;
 use crate::fib::Fib;
 use crate::fragments::Fragments;
-use crate::hash::{Key, Key6, Secret};
+use crate::hash::Secret;
 use crate::ids::{PortId, WorkerId};
 use crate::limiter::Limiter;
-use crate::parse::{Fragment, Message, Parsed, Segment, parse};
+use crate::parse::{Parsed, Segment, parse};
+use crate::plain::{Frame, Ipv4, MacWord, Ports};
 use crate::plan::{Limits, Update};
 use crate::ports::PortSet;
 use crate::sched::SchedState;
 use crate::snapshot::{Mode, Snapshot};
 use crate::steer;
-use crate::table::{Found, Table, is_live};
+use crate::table::{Table, is_live};
 use crate::tcp::{ConnState, Timeouts};
 use crate::time::Ticks;
 use crate::verdict::{DropReason, PuntClass, Released, Verdict};
@@ -68,23 +73,28 @@ pub struct WorkerConfig {
     pub now: Ticks,
 }
 
-/// What is known of a packet between the stages.
-#[derive(Debug, Clone, Copy, Default)]
-struct Meta {
-    segment: Segment,
+/// What the first stage sees of a packet, without having looked at whether it is in order.
+#[derive(Debug, Clone, Copy)]
+struct Glance {
     hash: u64,
-    /// The index entry that will most likely be it.
+    /// The index entry that will most likely be it; before that is known, its bucket.
     likely: u32,
-    other: Option<Other>,
+    kind: Kind,
 }
 
-/// What is no segment of ours, or needs nothing more.
-#[derive(Debug, Clone, Copy)]
-enum Other {
-    /// The first stage knew the verdict.
-    Settled(Verdict),
-    IcmpError(Message),
-    Fragment(Fragment),
+/// What a frame seems to be. As wide as what stands beside it in [`Glance`], so that one is copied without gaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Kind {
+    Tcp4,
+    Udp4,
+    Tcp6,
+    Udp6,
+    Other,
+}
+
+impl Glance {
+    const OTHER: Glance = Glance { hash: 0, likely: NIL, kind: Kind::Other };
 }
 
 /// Who a burst is from.
@@ -92,12 +102,6 @@ enum Other {
 enum Origin {
     Port,
     Worker,
-}
-
-impl Meta {
-    fn other(other: Other) -> Meta {
-        Meta { other: Some(other), ..Meta::default() }
-    }
 }
 
 /// One core's share of the gateway. See the module.
@@ -205,95 +209,96 @@ impl Worker {
         verdicts: &mut [Verdict; BURST_LEN_MAX],
     ) {
         self.limiter.refill(now);
-        let mut metas: ArrayVec<Meta, BURST_LEN_MAX> = ArrayVec::new();
+        let mut glances = [Glance::OTHER; BURST_LEN_MAX];
         let mut came_on = PortId(u16::MAX);
-        let mut mac = MacAddr::ZERO;
-        for packet in packets.iter().take(BURST_LEN_MAX) {
+        let mut mac = MacWord::from(MacAddr::ZERO);
+        for (packet, glance) in packets.iter().zip(&mut glances) {
             let port = PortId(packet.port());
             if port != came_on {
                 came_on = port;
-                mac = self.fib.port(port).map_or(MacAddr::ZERO, |port| port.mac);
+                mac = self.mac_of(port).into();
             }
-            metas.push(self.look::<P, STEER>(packet, mac));
+            *glance = self.glance(packet, mac);
         }
         let mut any_wide = false;
-        for meta in metas.iter_mut().filter(|meta| meta.other.is_none()) {
-            meta.likely = self.table.likely(meta.hash);
-            any_wide |= meta.segment.wide;
-            if let Some(conn) = self.table.record(meta.likely) {
+        for (glance, _) in glances.iter_mut().zip(&*packets) {
+            any_wide |= matches!(glance.kind, Kind::Tcp6 | Kind::Udp6);
+            glance.likely = self.table.likely(glance.likely, glance.hash);
+            if let Some(conn) = self.table.record(glance.likely) {
                 P::prefetch(conn);
-                P::prefetch(&conn.client_isn);
             }
         }
         if any_wide {
-            self.prefetch_addresses::<P>(&metas);
+            self.prefetch_addresses::<P>(&glances);
         }
-        for ((packet, meta), verdict) in packets.iter_mut().zip(&metas).zip(verdicts) {
-            *verdict = match meta.other {
-                None => self.segment(now, packet, meta),
-                Some(Other::Settled(verdict)) => verdict,
-                Some(Other::IcmpError(message)) => self.icmp_error(packet, message),
-                Some(Other::Fragment(fragment)) => self.fragment(now, origin, packet, fragment),
-            };
-        }
-    }
-
-    /// First stage: parses, finds the owner, hashes.
-    #[inline(always)]
-    fn look<P: PacketBuf, const STEER: bool>(&mut self, packet: &P, mac: MacAddr) -> Meta {
-        let data = packet.data();
-        let segment = match parse(data, mac) {
-            Parsed::Segment(segment) => segment,
-            other => return self.look_other(other, data, STEER),
-        };
-        if STEER {
-            let owner = if segment.wide {
-                steer::owner(&self.snapshot, self.steering, self.workers, &segment.tuple(data))
-            } else {
-                steer::owner4(&self.snapshot, self.steering, self.workers, segment.key)
-            };
-            if owner != self.id {
-                return Meta::other(Other::Settled(self.hand_over(owner)));
-            }
-        }
-        let hash =
-            if segment.wide { self.table.hash6(&segment.key6(data)) } else { self.table.hash(segment.key) };
-        P::prefetch(self.table.bucket(hash));
-        Meta { segment, hash, likely: NIL, other: None }
-    }
-
-    fn hand_over(&self, owner: WorkerId) -> Verdict {
-        self.counters.event(Counter::HandedOver).add(1);
-        Verdict::HandOver(owner)
-    }
-
-    /// First stage of what is no segment.
-    #[cold]
-    fn look_other(&mut self, parsed: Parsed, data: &[u8], steer: bool) -> Meta {
-        let verdict = match parsed {
-            Parsed::IcmpError(message) => {
-                // An error belongs to who owns what it quotes.
-                if steer && let Some(about) = errors::about(&self.snapshot, data, message) {
-                    let owner = steer::owner(&self.snapshot, self.steering, self.workers, &about);
-                    if owner != self.id {
-                        return Meta::other(Other::Settled(self.hand_over(owner)));
-                    }
+        let mut others = 0;
+        for ((packet, glance), verdict) in packets.iter_mut().zip(&glances).zip(verdicts) {
+            *verdict = match self.short_way(now, packet, glance) {
+                Some(verdict) => verdict,
+                None => {
+                    others += 1;
+                    self.long_way::<P, STEER>(now, origin, packet)
                 }
-                return Meta::other(Other::IcmpError(message));
-            }
-            Parsed::Fragment(fragment) => return Meta::other(Other::Fragment(fragment)),
-            Parsed::Punt(class) => self.punt(class),
-            Parsed::Drop(reason) => self.drop(reason),
-            Parsed::Segment(_) => Verdict::NONE,
+            };
+        }
+        let forwarded = packets.len().min(BURST_LEN_MAX) - others;
+        self.counters.event(Counter::Forwarded).add(forwarded as u64);
+    }
+
+    /// Our MAC address on a port.
+    #[inline(always)]
+    fn mac_of(&self, port: PortId) -> MacAddr {
+        self.fib.port(port).map_or(MacAddr::ZERO, |port| port.mac)
+    }
+
+    /// First stage: what a packet seems to be; hashes, and fetches where the index may know it.
+    #[inline(always)]
+    fn glance<P: PacketBuf>(&self, packet: &P, mac: MacWord) -> Glance {
+        let Ok((frame, _)) = Frame::<Ipv4, Ports>::ref_from_prefix(packet.data()) else {
+            return Glance::OTHER;
         };
-        Meta::other(Other::Settled(verdict))
+        if !frame.is_to(mac) {
+            return Glance::OTHER;
+        }
+        if !frame.is_plain() {
+            return self.glance6(packet);
+        }
+        let kind = match frame.ip.protocol {
+            ipv4::PROTO_TCP => Kind::Tcp4,
+            ipv4::PROTO_UDP => Kind::Udp4,
+            _ => return Glance::OTHER,
+        };
+        let hash = self.table.hash(frame.key());
+        Glance { hash, likely: self.prefetch_bucket::<P>(hash), kind }
+    }
+
+    #[inline(always)]
+    fn prefetch_bucket<P: PacketBuf>(&self, hash: u64) -> u32 {
+        let number = self.table.bucket_of(hash);
+        if let Some(bucket) = self.table.bucket(number) {
+            P::prefetch(bucket);
+        }
+        number
+    }
+
+    #[inline(always)]
+    fn glance6<P: PacketBuf>(&self, packet: &P) -> Glance {
+        let frame = Frame::<ipv6::Header, Ports>::ref_from_prefix(packet.data());
+        let Some((frame, _)) = frame.ok().filter(|(frame, _)| frame.is_plain()) else { return Glance::OTHER };
+        let kind = match frame.ip.next_header {
+            ipv4::PROTO_TCP => Kind::Tcp6,
+            ipv4::PROTO_UDP => Kind::Udp6,
+            _ => return Glance::OTHER,
+        };
+        let hash = self.table.hash6(&frame.key());
+        Glance { hash, likely: self.prefetch_bucket::<P>(hash), kind }
     }
 
     /// The addresses of IPv6 connections are one step further than the records, which are on their way by now.
     #[inline(never)]
-    fn prefetch_addresses<P: PacketBuf>(&self, metas: &[Meta]) {
-        for meta in metas.iter().filter(|meta| meta.segment.wide) {
-            if let Some(conn) = self.table.record(meta.likely)
+    fn prefetch_addresses<P: PacketBuf>(&self, glances: &[Glance]) {
+        for glance in glances.iter().filter(|glance| matches!(glance.kind, Kind::Tcp6 | Kind::Udp6)) {
+            if let Some(conn) = self.table.record(glance.likely)
                 && let Some(addrs) = self.table.wide(conn, Direction::Inbound)
             {
                 P::prefetch(addrs);
@@ -301,57 +306,63 @@ impl Worker {
         }
     }
 
-    #[inline(always)]
-    fn segment<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, meta: &Meta) -> Verdict {
-        let segment = &meta.segment;
-        // Packets before this one may have changed the table; `check` proves the entry anew.
-        let found = if segment.wide {
-            let key = segment.key6(packet.data());
-            match self.table.check6(meta.likely, &key) {
-                Some(found) => Some(found),
-                None => self.find_again6(&key, meta.hash),
-            }
-        } else {
-            let key = segment.key;
-            match self.table.check(meta.likely, key) {
-                Some(found) => Some(found),
-                None => self.find_again(key, meta.hash),
-            }
-        };
-        let Some(found) = found else { return self.unknown(now, packet, segment) };
-        let steady = self.short_way(now, packet, segment, found);
-        match steady {
-            Some(verdict) => verdict,
-            None => self.forward(now, packet, segment, found),
-        }
-    }
-
-    /// The short way of the packet's family and protocol; `None`, with nothing changed, where there is none.
-    #[inline(always)]
-    fn short_way<P: PacketBuf>(
+    /// Every packet that is not for the short way.
+    #[inline(never)]
+    fn long_way<P: PacketBuf, const STEER: bool>(
         &mut self,
         now: Ticks,
+        origin: Origin,
         packet: &mut P,
-        segment: &Segment,
-        found: Found,
-    ) -> Option<Verdict> {
-        match (segment.wide, segment.is_udp()) {
-            (false, false) => self.steady::<P, false>(now, packet, segment, found),
-            (false, true) => self.steady::<P, true>(now, packet, segment, found),
-            (true, false) => self.steady6::<P, false>(now, packet, segment, found),
-            (true, true) => self.steady6::<P, true>(now, packet, segment, found),
+    ) -> Verdict {
+        let data = packet.data();
+        let mac = self.mac_of(PortId(packet.port()));
+        match parse(data, mac) {
+            Parsed::Segment(segment) => {
+                if STEER && let Some(owner) = self.other_owner(&segment.tuple(data)) {
+                    return self.hand_over(owner);
+                }
+                self.segment(now, packet, &segment)
+            }
+            Parsed::IcmpError(message) => {
+                // An error belongs to who owns what it quotes.
+                if STEER
+                    && let Some(about) = errors::about(&self.snapshot, data, message)
+                    && let Some(owner) = self.other_owner(&about)
+                {
+                    return self.hand_over(owner);
+                }
+                self.icmp_error(packet, message)
+            }
+            Parsed::Fragment(fragment) => self.fragment(now, origin, packet, fragment),
+            Parsed::Punt(class) => self.punt(class),
+            Parsed::Drop(reason) => self.drop(reason),
         }
     }
 
-    /// Looks a key up whose likely entry was another's; apart, because it is rare.
-    #[inline(never)]
-    fn find_again(&self, key: Key, hash: u64) -> Option<Found> {
-        self.table.find(key, hash)
+    /// Who owns a packet, if it is somebody else.
+    #[inline(always)]
+    fn other_owner(&self, tuple: &Tuple) -> Option<WorkerId> {
+        let owner = steer::owner(&self.snapshot, self.steering, self.workers, tuple);
+        (owner != self.id).then_some(owner)
     }
 
-    #[inline(never)]
-    fn find_again6(&self, key: &Key6, hash: u64) -> Option<Found> {
-        self.table.find6(key, hash)
+    fn hand_over(&self, owner: WorkerId) -> Verdict {
+        self.counters.event(Counter::HandedOver).add(1);
+        Verdict::HandOver(owner)
+    }
+
+    #[inline(always)]
+    fn segment<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, segment: &Segment) -> Verdict {
+        let found = if segment.wide {
+            let key = segment.key6(packet.data());
+            self.table.find6(&key, self.table.hash6(&key))
+        } else {
+            self.table.find(segment.key, self.table.hash(segment.key))
+        };
+        match found {
+            Some(found) => self.forward(now, packet, segment, found),
+            None => self.unknown(now, packet, segment),
+        }
     }
 
     /// Ends connections whose time is up: bounded work, to be called once per loop turn. Returns how many ended.
@@ -462,7 +473,11 @@ impl Worker {
                 local: tuples.local().to_socket_addr(),
                 real: tuples.real().to_socket_addr(),
                 mode: conn.mode,
-                tunnel: self.snapshot.tunnel(conn.real_id).filter(|_| conn.mode == Mode::Tun).copied(),
+                tunnel: self
+                    .snapshot
+                    .wrapper(conn.real_id)
+                    .filter(|_| conn.mode == Mode::Tun)
+                    .map(|wrapper| wrapper.tunnel),
                 service: self
                     .snapshot
                     .service(conn.service)

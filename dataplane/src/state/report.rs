@@ -100,10 +100,10 @@ impl Core {
                 let Some(id) = id else { continue };
                 let from = counters.real(id);
                 stats.traffic.connections += from.connections.get();
-                stats.traffic.in_packets += from.in_packets.get();
-                stats.traffic.out_packets += from.out_packets.get();
-                stats.traffic.in_bytes += from.in_bytes.get();
-                stats.traffic.out_bytes += from.out_bytes.get();
+                stats.traffic.in_packets += from.packets[0].get();
+                stats.traffic.out_packets += from.packets[1].get();
+                stats.traffic.in_bytes += from.bytes[0].get();
+                stats.traffic.out_bytes += from.bytes[1].get();
                 stats.persistent = stats.persistent.wrapping_add(counters.persistent(id).get());
                 stats.active += from.active.get();
                 stats.inactive += from.inactive.get();

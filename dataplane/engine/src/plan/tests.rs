@@ -72,7 +72,7 @@ fn a_slot_is_not_reused_while_connections_remember_it() {
     let vip = service(80, &[]).virtual_;
     let old = planner.real_id(6, vip, endpoint(1, 80)).unwrap();
     counters[1].real(old).held.add(1);
-    counters[1].real(old).in_packets.add(7);
+    counters[1].real(old).packets[0].add(7);
     let full = plan(&mut planner, vec![service(80, &[5, 2, 3, 4])]);
     assert_eq!(full.err(), Some(PlanError::TooMany { what: "real servers", wanted: 5, limit: 4 }));
     // It left, and what is left alone comes back where it was.
@@ -84,7 +84,7 @@ fn a_slot_is_not_reused_while_connections_remember_it() {
     counters[1].real(old).held.sub(1);
     plan(&mut planner, vec![service(80, &[5, 2, 3, 4])]).unwrap();
     assert_eq!(planner.real_id(6, vip, endpoint(5, 80)), Some(old));
-    assert_eq!(counters[1].real(old).in_packets.get(), 0, "the next tenant starts from 0");
+    assert_eq!(counters[1].real(old).packets[0].get(), 0, "the next tenant starts from 0");
 }
 
 #[test]

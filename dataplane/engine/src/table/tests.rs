@@ -99,7 +99,7 @@ fn overflow_counts_return_to_zero() {
         table.unlink(index);
         table.give_back(index);
     }
-    assert!(table.buckets.iter().all(|b| b.overflowed == 0 && b.tags == [0; 2]));
+    assert!(table.buckets.iter().all(|b| b.overflowed == 0 && b.tags == [0; 8]));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use wire::{U16, U32, ethernet, ipv4, ipv6, tcp, udp, view_mut};
 use zerocopy::FromBytes;
 
 use crate::addr::{Addr, Endpoint, Tuple};
-use crate::conn::{Deltas, Direction, Tuples};
+use crate::conn::{Deltas, Tuples};
 use crate::fib::Adjacency;
 use crate::snapshot::Mode;
 
@@ -56,7 +56,7 @@ impl Headers<'_> {
                 header.src = word(tuple.src.addr);
                 header.dst = word(tuple.dst.addr);
                 header.ttl = header.ttl.wrapping_sub(1);
-                header.checksum = (ip + Delta::from_folded(deltas.ip)).apply(header.checksum);
+                header.checksum = (ip + Delta::from_folded(deltas.addrs) + TTL_DELTA).apply(header.checksum);
             }
             Ip::V6(header) => {
                 header.src = tuple.src.addr.octets();
@@ -72,7 +72,7 @@ impl Headers<'_> {
         match &mut self.ip {
             Ip::V4(header) => {
                 header.ttl = header.ttl.wrapping_sub(1);
-                header.checksum = ttl_delta().apply(header.checksum);
+                header.checksum = TTL_DELTA.apply(header.checksum);
             }
             Ip::V6(header) => header.hop_limit = header.hop_limit.wrapping_sub(1),
         }
@@ -115,22 +115,18 @@ pub(crate) fn rewrite_l4(l4: &mut [u8], tuple: &Tuple, delta: Delta) {
 }
 
 /// The TTL is the first byte of its word, so one less there is 0x0100 less, whatever it was.
-fn ttl_delta() -> Delta {
-    Delta::ZERO.replace16(U16::new(0x0100), U16::new(0))
-}
+pub(crate) const TTL_DELTA: Delta = Delta::ZERO.replace16(U16::from_bytes([1, 0]), U16::from_bytes([0, 0]));
 
-/// What forwarding changes in the checksums of this connection's packets, by direction; the IP header's only where
-/// the packet stays IPv4.
-pub(crate) fn deltas(tuples: &Tuples, mode: Mode) -> [Deltas; 2] {
-    [Direction::Inbound, Direction::Outbound].map(|direction| {
-        let old = tuples.by(direction);
-        let other = if direction == Direction::Inbound { tuples.outbound } else { tuples.inbound };
-        let new = if mode.is_one_way() { old } else { other.reversed() };
-        let addrs = addrs_delta(&old, &new);
-        let ports =
-            Delta::ZERO.replace16(port(old.src), port(new.src)).replace16(port(old.dst), port(new.dst));
-        Deltas { ip: (addrs + ttl_delta()).to_folded(), l4: (addrs + ports).to_folded() }
-    })
+/// What forwarding changes in the checksums of this connection's packets; of the IP header's only where the packet stays
+/// IPv4.
+pub(crate) fn deltas(tuples: &Tuples, mode: Mode) -> Deltas {
+    if mode.is_one_way() {
+        return Deltas::default();
+    }
+    let (old, new) = (tuples.inbound, tuples.outbound.reversed());
+    let addrs = addrs_delta(&old, &new);
+    let ports = Delta::ZERO.replace16(port(old.src), port(new.src)).replace16(port(old.dst), port(new.dst));
+    Deltas { addrs: addrs.to_folded(), l4: (addrs + ports).to_folded() }
 }
 
 fn addrs_delta(old: &Tuple, new: &Tuple) -> Delta {

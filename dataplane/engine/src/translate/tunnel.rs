@@ -1,73 +1,132 @@
 //! The outer headers of mode TUN.
 
-use wire::tunnel::{Inner, Kind, OuterV4, OuterV6};
-use wire::{Family, PacketBuf, U16, ethernet};
+use wire::tunnel::{Inner, Kind, OuterV4, OuterV6, outer_dscp_ecn};
+use wire::{Family, PacketBuf, U16, checksum, ethernet, ipv4};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::word;
 use crate::addr::Addr;
-use crate::parse::Segment;
+use crate::hash::{Key, pair64};
+use crate::plain::{Frame, Ip, Ipv4};
 use crate::snapshot::{Tunnel, TunnelKind};
 
-/// How packets to `real` are wrapped.
-fn kind(tunnel: &Tunnel, real: Addr) -> Kind {
-    match tunnel.kind {
-        TunnelKind::Ipip => Kind::Ip,
-        TunnelKind::Gre { checksum } => Kind::Gre { checksum },
-        // Receivers drop UDP over IPv6 without a checksum unless they are told otherwise (RFC 8200 §8.1).
-        TunnelKind::Gue { port, checksum } => {
-            Kind::Gue { dst_port: U16::new(port), checksum: checksum || !real.is_v4() }
-        }
-    }
-}
-
-fn family(addr: Addr) -> Family {
-    if addr.is_v4() { Family::V4 } else { Family::V6 }
-}
-
-/// Bytes that packets to `real` grow by.
-#[inline(always)]
-pub(crate) fn overhead(tunnel: &Tunnel, real: Addr) -> usize {
-    kind(tunnel, real).overhead(family(real))
-}
-
-/// Wraps the packet; its Ethernet header is still to be addressed. `id` is the identification of an outer IPv4 header.
-/// `false`, and the packet is spoilt, when the buffer has no room in front or the packet becomes longer than IP allows.
-#[inline(always)]
-pub(crate) fn encapsulate<P: PacketBuf>(
-    packet: &mut P,
-    segment: &Segment,
-    tunnel: &Tunnel,
+/// A [`Tunnel`], ready to be used for packet after packet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wrapper {
+    /// What it was made of.
+    pub tunnel: Tunnel,
+    source: Addr,
     real: Addr,
-    id: u16,
-) -> bool {
-    let Some(mut inner) = packet.data().get(ethernet::HEADER_LEN..).and_then(Inner::read) else {
-        return false;
-    };
-    // As IPVS does: routers in the tunnel may fragment, rather than tell the gateway what it cannot pass on.
-    inner.dont_fragment &= !segment.wide;
-    if !packet.push_front(overhead(tunnel, real)) {
-        return false;
+    kind: Kind,
+    family: Family,
+    /// Source and real server of IP in IP over IPv4; `None`: other headers.
+    bare: Option<[u8; 8]>,
+}
+
+impl Wrapper {
+    /// Of packets to that real server.
+    pub(crate) fn new(tunnel: Tunnel, real: Addr) -> Wrapper {
+        // Source and real server are of one family.
+        let family = if tunnel.source.is_ipv4() { Family::V4 } else { Family::V6 };
+        let kind = match tunnel.kind {
+            TunnelKind::Ipip => Kind::Ip,
+            TunnelKind::Gre { checksum } => Kind::Gre { checksum },
+            // Receivers drop UDP over IPv6 without a checksum unless they are told otherwise (RFC 8200 §8.1).
+            TunnelKind::Gue { port, checksum } => {
+                Kind::Gue { dst_port: U16::new(port), checksum: checksum || family == Family::V6 }
+            }
+        };
+        let source = Addr::from(tunnel.source);
+        let bare = source.v4().zip(real.v4()).filter(|_| kind == Kind::Ip);
+        let bare = bare.map(|(source, real)| pair64(source, real).to_ne_bytes());
+        Wrapper { tunnel, source, real, kind, family, bare }
     }
-    let Some((eth, outer)) = packet.data_mut().split_at_mut_checked(ethernet::HEADER_LEN) else {
-        return false;
-    };
-    let (kind, flow_hash) = (kind(tunnel, real), flow_hash(segment));
-    let source = Addr::from(tunnel.source);
-    let written = if real.is_v4() {
-        let (src, dst) = (word(source), word(real));
-        OuterV4 { src, dst, kind, id: U16::new(id), flow_hash }.write(outer, &inner)
-    } else {
-        OuterV6 { src: source.octets(), dst: real.octets(), kind, flow_hash }.write(outer, &inner)
-    };
-    if let Some(ether_type) = eth.get_mut(12..) {
-        ether_type.copy_from_slice(&family(real).ether_type().to_bytes());
+
+    /// Bytes that packets grow by.
+    #[inline(always)]
+    pub(crate) fn overhead(&self) -> usize {
+        self.kind.overhead(self.family)
     }
-    written.is_some()
+
+    /// Whether the outer header is IPv4.
+    #[inline(always)]
+    pub(crate) fn is_over_v4(&self) -> bool {
+        self.family == Family::V4
+    }
+
+    /// Wraps a packet of the flow with this key; the Ethernet header is still to be addressed. `id` is
+    /// the identification of an outer IPv4 header. `false`, and the packet is spoilt, when the buffer has no room in
+    /// front or the packet becomes longer than IP allows.
+    #[inline(always)]
+    pub(crate) fn wrap<P: PacketBuf>(&self, packet: &mut P, flow: Key, id: u16) -> bool {
+        let Some(mut inner) = packet.data().get(ethernet::HEADER_LEN..).and_then(Inner::read) else {
+            return false;
+        };
+        // As IPVS does: routers in the tunnel may fragment, rather than tell the gateway what it cannot pass on.
+        inner.dont_fragment &= inner.family == Family::V4;
+        if !packet.push_front(self.overhead()) {
+            return false;
+        }
+        let Some((eth, outer)) = packet.data_mut().split_at_mut_checked(ethernet::HEADER_LEN) else {
+            return false;
+        };
+        let (kind, flow_hash) = (self.kind, flow_hash(flow));
+        let written = match self.family {
+            Family::V4 => {
+                let (src, dst) = (word(self.source), word(self.real));
+                OuterV4 { src, dst, kind, id: U16::new(id), flow_hash }.write(outer, &inner)
+            }
+            Family::V6 => {
+                let (src, dst) = (self.source.octets(), self.real.octets());
+                OuterV6 { src, dst, kind, flow_hash }.write(outer, &inner)
+            }
+        };
+        if let Some(ether_type) = eth.get_mut(12..) {
+            ether_type.copy_from_slice(&self.family.ether_type().to_bytes());
+        }
+        written.is_some()
+    }
+
+    /// [`Wrapper::wrap`] for what is met most: IP in IP over IPv4 around a plain header, whole at the front of the packet, with
+    /// `macs` to leave with. `false`, with nothing changed, for every other tunnel and where there is no room.
+    #[inline(always)]
+    pub(crate) fn wrap_bare<P: PacketBuf, I: Ip>(
+        &self,
+        packet: &mut P,
+        (inner, len): (&I, usize),
+        macs: [u8; 12],
+        id: u16,
+    ) -> bool {
+        let Some(addrs) = self.bare else { return false };
+        let outer = Frame {
+            macs,
+            ether_type: ethernet::ETHERTYPE_IPV4,
+            ip: Ipv4 {
+                version_ihl: 0x45,
+                dscp_ecn: outer_dscp_ecn(inner.dscp_ecn()),
+                total_len: U16::new((len + ipv4::HEADER_LEN) as u16),
+                id: U16::new(id),
+                flags_fragment: U16::new(if inner.dont_fragment() { ipv4::FLAG_DONT_FRAGMENT } else { 0 }),
+                ttl: inner.hops(),
+                protocol: if I::WIDE { ipv4::PROTO_IPV6 } else { ipv4::PROTO_IPIP },
+                checksum: U16::ZERO,
+                addrs,
+            },
+            l4: [0u8; 0],
+        };
+        let checksum = checksum::internet(outer.ip.as_bytes());
+        if !packet.push_front(ipv4::HEADER_LEN) {
+            return false;
+        }
+        let Ok((front, _)) = Frame::mut_from_prefix(packet.data_mut()) else { return false };
+        *front = Frame { ip: Ipv4 { checksum, ..outer.ip }, ..outer };
+        true
+    }
 }
 
 /// The same for all packets of a flow. What routers between need is spread, not secrecy.
 #[inline(always)]
-fn flow_hash(segment: &Segment) -> u32 {
-    let bits = segment.key.addrs ^ u64::from(segment.key.ports) << 16 ^ u64::from(segment.key.protocol);
+fn flow_hash(flow: Key) -> u32 {
+    let bits = flow.addrs ^ u64::from(flow.ports) << 16 ^ u64::from(flow.protocol);
     (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }

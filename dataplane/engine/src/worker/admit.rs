@@ -9,9 +9,9 @@ use wire::{PacketBuf, checksum, ethernet, ipv4, udp, view};
 use super::Worker;
 use super::forward::hops;
 use super::persistence::Persisting;
-use super::track::checksum_is_valid;
+use super::track::{checksum_is_valid, scale_in};
 use crate::addr::{Addr, Endpoint, Tuple};
-use crate::conn::{Acked, Conn, Direction, NIL, Tuples, flag, trait_};
+use crate::conn::{Conn, Direction, NIL, Tuples, flag, trait_};
 use crate::counters::{Counter, Counters};
 use crate::ids::{PairId, ServiceId};
 use crate::parse::{Piece, Segment};
@@ -268,9 +268,9 @@ fn real_endpoint(real: &Real, tuple: &Tuple) -> Endpoint {
 /// What the replies of a real server look like that is not reached in FULLNAT: addressed to the client. Of a tunnelled
 /// one no replies are seen; its tuple names the source of the tunnel, which is of its family.
 fn outbound_tuple(mode: Mode, real: &Real, tuple: &Tuple, snapshot: &Snapshot) -> Tuple {
-    let tunnel = if mode == Mode::Tun { snapshot.tunnel(real.id) } else { None };
+    let tunnel = if mode == Mode::Tun { snapshot.wrapper(real.id) } else { None };
     let dst = match tunnel {
-        Some(tunnel) => Endpoint { addr: tunnel.source.into(), port: 0 },
+        Some(wrapper) => Endpoint { addr: wrapper.tunnel.source.into(), port: 0 },
         None => tuple.src,
     };
     Tuple { protocol: tuple.protocol, src: real_endpoint(real, tuple), dst }
@@ -313,13 +313,8 @@ fn note_first_syn(conn: &mut Conn, data: &[u8], segment: &Segment) {
     let syn = view::<tcp::Header>(data, segment.l4.into());
     let options =
         data.get(segment.l4.into()..segment.end.into()).and_then(tcp::options_of).unwrap_or_default();
-    let scale = tcp::options::window_scale(options);
     conn.client_isn = syn.map_or(0, |syn| syn.seq.get());
-    conn.acked[Direction::Inbound as usize] = Acked {
-        scale: scale.unwrap_or(0).min(tcp::options::WINDOW_SCALE_MAX),
-        scale_offered: scale.is_some(),
-        ..Acked::default()
-    };
+    conn.scales[Direction::Inbound as usize] = scale_in(options);
 }
 
 /// Whether connections may come from there (RFC 1122 §3.2.1.3, RFC 4291 §2.5 and §2.7; our own addresses would make a

@@ -20,7 +20,7 @@ use crate::snapshot::Mode;
 use crate::table::Found;
 use crate::time::Ticks;
 use crate::translate::client_address;
-use crate::translate::{self, family, tunnel};
+use crate::translate::{self, family};
 use crate::verdict::{DropReason, Verdict};
 
 /// Where a packet leaves.
@@ -121,25 +121,24 @@ impl Worker {
         mtu: u16,
     ) -> Result<Fit, Refused> {
         let conn = &self.table.conns[found.conn as usize];
-        let Some(how) = self.snapshot.tunnel(conn.real_id) else {
+        let Some(wrapper) = self.snapshot.wrapper(conn.real_id) else {
             return Err(Refused::Drop(DropReason::NoRealServer));
         };
-        let real = self.table.tuple(conn, Direction::Outbound).src.addr;
-        let overhead = tunnel::overhead(how, real);
+        let overhead = wrapper.overhead();
         if packet.headroom() < overhead {
             return Err(Refused::Drop(DropReason::NoHeadroom));
         }
         let inner_mtu = mtu.saturating_sub(overhead as u16);
         let fit = fit(packet.data(), segment, segment.total_len(), inner_mtu)?;
         // Only an outer IPv4 header can be cut.
-        if fit == Fit::Cut && !real.is_v4() {
+        if fit == Fit::Cut && !wrapper.is_over_v4() {
             return Err(Refused::TooBig { mtu: inner_mtu });
         }
         trim(packet, segment);
         if let Some(mut headers) = translate::headers(packet.data_mut(), segment.l4.into(), segment.wide) {
             headers.take_hop();
         }
-        if !tunnel::encapsulate(packet, segment, how, real, self.packet_id.next()) {
+        if !wrapper.wrap(packet, segment.key, self.packet_id.next()) {
             return Err(Refused::Drop(DropReason::NoHeadroom));
         }
         Ok(fit)
@@ -183,7 +182,7 @@ impl Worker {
         }
         let conn = &self.table.conns[found.conn as usize];
         let tuple = self.table.tuple(conn, found.direction.other()).reversed();
-        let deltas = conn.deltas[found.direction as usize];
+        let deltas = conn.deltas.of(found.direction);
         if leaves_wide != segment.wide {
             let l4 = l4 + Delta::from_folded(deltas.l4);
             let done = family::translate(packet, &segment, &tuple, l4, self.packet_id.next());
@@ -294,13 +293,7 @@ impl Worker {
     #[inline(always)]
     fn count_traffic(&self, found: Found, total_len: usize) {
         let conn = &self.table.conns[found.conn as usize];
-        let real = self.counters.real(conn.real_id);
-        let (packets, bytes) = match found.direction {
-            Direction::Inbound => (&real.in_packets, &real.in_bytes),
-            Direction::Outbound => (&real.out_packets, &real.out_bytes),
-        };
-        packets.add(1);
-        bytes.add(total_len as u64);
+        self.counters.real(conn.real_id).count(found.direction, total_len);
     }
 
     /// Fills in the Ethernet header, or has the next hop resolved.

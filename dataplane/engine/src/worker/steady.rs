@@ -2,187 +2,151 @@
 //! that changes nothing but a time stamp and an acknowledgement.
 //!
 //! It does exactly what `Worker::forward` does for such a packet; everything out of the ordinary goes there. A test
-//! sends the same packets both ways and compares.
+//! sends the same packets both ways and compares. Of the record it touches the first cache line only.
 
-use wire::checksum::Delta;
-use wire::tcp::{self, flags};
-use wire::{PacketBuf, U16, toa, udp};
+use wire::{PacketBuf, ethernet, ipv6, tcp, udp};
 use zerocopy::FromBytes;
 
-use super::Worker;
-use super::track::note_ack;
-use crate::conn::{Conn, Direction, flag, trait_};
-use crate::counters::{Counter, Counters};
-use crate::hash::halves32;
-use crate::parse::{PLAIN_L4, PLAIN6_L4, Plain4, Plain6, Segment};
+use super::{Glance, Kind, Worker};
+use crate::conn::{Direction, condition, flag, trait_, wide};
+use crate::hash::Key;
+use crate::plain::{Frame, Ip, Ipv4, Transport};
 use crate::snapshot::Mode;
-use crate::table::Found;
-use crate::tcp::ConnState;
+use crate::table::{Table, direction_of, index_of};
 use crate::time::Ticks;
 use crate::verdict::Verdict;
 
+/// What a record's [`Conn::condition`] says of packets that may take the short way.
+const CONDITION: u64 = condition(
+    u8::MAX,
+    u8::MAX,
+    flag::LIVE | flag::TOA_PENDING | wide(Direction::Inbound) | wide(Direction::Outbound),
+    trait_::SHIFTED,
+    u16::MAX,
+);
+
+/// Into the other family is a longer way.
+const fn flags_of<I: Ip>() -> u8 {
+    if I::WIDE { flag::LIVE | wide(Direction::Inbound) | wide(Direction::Outbound) } else { flag::LIVE }
+}
+
 impl Worker {
-    /// Forwards a steady IPv4 packet; `None`, with nothing changed, for every other.
+    /// Forwards an ordinary packet of an open connection; `None`, with nothing changed, for every other.
     #[inline(always)]
-    pub(super) fn steady<P: PacketBuf, const UDP: bool>(
+    pub(super) fn short_way<P: PacketBuf>(
         &mut self,
         now: Ticks,
         packet: &mut P,
-        segment: &Segment,
-        found: Found,
+        glance: &Glance,
     ) -> Option<Verdict> {
-        let conn = self.table.conns.get_mut(found.conn as usize)?;
-        let egress = self.fib.egress(conn.next_hops[found.direction as usize])?;
-        let total_len = segment.total_len();
-        let ordinary = segment.l4 == PLAIN_L4
-            && is_ordinary::<UDP>(conn, segment, found.direction)
-            && !conn.has_wide()
-            && conn.fib_epoch == self.fib.epoch()
-            && total_len <= egress.mtu.into();
-        if !ordinary {
-            return None;
+        // By far the most first.
+        if glance.kind == Kind::Tcp4 {
+            return self.steady::<P, Ipv4, tcp::Header>(now, packet, glance.likely);
         }
-        packet.truncate(segment.end.into());
-        let (frame, l4) = Plain4::mut_from_prefix(packet.data_mut()).ok()?;
-        let mut l4 = L4::of::<UDP>(l4)?;
-        if frame.ttl <= 1 || !l4.is_ordinary(conn, found.direction) {
-            return None;
+        if glance.kind == Kind::Udp4 {
+            return self.steady::<P, Ipv4, udp::Header>(now, packet, glance.likely);
         }
-
-        conn.seen = now;
-        let deltas = conn.deltas[found.direction as usize];
-        if conn.mode != Mode::Dr {
-            let (addrs, ports) = conn.translated(found.direction);
-            frame.addrs = addrs.to_ne_bytes();
-            l4.rewrite(ports, deltas.l4);
-        }
-        l4.note(conn, found.direction);
-        frame.ttl -= 1;
-        frame.ip_checksum = Delta::apply_folded(deltas.ip, frame.ip_checksum);
-        frame.macs = egress.macs;
-        count(&self.counters, conn, found.direction, total_len);
-        Some(Verdict::Forward(egress.port))
+        self.short_way6(now, packet, glance)
     }
 
-    /// The same for IPv6.
+    #[inline(never)]
+    fn short_way6<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, glance: &Glance) -> Option<Verdict> {
+        match glance.kind {
+            Kind::Tcp6 => self.steady::<P, ipv6::Header, tcp::Header>(now, packet, glance.likely),
+            Kind::Udp6 => self.steady::<P, ipv6::Header, udp::Header>(now, packet, glance.likely),
+            Kind::Tcp4 | Kind::Udp4 | Kind::Other => None,
+        }
+    }
+
+    /// `likely` is the index entry that the packet's connection most likely has.
     #[inline(always)]
-    pub(super) fn steady6<P: PacketBuf, const UDP: bool>(
+    fn steady<P: PacketBuf, I: Ip, T: Transport>(
         &mut self,
         now: Ticks,
         packet: &mut P,
-        segment: &Segment,
-        found: Found,
+        likely: u32,
     ) -> Option<Verdict> {
-        let back = found.direction.other();
-        let addrs = self.table.wide(self.table.conns.get(found.conn as usize)?, back).copied();
-        let conn = self.table.conns.get_mut(found.conn as usize)?;
-        let egress = self.fib.egress(conn.next_hops[found.direction as usize])?;
-        let total_len = segment.total_len();
-        let ordinary = segment.l4 == PLAIN6_L4
-            && is_ordinary::<UDP>(conn, segment, found.direction)
-            && conn.is_wide(back)
-            && conn.fib_epoch == self.fib.epoch()
-            && total_len <= egress.mtu.into();
+        let frame_len = packet.data().len();
+        let (frame, rest) = Frame::<I, T>::mut_from_prefix(packet.data_mut()).ok()?;
+        let Table { conns, wide: pool, .. } = &mut self.table;
+        let conn = conns.get_mut(index_of(likely))?;
+        let direction = direction_of(likely);
+        let egress = self.fib.egress(conn.next_hops[direction as usize])?;
+        let total_len = frame.ip.total_len();
+        let end = total_len + ethernet::HEADER_LEN;
+
+        let wanted = condition(T::PROTOCOL, T::STATE as u8, flags_of::<I>(), 0, self.fib.epoch());
+        let ordinary = frame.l4.ports() == conn.ports[direction as usize]
+            && conn.condition() & CONDITION == wanted
+            && frame.ip.belongs_to(conn, &pool.all, direction)
+            && frame.ip.is_whole()
+            && frame.ip.hops() > 1
+            && total_len >= I::HEADER_LEN + size_of::<T>()
+            && end <= frame_len
+            && total_len <= egress.mtu.into()
+            && frame.l4.is_ordinary(conn, direction, total_len - I::HEADER_LEN, rest, I::WIDE);
         if !ordinary {
             return None;
         }
-        packet.truncate(segment.end.into());
-        let (frame, l4) = Plain6::mut_from_prefix(packet.data_mut()).ok()?;
-        let mut l4 = L4::of::<UDP>(l4)?;
-        if frame.ip.hop_limit <= 1 || !l4.is_ordinary(conn, found.direction) {
-            return None;
-        }
 
-        conn.seen = now;
-        if conn.mode != Mode::Dr {
-            let [src, dst] = addrs?;
-            frame.ip.src = dst.to_ne_bytes();
-            frame.ip.dst = src.to_ne_bytes();
-            let deltas = conn.deltas[found.direction as usize];
-            let ports = conn.translated(found.direction).1;
-            l4.rewrite(ports, deltas.l4);
-        }
-        l4.note(conn, found.direction);
-        frame.ip.hop_limit -= 1;
+        let addrs = match conn.mode {
+            Mode::FullNat | Mode::Nat => {
+                if !frame.ip.readdress(conn, &pool.all, direction) {
+                    return None;
+                }
+                let deltas = conn.deltas.of(direction);
+                frame.l4.rewrite(conn.ports[direction.other() as usize].rotate_left(16), deltas.l4);
+                deltas.addrs
+            }
+            Mode::Dr => 0,
+            Mode::Tun => return self.steady_tunnel::<P, I, T>(now, packet, likely, total_len),
+        };
+        frame.ip.take_hop(addrs);
         frame.macs = egress.macs;
-        count(&self.counters, conn, found.direction, total_len);
+        frame.l4.note(conn, direction);
+        conn.seen = now;
+        self.counters.real(conn.real_id).count(direction, total_len);
+        if end < frame_len {
+            packet.truncate(end);
+        }
         Some(Verdict::Forward(egress.port))
     }
-}
 
-/// The transport header.
-enum L4<'a> {
-    /// With what follows the fixed header.
-    Tcp(&'a mut tcp::Header, &'a [u8]),
-    Udp(&'a mut udp::Header),
-}
-
-impl<'a> L4<'a> {
-    #[inline(always)]
-    fn of<const UDP: bool>(l4: &'a mut [u8]) -> Option<L4<'a>> {
-        if UDP {
-            return udp::Header::mut_from_prefix(l4).ok().map(|(udp, _)| L4::Udp(udp));
+    /// The rest of the short way of an ordinary packet that goes into a tunnel; `len` is that of the packet.
+    #[inline(never)]
+    fn steady_tunnel<P: PacketBuf, I: Ip, T: Transport>(
+        &mut self,
+        now: Ticks,
+        packet: &mut P,
+        likely: u32,
+        len: usize,
+    ) -> Option<Verdict> {
+        let conn = self.table.record(likely)?;
+        let egress = self.fib.egress(conn.next_hops[Direction::Inbound as usize])?;
+        let wrapper = self.snapshot.wrapper(conn.real_id)?;
+        let overhead = wrapper.overhead();
+        if len + overhead > egress.mtu.into() || packet.headroom() < overhead {
+            return None;
         }
-        tcp::Header::mut_from_prefix(l4).ok().map(|(tcp, rest)| L4::Tcp(tcp, rest))
-    }
-
-    /// Whether nothing has to be stripped.
-    #[inline(always)]
-    fn is_ordinary(&self, conn: &Conn, direction: Direction) -> bool {
-        match self {
-            L4::Tcp(tcp, rest) if direction == Direction::Inbound && conn.toa_kind != 0 => {
-                let options_len = (usize::from(tcp.data_offset >> 4) * 4).saturating_sub(tcp::HEADER_LEN);
-                rest.get(..options_len).is_some_and(toa::is_harmless)
-            }
-            _ => true,
+        let conn = self.table.conns.get_mut(index_of(likely))?;
+        packet.truncate(len + ethernet::HEADER_LEN);
+        let (frame, _) = Frame::<I, T>::mut_from_prefix(packet.data_mut()).ok()?;
+        frame.ip.take_hop(0);
+        frame.l4.note(conn, Direction::Inbound);
+        conn.seen = now;
+        self.counters.real(conn.real_id).count(Direction::Inbound, len);
+        let (inner, id) = (frame.ip, self.packet_id.next());
+        if wrapper.wrap_bare(packet, (&inner, len), egress.macs, id) {
+            return Some(Verdict::Forward(egress.port));
         }
-    }
-
-    /// New ports, source first as loaded, and what changed in the checksum.
-    #[inline(always)]
-    fn rewrite(&mut self, ports: u32, delta: u16) {
-        let (src, dst) = halves32(ports);
-        let (src, dst) = (U16::from_bytes(src.to_ne_bytes()), U16::from_bytes(dst.to_ne_bytes()));
-        match self {
-            L4::Tcp(tcp, _) => {
-                (tcp.src_port, tcp.dst_port) = (src, dst);
-                tcp.checksum = Delta::apply_folded(delta, tcp.checksum);
-            }
-            L4::Udp(udp) => {
-                (udp.src_port, udp.dst_port) = (src, dst);
-                udp.checksum = Delta::from_folded(delta).apply_udp(udp.checksum);
-            }
+        // As the parser has it: without the addresses of an IPv6 packet.
+        let key = conn.key(Direction::Inbound);
+        let flow = if I::WIDE { Key { addrs: 0, ..key } } else { key };
+        // The room was looked at above.
+        let _ = wrapper.wrap(packet, flow, id);
+        if let Some(macs) = packet.data_mut().first_chunk_mut() {
+            *macs = egress.macs;
         }
+        Some(Verdict::Forward(egress.port))
     }
-
-    #[inline(always)]
-    fn note(&self, conn: &mut Conn, direction: Direction) {
-        if let L4::Tcp(tcp, _) = self {
-            note_ack(conn, direction, tcp);
-        }
-    }
-}
-
-/// Whether the record says that a packet like this changes nothing.
-#[inline(always)]
-fn is_ordinary<const UDP: bool>(conn: &Conn, segment: &Segment, direction: Direction) -> bool {
-    let quiet = match conn.state {
-        ConnState::Established if !UDP => segment.flags & (flags::SYN | flags::FIN | flags::RST) == 0,
-        // The first answer takes the connection off the list of those that are given up first.
-        ConnState::Udp if UDP => direction == Direction::Inbound || !conn.has(flag::EMBRYONIC),
-        _ => false,
-    };
-    quiet && !conn.is(trait_::SHIFTED) && conn.mode != Mode::Tun && !conn.has(flag::TOA_PENDING)
-}
-
-#[inline(always)]
-fn count(counters: &Counters, conn: &Conn, direction: Direction, total_len: usize) {
-    let real = counters.real(conn.real_id);
-    let (packets, bytes) = match direction {
-        Direction::Inbound => (&real.in_packets, &real.in_bytes),
-        Direction::Outbound => (&real.out_packets, &real.out_bytes),
-    };
-    packets.add(1);
-    bytes.add(total_len as u64);
-    counters.event(Counter::Forwarded).add(1);
 }

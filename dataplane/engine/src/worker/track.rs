@@ -4,7 +4,7 @@ use wire::tcp::{self, flags};
 use wire::{checksum, ethernet, ipv4, ipv6, view};
 
 use super::{Worker, timeout};
-use crate::conn::{Acked, Conn, Direction, flag, trait_};
+use crate::conn::{Conn, Direction, Scale, flag, trait_};
 use crate::counters::Counter;
 use crate::parse::{Piece, Segment};
 use crate::table::Found;
@@ -177,39 +177,47 @@ pub(super) fn checksum_is_valid(data: &[u8], segment: &Segment) -> bool {
 /// any window reaches is corrupt or forged; believing it would put every later RST and FIN out of the window.
 #[inline(always)]
 pub(super) fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header) {
-    if tcp.flags & flags::ACK == 0 {
-        return;
+    if tcp.flags & flags::ACK != 0 {
+        note_known_ack(conn, direction, tcp);
     }
-    let seen = seen_flag(direction);
+}
+
+/// The same of a segment that is known to have one.
+#[inline(always)]
+pub(crate) fn note_known_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header) {
+    let (seen, i) = (seen_flag(direction), direction as usize);
     let known = conn.flags & seen != 0;
     let (ack, window) = (tcp.ack.get(), tcp.window.get());
-    let side = &mut conn.acked[direction as usize];
-    let ahead = ack.wrapping_sub(side.ack);
+    let ahead = ack.wrapping_sub(conn.acks[i]);
     if known && ahead == 0 {
-        side.window = side.window.max(window);
+        conn.windows[i] = conn.windows[i].max(window);
         return;
     }
-    let scale = scale_of(conn, direction);
-    let side = &mut conn.acked[direction as usize];
-    if !known || ahead <= u32::from(u16::MAX) << scale {
-        side.ack = ack;
-        side.window = window;
+    // Only what is far ahead needs the scale, which lies in the record's other cache line.
+    let near = u32::from(u16::MAX);
+    if !known || ahead <= near || ahead <= near << scale_of(conn, direction) {
+        conn.acks[i] = ack;
+        conn.windows[i] = window;
         conn.flags |= seen;
     }
+}
+
+/// What a SYN's options say of the window scale.
+pub(super) fn scale_in(options: &[u8]) -> Scale {
+    let scale = tcp::options::window_scale(options);
+    Scale { shift: scale.unwrap_or(0).min(tcp::options::WINDOW_SCALE_MAX), offered: scale.is_some() }
 }
 
 /// RFC 7323 §2.2: scales count only if both sides offered one.
 #[inline(always)]
 fn scale_of(conn: &Conn, direction: Direction) -> u8 {
-    let scaled = conn.acked[0].scale_offered && conn.acked[1].scale_offered;
-    if scaled { conn.acked[direction as usize].scale } else { 0 }
+    let scaled = conn.scales[0].offered && conn.scales[1].offered;
+    if scaled { conn.scales[direction as usize].shift } else { 0 }
 }
 
+#[inline(always)]
 fn seen_flag(direction: Direction) -> u8 {
-    match direction {
-        Direction::Inbound => flag::INBOUND_ACK,
-        Direction::Outbound => flag::OUTBOUND_ACK,
-    }
+    flag::INBOUND_ACK << direction as u8
 }
 
 /// Initial sequence numbers and window scales of an unfinished handshake.
@@ -219,7 +227,6 @@ fn note_syn(conn: &mut Conn, direction: Direction, tcp: &tcp::Header, data: &[u8
     }
     let options =
         data.get(segment.l4.into()..segment.end.into()).and_then(tcp::options_of).unwrap_or_default();
-    let scale = tcp::options::window_scale(options);
     match direction {
         // The SYN that was answered counts. A later one must not move it, or its sender could make the real server's
         // ACK look like one of data; if the real server does take it, its SYN-ACK begins the connection anew.
@@ -232,9 +239,7 @@ fn note_syn(conn: &mut Conn, direction: Direction, tcp: &tcp::Header, data: &[u8
         }
         _ => return,
     }
-    let side = &mut conn.acked[direction as usize];
-    side.scale = scale.unwrap_or(0).min(tcp::options::WINDOW_SCALE_MAX);
-    side.scale_offered = scale.is_some();
+    conn.scales[direction as usize] = scale_in(options);
 }
 
 /// Whether the real server opens a connection: its SYN-ACK is not the one that is known already. In an open connection
@@ -293,9 +298,8 @@ fn receiver(conn: &Conn, direction: Direction) -> Option<(u32, u32)> {
     if conn.flags & seen_flag(other) == 0 {
         return None;
     }
-    let Acked { ack, window, .. } = conn.acked[other as usize];
-    let window = u32::from(window) << scale_of(conn, other);
-    Some((ack, window.max(WINDOW_MIN)))
+    let window = u32::from(conn.windows[other as usize]) << scale_of(conn, other);
+    Some((conn.acks[other as usize], window.max(WINDOW_MIN)))
 }
 
 /// RFC 9293 §3.10.7.3 and .4: in a handshake the RST must acknowledge our SYN or follow it, later it must lie in the

@@ -13,7 +13,6 @@ use crate::counters::Counter;
 use crate::parse::Message;
 use crate::snapshot::{Mode, Snapshot, TunnelKind};
 use crate::table::Found;
-use crate::translate::tunnel::overhead;
 use crate::verdict::{DropReason, Verdict};
 
 /// The packet in a tunnel that an error quotes.
@@ -81,7 +80,7 @@ impl Worker {
         let found = self.table.find_tuple(&inner.tuple)?;
         let conn = &self.table.conns[found.conn as usize];
         let real = self.table.tuple(conn, Direction::Outbound).src.addr;
-        let port = match self.snapshot.tunnel(conn.real_id)?.kind {
+        let port = match self.snapshot.wrapper(conn.real_id)?.tunnel.kind {
             TunnelKind::Gue { port, .. } => Some(U16::new(port)),
             TunnelKind::Ipip | TunnelKind::Gre { .. } => None,
         };
@@ -104,7 +103,7 @@ impl Worker {
         };
         // A new checksum would hide that the old one was wrong.
         let intact = is_intact(packet.data(), message);
-        let error = self.error_inside(packet.data(), message, inner, found).filter(|_| intact);
+        let error = self.error_inside(packet.data(), message, found).filter(|_| intact);
         let told = error.and_then(|error| become_error(packet, inner, error));
         if told.is_none() || !self.limiter.allows_icmp() {
             return self.drop(DropReason::IcmpUntranslatable);
@@ -114,9 +113,9 @@ impl Worker {
     }
 
     /// What an error about the tunnel's packet means for the one inside; `None` for what means nothing to the client.
-    fn error_inside(&self, data: &[u8], message: Message, inner: &Inner, found: Found) -> Option<Error> {
+    fn error_inside(&self, data: &[u8], message: Message, found: Found) -> Option<Error> {
         let header = view::<icmp::Header>(data, message.l4.into())?;
-        let how = self.snapshot.tunnel(self.table.conns[found.conn as usize].real_id)?;
+        let wrapper = self.snapshot.wrapper(self.table.conns[found.conn as usize].real_id)?;
         let told = if message.wide {
             header.rest.get().try_into().unwrap_or(u16::MAX)
         } else {
@@ -124,7 +123,7 @@ impl Worker {
         };
         let too_big = || {
             // A router that does not know says 0; nothing can be learnt from it.
-            let mtu = told.checked_sub(overhead(how, inner.real) as u16)?;
+            let mtu = told.checked_sub(wrapper.overhead() as u16)?;
             Some(Error::TooBig { mtu })
         };
         match (message.wide, header.kind, header.code) {

@@ -105,11 +105,10 @@ fn ordinary_packets_of_every_translated_mode_go_the_short_way() {
             // Ends TOA, and the time in which unanswered datagrams are given up first.
             rig.pass_out(&Packet { payload: b"hello".to_vec(), ..case.answered(&got) });
         }
-        let frame = sent.frame();
-        let mut packet = HeapBuf::from_frame(&frame);
-        let Parsed::Segment(segment) = parse(&frame, GATEWAY_MAC) else { panic!("no segment") };
-        let found = rig.worker.table.find_tuple(&segment.tuple(&frame)).unwrap();
-        let verdict = rig.worker.short_way(rig.now, &mut packet, &segment, found);
+        let mut packet = HeapBuf::from_frame(&sent.frame());
+        let glance = rig.worker.glance(&packet, GATEWAY_MAC.into());
+        let glance = Glance { likely: rig.worker.table.likely(glance.likely, glance.hash), ..glance };
+        let verdict = rig.worker.short_way(rig.now, &mut packet, &glance);
         assert_eq!(verdict, Some(Verdict::Forward(SERVER_SIDE)), "{case:?}");
     }
 }

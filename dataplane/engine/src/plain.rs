@@ -1,0 +1,332 @@
+//! What nearly every frame is, as one overlay: Ethernet, an IP header without options or extensions, TCP or UDP. One look
+//! at the frame's length is enough for all fields of all its headers.
+
+use wire::checksum::Delta;
+use wire::tcp::{self, flags};
+use wire::{MacAddr, U16, ethernet, ipv4, ipv6, toa, udp};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::conn::{Conn, Direction, Wide, flag};
+use crate::hash::{Key, Key6, halves32};
+use crate::tcp::ConnState;
+use crate::translate::TTL_DELTA;
+
+/// A frame's headers.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct Frame<I, T> {
+    /// Destination and source.
+    pub macs: [u8; 12],
+    pub ether_type: U16,
+    pub ip: I,
+    pub l4: T,
+}
+
+impl<I, T> Frame<I, T> {
+    /// Whether it is addressed to this station.
+    #[inline(always)]
+    pub(crate) fn is_to(&self, mac: MacWord) -> bool {
+        self.macs.first_chunk().is_some_and(|word| u64::from_ne_bytes(*word) & MAC_MASK == mac.0)
+    }
+}
+
+/// A MAC address as the first word of a frame, behind which two bytes of the source follow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MacWord(u64);
+
+const MAC_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+
+impl From<MacAddr> for MacWord {
+    fn from(mac: MacAddr) -> MacWord {
+        let [a, b, c, d, e, f] = mac.0;
+        MacWord(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
+    }
+}
+
+/// What TCP and UDP headers begin with.
+pub(crate) type Ports = [u8; 4];
+
+/// An IPv4 header without options.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct Ipv4 {
+    pub version_ihl: u8,
+    pub dscp_ecn: u8,
+    pub total_len: U16,
+    pub id: U16,
+    pub flags_fragment: U16,
+    pub ttl: u8,
+    pub protocol: u8,
+    pub checksum: U16,
+    /// Source and destination address.
+    pub addrs: [u8; 8],
+}
+
+const _: () = assert!(size_of::<Ipv4>() == ipv4::HEADER_LEN);
+
+impl Frame<Ipv4, Ports> {
+    /// Whether it begins so; what follows has not been looked at.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.ether_type == ethernet::ETHERTYPE_IPV4 && self.ip.version_ihl == 0x45
+    }
+
+    /// The five-tuple, if it is a segment or datagram.
+    #[inline(always)]
+    pub(crate) fn key(&self) -> Key {
+        Key {
+            addrs: u64::from_ne_bytes(self.ip.addrs),
+            ports: u32::from_ne_bytes(self.l4),
+            protocol: self.ip.protocol,
+        }
+    }
+}
+
+impl Frame<ipv6::Header, Ports> {
+    /// As [`Frame::<Ipv4, Ports>::is_plain`].
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.ether_type == ethernet::ETHERTYPE_IPV6 && self.ip.version() == 6
+    }
+
+    /// The five-tuple, if it is a segment or datagram.
+    #[inline(always)]
+    pub(crate) fn key(&self) -> Key6 {
+        Key6 {
+            addrs: [self.ip.src, self.ip.dst].map(u128::from_ne_bytes),
+            ports: u32::from_ne_bytes(self.l4),
+            protocol: self.ip.next_header,
+        }
+    }
+}
+
+/// The IP header of a [`Frame`].
+pub(crate) trait Ip: Copy + FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned {
+    /// IPv6.
+    const WIDE: bool;
+    /// Bytes of this header.
+    const HEADER_LEN: usize;
+
+    /// Bytes from this header to the end of the packet, as the header has it; below [`Ip::HEADER_LEN`] in a corrupt one.
+    fn total_len(&self) -> usize;
+
+    /// TTL or hop limit.
+    fn hops(&self) -> u8;
+
+    /// DSCP and ECN.
+    fn dscp_ecn(&self) -> u8;
+
+    /// Whether routers must not cut it; in a tunnel they may cut around IPv6.
+    fn dont_fragment(&self) -> bool;
+
+    /// Not a fragment.
+    fn is_whole(&self) -> bool;
+
+    /// Whether it comes in with the addresses of this connection. Of IPv4 nothing else is looked at in `wide`.
+    fn belongs_to(&self, conn: &Conn, wide: &[Wide], direction: Direction) -> bool;
+
+    /// Gives it the addresses that packets of this connection leave with; `false`, and no change, if it has none in `wide`.
+    fn readdress(&mut self, conn: &Conn, wide: &[Wide], direction: Direction) -> bool;
+
+    /// Takes one hop off; the checksum changes by that and by `addrs`, what changed in the addresses.
+    fn take_hop(&mut self, addrs: u16);
+}
+
+impl Ip for Ipv4 {
+    const WIDE: bool = false;
+    const HEADER_LEN: usize = ipv4::HEADER_LEN;
+
+    #[inline(always)]
+    fn total_len(&self) -> usize {
+        self.total_len.get().into()
+    }
+
+    #[inline(always)]
+    fn hops(&self) -> u8 {
+        self.ttl
+    }
+
+    #[inline(always)]
+    fn dscp_ecn(&self) -> u8 {
+        self.dscp_ecn
+    }
+
+    #[inline(always)]
+    fn dont_fragment(&self) -> bool {
+        self.flags_fragment.get() & ipv4::FLAG_DONT_FRAGMENT != 0
+    }
+
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        self.flags_fragment.get() & !ipv4::FLAG_DONT_FRAGMENT == 0
+    }
+
+    #[inline(always)]
+    fn belongs_to(&self, conn: &Conn, _: &[Wide], direction: Direction) -> bool {
+        u64::from_ne_bytes(self.addrs) == conn.addrs[direction as usize]
+    }
+
+    #[inline(always)]
+    fn readdress(&mut self, conn: &Conn, _: &[Wide], direction: Direction) -> bool {
+        self.addrs = conn.addrs[direction.other() as usize].rotate_left(32).to_ne_bytes();
+        true
+    }
+
+    #[inline(always)]
+    fn take_hop(&mut self, addrs: u16) {
+        self.ttl = self.ttl.wrapping_sub(1);
+        self.checksum = Delta::apply_folded(TTL_DELTA.to_folded(), Delta::apply_folded(addrs, self.checksum));
+    }
+}
+
+impl Ip for ipv6::Header {
+    const WIDE: bool = true;
+    const HEADER_LEN: usize = ipv6::HEADER_LEN;
+
+    #[inline(always)]
+    fn total_len(&self) -> usize {
+        ipv6::HEADER_LEN + usize::from(self.payload_len.get())
+    }
+
+    #[inline(always)]
+    fn hops(&self) -> u8 {
+        self.hop_limit
+    }
+
+    #[inline(always)]
+    fn dscp_ecn(&self) -> u8 {
+        self.traffic_class()
+    }
+
+    #[inline(always)]
+    fn dont_fragment(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn belongs_to(&self, conn: &Conn, wide: &[Wide], direction: Direction) -> bool {
+        let i = direction as usize;
+        let addrs = [self.src, self.dst].map(u128::from_ne_bytes);
+        wide.get(conn.addrs[i] as usize).is_some_and(|wide| wide[i] == addrs)
+    }
+
+    #[inline(always)]
+    fn readdress(&mut self, conn: &Conn, wide: &[Wide], direction: Direction) -> bool {
+        let i = direction.other() as usize;
+        let Some(wide) = wide.get(conn.addrs[i] as usize) else { return false };
+        [self.dst, self.src] = wide[i].map(u128::to_ne_bytes);
+        true
+    }
+
+    #[inline(always)]
+    fn take_hop(&mut self, _: u16) {
+        self.hop_limit = self.hop_limit.wrapping_sub(1);
+    }
+}
+
+/// The transport header of a [`Frame`].
+pub(crate) trait Transport: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned {
+    /// Its IP protocol.
+    const PROTOCOL: u8;
+    /// The state of connections whose packets are ordinary.
+    const STATE: ConnState;
+
+    /// Source and destination port, as loaded.
+    fn ports(&self) -> u32;
+
+    /// Whether this is an ordinary packet: in order, changing nothing of its connection but what [`Transport::note`] does,
+    /// with nothing to be stripped. `len` is that of header and payload, at least the header's; `rest` what follows the header
+    /// in the frame; `wide`: of an IPv6 packet.
+    fn is_ordinary(&self, conn: &Conn, direction: Direction, len: usize, rest: &[u8], wide: bool) -> bool;
+
+    /// New ports, source first as loaded, and what changed in the checksum.
+    fn rewrite(&mut self, ports: u32, delta: u16);
+
+    /// Remembers what an ordinary packet says.
+    fn note(&self, conn: &mut Conn, direction: Direction);
+}
+
+impl Transport for tcp::Header {
+    const PROTOCOL: u8 = ipv4::PROTO_TCP;
+    const STATE: ConnState = ConnState::Established;
+
+    #[inline(always)]
+    fn ports(&self) -> u32 {
+        ports_of(self.as_bytes())
+    }
+
+    #[inline(always)]
+    fn is_ordinary(&self, conn: &Conn, direction: Direction, len: usize, rest: &[u8], _: bool) -> bool {
+        use flags::{ACK, FIN, RST, SYN};
+        let quiet = u16::from_ne_bytes([0, SYN | FIN | RST | ACK]);
+        let bare = u16::from_ne_bytes([0xf0, SYN | FIN | RST | ACK]);
+        let at = std::mem::offset_of!(tcp::Header, data_offset);
+        let word =
+            self.as_bytes().get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u16::from_ne_bytes(*b));
+        if word & bare == u16::from_ne_bytes([0x50, ACK]) {
+            return true;
+        }
+        // Options that are in order, and say nothing that a client may not say.
+        let options_len = (usize::from(self.data_offset >> 4) * 4).wrapping_sub(tcp::HEADER_LEN);
+        word & quiet == u16::from_ne_bytes([0, ACK])
+            && options_len <= len - tcp::HEADER_LEN
+            && (direction == Direction::Outbound
+                || conn.toa_kind == 0
+                || rest.get(..options_len).is_some_and(toa::is_harmless))
+    }
+
+    #[inline(always)]
+    fn rewrite(&mut self, ports: u32, delta: u16) {
+        [self.src_port, self.dst_port] = two_ports(ports);
+        self.checksum = Delta::apply_folded(delta, self.checksum);
+    }
+
+    #[inline(always)]
+    fn note(&self, conn: &mut Conn, direction: Direction) {
+        crate::worker::note_known_ack(conn, direction, self);
+    }
+}
+
+impl Transport for udp::Header {
+    const PROTOCOL: u8 = ipv4::PROTO_UDP;
+    const STATE: ConnState = ConnState::Udp;
+
+    #[inline(always)]
+    fn ports(&self) -> u32 {
+        ports_of(self.as_bytes())
+    }
+
+    #[inline(always)]
+    fn is_ordinary(&self, conn: &Conn, direction: Direction, len: usize, _: &[u8], wide: bool) -> bool {
+        // The first answer takes the connection off the list of those that are given up first.
+        let first_answer = direction == Direction::Outbound && conn.has(flag::EMBRYONIC);
+        // IPv6 knows no datagrams without checksum (RFC 8200 §8.1).
+        self.check(len).is_ok() && !first_answer && !(wide && self.checksum == U16::ZERO)
+    }
+
+    #[inline(always)]
+    fn rewrite(&mut self, ports: u32, delta: u16) {
+        [self.src_port, self.dst_port] = two_ports(ports);
+        self.checksum = Delta::from_folded(delta).apply_udp(self.checksum);
+    }
+
+    #[inline(always)]
+    fn note(&self, _: &mut Conn, _: Direction) {}
+}
+
+/// The ports, source first as loaded, that a TCP or UDP header begins with.
+#[inline(always)]
+fn ports_of(header: &[u8]) -> u32 {
+    header.first_chunk().copied().map_or(0, u32::from_ne_bytes)
+}
+
+#[inline(always)]
+fn two_ports(ports: u32) -> [U16; 2] {
+    let (src, dst) = halves32(ports);
+    [U16::from_bytes(src.to_ne_bytes()), U16::from_bytes(dst.to_ne_bytes())]
+}
