@@ -154,9 +154,9 @@ static ALWAYS_INLINE enum parsed parse(struct bpf_sock_ops *ctx, struct client *
  */
 #define READ_CTX(field) ({ __u32 value_ = (field); asm volatile("" : "+r"(value_)); value_; })
 
-static ALWAYS_INLINE int lip_is_trusted(struct bpf_sock_ops *ctx)
+/* Who is at the other end, on the wire. */
+static ALWAYS_INLINE void read_lip(struct bpf_sock_ops *ctx, struct addr *lip)
 {
-	struct addr lip;
 	__u32 ipv4 = READ_CTX(ctx->remote_ip4);
 	struct addr ipv6 = { {
 		READ_CTX(ctx->remote_ip6[0]),
@@ -166,19 +166,20 @@ static ALWAYS_INLINE int lip_is_trusted(struct bpf_sock_ops *ctx)
 	} };
 
 	if (ctx->family == AF_INET)
-		map_ipv4(&lip, ipv4);
+		map_ipv4(lip, ipv4);
 	else
-		lip = ipv6;
-	return is_trusted(&lip);
+		*lip = ipv6;
 }
 
-static ALWAYS_INLINE int is_client(const struct client *client, __be32 lip)
+static ALWAYS_INLINE int is_client(const struct client *client, const struct addr *lip)
 {
+	const __be32 *a = client->addr.word, *b = lip->word;
+
 	if (client->port == 0)
 		return 0;
-	if (!client->is_ipv4)
-		return ipv6_is_client(&client->addr);
-	return ipv4_is_client(client->addr.word[3]) && client->addr.word[3] != lip;
+	if (a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3])
+		return 0;
+	return client->is_ipv4 ? ipv4_is_client(a[3]) : ipv6_is_client(&client->addr);
 }
 
 static ALWAYS_INLINE void learn(struct bpf_sock_ops *ctx, const struct client *client)
@@ -201,22 +202,23 @@ SEC("sockops")
 int toa_established(struct bpf_sock_ops *ctx)
 {
 	struct client client = {};
-	__be32 lip = READ_CTX(ctx->remote_ip4);
+	struct addr lip;
 
 	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		return 1;
+	read_lip(ctx, &lip);
 	switch (parse(ctx, &client)) {
 	case PARSED_NONE:
-		if (lip_is_trusted(ctx))
+		if (is_trusted(&lip))
 			count(COUNTER_WITHOUT);
 		break;
 	case PARSED_MALFORMED:
 		count(COUNTER_MALFORMED);
 		break;
 	case PARSED_CLIENT:
-		if (!lip_is_trusted(ctx))
+		if (!is_trusted(&lip))
 			count(COUNTER_UNTRUSTED);
-		else if (!is_client(&client, lip))
+		else if (!is_client(&client, &lip))
 			count(COUNTER_BAD_ADDRESS);
 		else
 			learn(ctx, &client);

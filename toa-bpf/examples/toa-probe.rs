@@ -5,7 +5,9 @@
 //! - `toa-probe hold`: opens one connection, prints the address that it shows, waits for a line on standard input, and
 //!   prints the address again.
 //! - `toa-probe options`: asks for the client and the peer by the receiver's socket options.
-//! - `toa-probe forge SERVER`: asks an HTTP server for `/` with all sorts of forged options, from 10.5.0.9.
+//! - `toa-probe udp`: who a UDP server sees for a datagram that tells its client, and what gets the answer.
+//! - `toa-probe forge SERVER PATH`: asks an HTTP server for a path with all sorts of forged options, from 10.5.0.9, and
+//!   prints how often.
 //! - `toa-probe bench ON OFF [ROUNDS]`: what `accept` and `getpeername` cost with a receiver and without, in turn; ON and
 //!   OFF are shell commands.
 
@@ -15,15 +17,14 @@ mod probe;
 
 use std::hint::black_box;
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
 
 use probe::cases::{CLIENT, CLIENT_V6, toa};
-use probe::peer::Peer;
+use probe::peer::{PATIENCE, Peer};
 use probe::tun::Tun;
-use probe::{sockets, vector};
+use probe::{datagram, sockets, vector};
 
 /// Socket options of the receiver, see toa-kmod/README.md.
 const OPTION_CLIENT: libc::c_int = 4096;
@@ -55,15 +56,16 @@ fn run(arguments: &[&str]) -> io::Result<u32> {
     match arguments {
         ["hold"] => hold(&set_up()?).map(|()| 0),
         ["options"] => options(&set_up()?).map(|()| 0),
-        ["forge", server] => forge(server.parse().map_err(io::Error::other)?).map(|()| 0),
+        ["udp"] => udp(&set_up()?).map(|()| 0),
+        ["forge", server, path] => forge(server.parse().map_err(io::Error::other)?, path).map(|()| 0),
         ["bench", on, off] => bench(&set_up()?, on, off, ROUNDS).map(|()| 0),
         ["bench", on, off, rounds] => {
             bench(&set_up()?, on, off, rounds.parse().map_err(io::Error::other)?).map(|()| 0)
         }
         [folder] => play_all(&set_up()?, Path::new(folder)),
-        _ => {
-            Err(io::Error::other("give FOLDER, `hold`, `options`, `forge SERVER` or `bench ON OFF [ROUNDS]`"))
-        }
+        _ => Err(io::Error::other(
+            "give FOLDER, `hold`, `options`, `udp`, `forge SERVER PATH` or `bench ON OFF [ROUNDS]`",
+        )),
     }
 }
 
@@ -83,19 +85,24 @@ fn play_all(tun: &Tun, folder: &Path) -> io::Result<u32> {
     Ok(wrong)
 }
 
-/// A connection from the gateway at this port, whose client is told.
-fn connect(tun: &Tun, listener: &TcpListener, port: u16, client: &str) -> io::Result<TcpStream> {
+/// A connection from the gateway at this port, whose client is told, as both ends have it.
+fn connect<'a>(
+    tun: &'a Tun,
+    listener: &TcpListener,
+    port: u16,
+    client: &str,
+) -> io::Result<(Peer<'a>, TcpStream)> {
     let gateway: SocketAddr = format!("{}:{port}", probe::LIP).parse().map_err(io::Error::other)?;
     let server: SocketAddr =
         format!("{}:{}", probe::SERVER, listener.local_addr()?.port()).parse().map_err(io::Error::other)?;
     let peer = Peer::open(tun, gateway, server, &[])?;
     peer.acknowledge(&toa(254, client))?;
-    Ok(vector::accept(listener)?.0)
+    Ok((peer, vector::accept(listener)?.0))
 }
 
 fn hold(tun: &Tun) -> io::Result<()> {
     let listener = TcpListener::bind((probe::SERVER, 0))?;
-    let stream = connect(tun, &listener, 43_000, CLIENT)?;
+    let (_peer, stream) = connect(tun, &listener, 43_000, CLIENT)?;
     println!("{}", stream.peer_addr()?);
     io::stdout().flush()?;
     io::stdin().read_line(&mut String::new())?;
@@ -111,7 +118,7 @@ fn options(tun: &Tun) -> io::Result<()> {
     for (listener, port, client) in
         [(&v4, 43_001, CLIENT), (&v4, 43_002, CLIENT_V6), (&dual, 43_003, CLIENT_V6)]
     {
-        let stream = connect(tun, listener, port, client)?;
+        let (_peer, stream) = connect(tun, listener, port, client)?;
         let told = [OPTION_CLIENT, OPTION_PEER].map(|option| {
             sockets::ask_receiver(&stream, option).map_or("-".to_owned(), |address| address.to_string())
         });
@@ -120,8 +127,22 @@ fn options(tun: &Tun) -> io::Result<()> {
     Ok(())
 }
 
+/// An unchanged UDP server: prints whom it sees, and whether the gateway gets its answer.
+fn udp(tun: &Tun) -> io::Result<()> {
+    let server = UdpSocket::bind((probe::SERVER, 0))?;
+    server.set_read_timeout(Some(PATIENCE))?;
+    let gateway: SocketAddr = format!("{}:43005", probe::LIP).parse().map_err(io::Error::other)?;
+    let client = CLIENT.parse().map_err(io::Error::other)?;
+    tun.send(&datagram::write(gateway, server.local_addr()?, Some(client), b"question"))?;
+    let (_, seen) = server.recv_from(&mut [0; 16])?;
+    server.send_to(b"answer", seen)?;
+    let answer = tun.receive(PATIENCE, |packet| datagram::read(packet, gateway))?;
+    println!("{seen} {}", String::from_utf8_lossy(&answer));
+    Ok(())
+}
+
 /// Forged options on every segment of a connection; the server must answer each.
-fn forge(server: SocketAddr) -> io::Result<()> {
+fn forge(server: SocketAddr, path: &str) -> io::Result<()> {
     let tun = probe::set_up_client("toaforge0")?;
     let forged = [
         toa(254, "198.51.100.66:666"),
@@ -137,15 +158,15 @@ fn forge(server: SocketAddr) -> io::Result<()> {
         let client = SocketAddr::new(probe::FORGING_CLIENT.parse().map_err(io::Error::other)?, port);
         let mut peer = Peer::open(&tun, client, server, option)?;
         peer.acknowledge(option)?;
-        peer.data(option, b"GET / HTTP/1.0\r\n\r\n")?;
+        peer.data(option, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
         peer.answer()?;
         peer.reset()?;
     }
-    println!("{} connections with forged options were answered", forged.len());
+    println!("{}", forged.len());
     Ok(())
 }
 
-/// Nanoseconds for one getpeername, and for one connection from its first segment to accept.
+/// Nanoseconds of CPU time for one getpeername, and for one connection from its first segment to accept.
 struct Cost {
     getpeername: f64,
     accept: f64,
@@ -180,17 +201,29 @@ fn median(costs: &[Cost], pick: fn(&Cost) -> f64) -> f64 {
 
 fn measure(tun: &Tun) -> io::Result<Cost> {
     let listener = TcpListener::bind((probe::SERVER, 0))?;
-    let stream = connect(tun, &listener, 43_004, CLIENT)?;
-    let start = Instant::now();
+    let (peer, stream) = connect(tun, &listener, 43_004, CLIENT)?;
+    let start = cpu_time_ns()?;
     for _ in 0..CALLS {
         black_box(stream.peer_addr()?);
     }
-    let getpeername = start.elapsed().as_nanos() as f64 / f64::from(CALLS);
-    let start = Instant::now();
+    let getpeername = (cpu_time_ns()? - start) / f64::from(CALLS);
+    peer.reset()?;
+    let start = cpu_time_ns()?;
     for number in 0..CONNECTIONS {
-        connect(tun, &listener, 10_000 + number, CLIENT)?;
+        connect(tun, &listener, 10_000 + number, CLIENT)?.0.reset()?;
     }
-    Ok(Cost { getpeername, accept: start.elapsed().as_nanos() as f64 / f64::from(CONNECTIONS) })
+    Ok(Cost { getpeername, accept: (cpu_time_ns()? - start) / f64::from(CONNECTIONS) })
+}
+
+/// CPU time of this process, in user and kernel: what other programs do meanwhile is not in it, and what the kernel
+/// does for a packet that is written to the TUN device is.
+fn cpu_time_ns() -> io::Result<f64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure lives through the call.
+    if unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(time.tv_sec as f64 * 1e9 + time.tv_nsec as f64)
 }
 
 fn shell(command: &str) -> io::Result<()> {

@@ -370,6 +370,12 @@ const NODE: &str = "require('http').createServer((request, response) => {\n\
     response.end('hello');\n\
     }).listen(8080, '10.8.0.1');\n";
 
+/// Major and minor version of the running kernel.
+fn release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    release.splitn(3, '.').take(2).collect::<Vec<_>>().join(".")
+}
+
 #[test]
 fn servers_that_know_nothing_of_it_log_the_client() {
     let fixture = Fixture::new("servers");
@@ -386,6 +392,6 @@ fn servers_that_know_nothing_of_it_log_the_client() {
             arguments.iter().map(|&word| if word == "FILE" { &path } else { word }).collect();
         let server = Server::start(name, package, &arguments, file);
         logs_the_client(&fixture, &server, port, &format!("client {CLIENT}"));
-        println!("| tollgate-toa (BPF) | running kernel | IPv4 | {name} | {CLIENT} |");
+        println!("| tollgate-toa (BPF) | the test machine's, {} | IPv4 | {name} | {CLIENT} |", release());
     }
 }

@@ -42,6 +42,11 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 umount /sys/fs/bpf
 refuses "not in a BPF file system"
 mount -t bpf bpf /sys/fs/bpf
+# Nothing of the kernel's type information is needed.
+mount -t tmpfs none /sys/kernel/btf
+tollgate-toa attach --udp --trust $trust || end "it does not attach without BTF"
+tollgate-toa detach || end "it does not detach"
+umount /sys/kernel/btf
 load trust=$trust || end "the module does not load"
 refuses "rmmod tollgate_toa"
 rmmod tollgate_toa || end "the module does not unload"
@@ -49,6 +54,8 @@ rmmod tollgate_toa || end "the module does not unload"
 echo "== the cases, with the BPF receiver"
 tollgate-toa attach --udp --trust $trust || end "the BPF receiver does not attach"
 toa-probe /vectors || end "some cases are wrong"
+seen=$(toa-probe udp)
+[ "$seen" = "203.0.113.7:4660 answer" ] || end "a UDP server sees and answers: $seen"
 tollgate-toa detach || end "the BPF receiver does not detach"
 
 echo "== the cases, with the module loaded"
@@ -58,7 +65,7 @@ cat /proc/net/tollgate_toa
 
 value() { sed -n "s/^$1 //p" /proc/net/tollgate_toa; }
 [ "$(value untrusted)" = 1 ] || end "untrusted is not counted"
-[ "$(value bad_address)" = 6 ] || end "bad addresses are not counted"
+[ "$(value bad_address)" = 7 ] || end "bad addresses are not counted"
 [ "$(value learnt)" -gt 0 ] || end "nothing was learnt"
 [ "$(value learnt)" = "$(value forgotten)" ] || end "not every ended socket was forgotten"
 asked=$(echo $(toa-probe options))

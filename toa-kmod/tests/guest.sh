@@ -78,8 +78,11 @@ build_initramfs() {
 	for module in $modules; do add_module "$module"; done
 	for program in $programs; do add_program "$program"; done
 	cp "$here/guest-init.sh" "$guest/init"
-	cp "$here/guest-cases.sh" "$guest/bin/guest-cases"
-	chmod 755 "$guest/init" "$guest/bin/guest-cases"
+	for task in cases bench; do
+		cp "$here/guest-$task.sh" "$guest/bin/guest-$task"
+		chmod 755 "$guest/bin/guest-$task"
+	done
+	chmod 755 "$guest/init"
 	(cd "$guest" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initramfs-$version.part"
 	mv "$work/initramfs-$version.part" "$work/initramfs-$version"
 }

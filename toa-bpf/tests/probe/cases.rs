@@ -198,6 +198,16 @@ fn all() -> Vec<Case> {
             counts(what, case(name, Server::V4, Place::FinalAck, options, None))
         }),
     );
+    cases.push(counts(
+        Counts::BadAddress,
+        case(
+            "the gateway's own address, IPv6",
+            Server::V6,
+            Place::FinalAck,
+            toa(254, "[fd00:9::2]:4660"),
+            None,
+        ),
+    ));
     cases
 }
 

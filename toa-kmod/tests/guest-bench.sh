@@ -1,0 +1,10 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: GPL-2.0
+# In the guest: what accept() and getpeername() cost with each receiver and without. An emulated CPU, so only ratios
+# mean something.
+trust=10.9.0.0/24
+echo "== BPF receiver"
+toa-probe bench "tollgate-toa attach --trust $trust" "tollgate-toa detach"
+echo "== kernel module"
+toa-probe bench "insmod /tollgate_toa.ko trust=$trust" "rmmod tollgate_toa"
+echo "== done"
