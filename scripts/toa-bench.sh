@@ -2,7 +2,7 @@
 # What the TOA receivers cost a real server: accept() and getpeername() with and without each, as ratios of one run.
 # The BPF receiver on this kernel: on hand-made connections, on nginx without a gateway, and on the nginx servers of
 # `make demo` behind theirs; both receivers in guests with Debian's
-# kernels (emulated: ratios of an emulated CPU). Needs root; takes some minutes. ROUNDS=5 by default; KERNELS= leaves the
+# kernels (emulated: instructions). Needs root; takes some minutes. ROUNDS=5 by default; KERNELS= leaves the
 # guests out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -124,8 +124,8 @@ bench_demo() {
 bench_guest() {
     local kernel initrd probe
     { read -r kernel; read -r initrd; read -r probe; } < <(toa-kmod/tests/guest.sh "$1")
-    say "== Linux $1, emulated"
-    timeout 300 qemu-system-x86_64 -accel tcg,thread=single -smp 1 -m 256 -nographic -no-reboot -nic none \
+    say "== Linux $1, emulated: 1 ns is one instruction"
+    timeout 300 qemu-system-x86_64 -accel tcg,thread=single -icount shift=0,sleep=off -smp 1 -m 256 -nographic -no-reboot -nic none \
         -kernel "$kernel" -initrd "$initrd" -append "console=ttyS0 quiet panic=-1 mitigations=off toa=bench" \
         </dev/null | tr -d '\r' | sed -n '/^== /,/^== done/p' | grep -v '== done'
 }
