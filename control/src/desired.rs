@@ -51,6 +51,8 @@ pub fn state(
             scheduler: service.scheduler,
             scheduler_flags: service.scheduler_flags,
             toa: service.toa,
+            toa_exid: service.toa_exid,
+            toa_no_room: service.toa_no_room,
             one_packet: service.one_packet,
             persistence: service.persistence,
             local_addresses: pool.map(|pool| pool.addresses.clone()).unwrap_or_default(),

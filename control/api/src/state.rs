@@ -256,6 +256,16 @@ pub enum ToaMode {
     },
 }
 
+/// What becomes of a client's segment that should carry its address in a TCP option and has no room for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToaNoRoom {
+    /// It passes without.
+    #[default]
+    Pass,
+    /// It is dropped; where it is too long for the next link, its sender is told what fits.
+    Drop,
+}
+
 /// A further address of a service that has several (what LVS does with firewall marks). Only destinations are meant;
 /// all addresses of a service share its scheduler, its real servers and its persistence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -315,6 +325,10 @@ pub struct Service {
     pub scheduler_flags: SchedulerFlags,
     /// Client address to FULLNAT real servers.
     pub toa: ToaMode,
+    /// The option has an experiment identifier in front (RFC 6994); only with kinds 254 and 253.
+    pub toa_exid: bool,
+    /// What becomes of segments without room for the option.
+    pub toa_no_room: ToaNoRoom,
     /// Every packet is scheduled on its own and leaves no connection behind; UDP only.
     pub one_packet: bool,
     /// Persistence; `None`: each connection is scheduled on its own.
@@ -358,6 +372,8 @@ impl Service {
             scheduler: Scheduler::Wlc,
             scheduler_flags: SchedulerFlags::default(),
             toa: ToaMode::Off,
+            toa_exid: false,
+            toa_no_room: ToaNoRoom::Pass,
             one_packet: false,
             persistence: None,
             local_addresses: Vec::new(),

@@ -1,6 +1,7 @@
-//! What only FULLNAT real servers have a use for: `local_pool`, `toa`, `tcp_timestamps` and `rebase_sequence`.
+//! What only FULLNAT real servers have a use for: `local_pool`, `toa` and its form, `tcp_timestamps` and
+//! `rebase_sequence`.
 
-use api::{Protocol, TcpTimestamps, ToaMode};
+use api::{Protocol, TcpTimestamps, ToaMode, ToaNoRoom};
 
 use crate::reader::{At, Fault, Reader};
 use crate::value;
@@ -12,6 +13,8 @@ pub(crate) const TAKE_AWAY: &str = "take the key away";
 pub(crate) struct FullNatOnly {
     pub(crate) pool: Option<At<String>>,
     pub(crate) toa: ToaMode,
+    pub(crate) toa_exid: bool,
+    pub(crate) toa_no_room: ToaNoRoom,
     pub(crate) tcp_timestamps: TcpTimestamps,
     pub(crate) rebase_sequence: bool,
 }
@@ -31,10 +34,13 @@ pub(crate) fn fullnat_only(
     let tcp_timestamps = table.choice("tcp_timestamps", &choices).map_or(TcpTimestamps::Keep, |at| at.value);
     let rebase_sequence = table.boolean("rebase_sequence").unwrap_or(false);
     let toa = toa(table);
+    let (toa_exid, toa_no_room) = toa_form(table, toa);
     let is_udp = protocol == Some(Protocol::Udp);
     let given = [
         ("local_pool", pool.is_some(), false),
         ("toa", table.has("toa") && toa != ToaMode::Off, true),
+        ("toa_exid", toa_exid, true),
+        ("toa_no_room", toa_no_room != ToaNoRoom::Pass, true),
         ("tcp_timestamps", tcp_timestamps != TcpTimestamps::Keep, true),
         ("rebase_sequence", rebase_sequence, true),
     ];
@@ -50,7 +56,31 @@ pub(crate) fn fullnat_only(
         }
     }
     let has_toa = uses_fullnat && !is_udp;
-    FullNatOnly { pool, toa: if has_toa { toa } else { ToaMode::Off }, tcp_timestamps, rebase_sequence }
+    FullNatOnly {
+        pool,
+        toa: if has_toa { toa } else { ToaMode::Off },
+        toa_exid,
+        toa_no_room,
+        tcp_timestamps,
+        rebase_sequence,
+    }
+}
+
+/// Whether the option has an experiment identifier, and what becomes of segments without room for it.
+fn toa_form(table: &Reader<'_>, toa: ToaMode) -> (bool, ToaNoRoom) {
+    let exid = table.boolean("toa_exid").unwrap_or(false);
+    let choices = [("pass", ToaNoRoom::Pass), ("drop", ToaNoRoom::Drop)];
+    let no_room = table.choice("toa_no_room", &choices).map_or(ToaNoRoom::Pass, |at| at.value);
+    for (key, is_asked) in [("toa_exid", exid), ("toa_no_room", no_room != ToaNoRoom::Pass)] {
+        if is_asked && toa == ToaMode::Off {
+            table.unfit(key, "the option is off (`toa`)", TAKE_AWAY);
+        }
+    }
+    if exid && toa == (ToaMode::Option { kind: 200 }) {
+        let message = "only the experimental kinds have experiment identifiers (RFC 6994)";
+        table.unfit("toa_exid", message, "set `toa` to 254 or 253");
+    }
+    (exid, no_room)
 }
 
 /// The kinds are those that receivers in the field know: 254 and 253 (LVS and its kin) and 200 (jupiter).

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::{
     Mode, Persistence, Protocol, Scheduler, SchedulerFlags, StaticNeighbour, StaticRoute, TcpTimestamps,
-    Timeouts, ToaMode, VirtualRange,
+    Timeouts, ToaMode, ToaNoRoom, VirtualRange,
 };
 
 /// A whole configuration file.
@@ -184,6 +184,10 @@ pub struct Service {
     pub local_pool: String,
     /// Client address to FULLNAT real servers.
     pub toa: ToaMode,
+    /// The option has an experiment identifier.
+    pub toa_exid: bool,
+    /// What becomes of segments without room for the option.
+    pub toa_no_room: ToaNoRoom,
     /// TCP timestamps towards FULLNAT real servers.
     pub tcp_timestamps: TcpTimestamps,
     /// Re-basing of sequence numbers towards FULLNAT real servers.

@@ -115,6 +115,16 @@ impl Deltas {
     }
 }
 
+/// How a real server is told in TCP options who the client is, beside the kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct ToaForm {
+    /// With the experiment identifier.
+    pub with_exid: bool,
+    /// A segment that should carry it and cannot is not forwarded.
+    pub must: bool,
+}
+
 /// One connection.
 #[derive(Debug, Clone, IntoBytes, Immutable)]
 #[repr(C, align(64))]
@@ -164,8 +174,9 @@ pub(crate) struct Conn {
     /// What is added to the client's sequence numbers, and to its timestamps.
     pub seq_shift: u32,
     pub timestamp_shift: u32,
+    pub toa_form: ToaForm,
     /// Fills the cache line, so that a record is nothing but its fields' bytes.
-    pub unused: [u32; 4],
+    pub unused: [u16; 7],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);
@@ -200,7 +211,8 @@ impl Conn {
         embryonic_prev: NIL,
         seq_shift: 0,
         timestamp_shift: 0,
-        unused: [0; 4],
+        toa_form: ToaForm { with_exid: false, must: false },
+        unused: [0; 7],
     };
 
     /// The five-tuple of packets that come in in this direction, which is IPv4.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::addr::{Addr, Endpoint};
+use crate::conn::ToaForm;
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId};
 use crate::persist::Templates;
@@ -168,6 +169,8 @@ pub struct Options {
     /// What TCP clients say of their own address (TOA options) passes; otherwise it is taken out in every mode. Where the
     /// gateway tells real servers the client's address itself, it is always taken out.
     pub pass_toa: bool,
+    /// How the option that tells the client's address looks, and whether it may be missing.
+    pub toa_form: ToaForm,
     /// TCP connections that end by timeout or because of `expire_nodest_conn` or a deadline are reset on both sides.
     pub reset_on_expiry: bool,
     /// FULLNAT: each connection of a local endpoint begins at a sequence number beyond that of the last one.

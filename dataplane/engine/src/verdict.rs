@@ -124,6 +124,8 @@ named_counters! {
         ReplyAmbiguous = "reply_ambiguous",
         /// The routing table has no way to the destination.
         NoRoute = "no_route",
+        /// No room for the option that tells the client's address, in a service that forwards no segment without it.
+        ClientUntold = "client_untold",
         /// No room in the packet buffer to insert what must be inserted.
         NoHeadroom = "no_headroom",
         /// The kernel would have got it, but its class is over the rate limit.

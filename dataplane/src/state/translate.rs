@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use api::{DesiredState, RealServer, Refusal, Service, TcpTimestamps, ToaMode, VirtualRange};
+use api::{DesiredState, RealServer, Refusal, Service, TcpTimestamps, ToaMode, ToaNoRoom, VirtualRange};
+use engine::conn::ToaForm;
 use engine::fib::Route;
 use engine::plan::{Listen, PlanError, RealSpec, ServiceSpec, Spec};
 use engine::snapshot::{
@@ -70,6 +71,7 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
             expire_nodest_conn: service.expire_nodest_conn,
             expire_quiescent_template: service.expire_quiescent_template,
             pass_toa: !service.strip_toa,
+            toa_form: toa_form(service)?,
             reset_on_expiry: service.reset_on_expiry,
             rebase_sequence: service.rebase_sequence,
             timestamps: match service.tcp_timestamps {
@@ -144,6 +146,15 @@ fn toa_kind(service: &str, kind: u8) -> Result<u8, Refusal> {
         return Ok(kind);
     }
     Err(invalid(format!("service {service}: TOA option kind {kind} is none of 254, 253 and 200")))
+}
+
+fn toa_form(service: &Service) -> Result<ToaForm, Refusal> {
+    if service.toa_exid && service.toa == (ToaMode::Option { kind: 200 }) {
+        let name = &service.name;
+        return Err(invalid(format!("service {name}: TOA option kind 200 has no experiment identifier")));
+    }
+    let must = service.toa_no_room == ToaNoRoom::Drop;
+    Ok(ToaForm { with_exid: service.toa_exid, must })
 }
 
 fn check_host(service: &str, what: &str, address: SocketAddr) -> Result<(), Refusal> {

@@ -17,6 +17,7 @@
 //! |---|---|
 //! | 254/8, 253/8, 200/8 | client port, client IPv4 address |
 //! | 254/20, 253/20 | client port, client IPv6 address |
+//! | 254/10, 253/10, 254/22, 253/22 | the same behind our experiment identifier ([`EXID`]), as RFC 6994 wants it |
 //! | 254/16 | client port and IPv4 address, 2 bytes of padding, VIP port and address |
 //! | 252/20 | client port and IPv4 address, network id, VIP address and port |
 //! | 250/8 | VIP port, VIP IPv4 address |
@@ -54,6 +55,14 @@ pub const KIND_LEGACY: u8 = 200;
 pub const V4_LEN: usize = 8;
 /// Length of the option with an IPv6 address.
 pub const V6_LEN: usize = 20;
+/// What an experiment identifier adds: itself, and two NOPs that keep what follows aligned.
+pub const EXID_LEN: usize = 4;
+/// The longest that [`encode`] and [`encode_with_exid`] make.
+pub const LEN_MAX: usize = V6_LEN + EXID_LEN;
+
+/// Marks options of kinds 253 and 254 as TOA, so that no stack takes a client's port for another experiment's identifier
+/// (RFC 6994 §3). Not registered.
+pub const EXID: [u8; 2] = *b"TG";
 
 /// The experiment identifier by which kinds 253 and 254 carry a Fast Open cookie (RFC 6994, RFC 7413 §4.1.1).
 const EXPERIMENT_FAST_OPEN: [u8; 2] = [0xf9, 0x89];
@@ -86,15 +95,15 @@ pub fn encode_v6(kind: u8, client_addr: &[u8; 16], client_port: U16) -> [u8; V6_
     option
 }
 
-/// An option of either length.
+/// An option of any length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    bytes: [u8; V6_LEN],
+    bytes: [u8; LEN_MAX],
     len: u8,
 }
 
 impl Encoded {
-    /// Its bytes: 8 or 20.
+    /// Its bytes, a multiple of 4: 8 or 20, with an experiment identifier 12 or 24.
     #[inline]
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -108,15 +117,28 @@ impl Encoded {
 pub fn encode(kind: u8, client_addr: IpAddr, client_port: U16) -> Encoded {
     match client_addr {
         IpAddr::V4(addr) => {
-            let mut bytes = [0; V6_LEN];
-            let option = encode_v4(kind, crate::ipv4::addr(addr), client_port);
-            bytes[..V4_LEN].copy_from_slice(&option);
+            let mut bytes = [0; LEN_MAX];
+            bytes[..V4_LEN].copy_from_slice(&encode_v4(kind, crate::ipv4::addr(addr), client_port));
             Encoded { bytes, len: V4_LEN as u8 }
         }
         IpAddr::V6(addr) => {
-            Encoded { bytes: encode_v6(kind, &addr.octets(), client_port), len: V6_LEN as u8 }
+            let mut bytes = [0; LEN_MAX];
+            bytes[..V6_LEN].copy_from_slice(&encode_v6(kind, &addr.octets(), client_port));
+            Encoded { bytes, len: V6_LEN as u8 }
         }
     }
+}
+
+/// The same with our experiment identifier, behind two NOPs. For kinds 253 and 254.
+#[inline]
+#[must_use]
+pub fn encode_with_exid(kind: u8, client_addr: IpAddr, client_port: U16) -> Encoded {
+    let plain = encode(kind, client_addr, client_port);
+    let len = plain.len + EXID_LEN as u8;
+    let mut bytes = [0; LEN_MAX];
+    bytes[..6].copy_from_slice(&[KIND_NOP, KIND_NOP, kind, plain.len + EXID.len() as u8, EXID[0], EXID[1]]);
+    bytes[6..].copy_from_slice(&plain.bytes[2..V6_LEN]);
+    Encoded { bytes, len }
 }
 
 /// What a TOA option says.
@@ -134,10 +156,15 @@ pub struct Client {
 /// for kind 250, which does not speak of the client.
 #[must_use]
 pub fn decode(option: &[u8]) -> Option<Client> {
-    let (&[kind, len, p0, p1], addr) = option.split_first_chunk::<4>()?;
-    if usize::from(len) != option.len() {
+    if option.get(1).copied().map(usize::from) != Some(option.len()) {
         return None;
     }
+    if let [kind @ (KIND_DEFAULT | KIND_ALTERNATE), 10 | 22, a, b, rest @ ..] = option
+        && [*a, *b] == EXID
+    {
+        return decode_port_and_address(*kind, rest);
+    }
+    let (&[kind, len, p0, p1], addr) = option.split_first_chunk::<4>()?;
     let addr = match (kind, len) {
         (KIND_DEFAULT | KIND_ALTERNATE | KIND_LEGACY, 8) | (KIND_DEFAULT, 16) | (KIND_VTOA, 20) => {
             IpAddr::V4(Ipv4Addr::from_octets(*addr.first_chunk()?))
@@ -148,6 +175,16 @@ pub fn decode(option: &[u8]) -> Option<Client> {
         _ => return None,
     };
     Some(Client { kind, addr, port: U16::from_bytes([p0, p1]) })
+}
+
+/// What stands behind an experiment identifier.
+fn decode_port_and_address(kind: u8, bytes: &[u8]) -> Option<Client> {
+    let (port, addr) = bytes.split_first_chunk::<2>()?;
+    let addr = match addr.first_chunk::<16>() {
+        Some(v6) => IpAddr::V6(Ipv6Addr::from_octets(*v6)),
+        None => IpAddr::V4(Ipv4Addr::from_octets(*addr.first_chunk()?)),
+    };
+    Some(Client { kind, addr, port: U16::from_bytes(*port) })
 }
 
 /// The first option that says who the client is, as a receiver finds it.

@@ -1,12 +1,18 @@
 //! How connections begin, and who the real server is told has come.
 
+use api::{Protocol, ToaMode, ToaNoRoom};
+use wire::Family;
 use wire::tcp::flags::{ACK, SYN};
 
-use crate::case::{Case, Service, Step};
+use crate::case::{Case, Mode, Service, Step, step};
 use crate::conn::Conn;
 use crate::load::{CLIENT_ISN, Load, REAL_ISN, client_ack, mss, real_ack, seg, syn, syn_ack, timestamps};
 
 pub(crate) fn cases() -> Vec<Case> {
+    ordinary().into_iter().chain(forms()).collect()
+}
+
+fn ordinary() -> Vec<Case> {
     vec![
         Case {
             name: "handshake",
@@ -72,6 +78,81 @@ pub(crate) fn cases() -> Vec<Case> {
             service: Service { toa: Some(200), ..Service::TOA },
             steps: kind_200,
         },
+    ]
+}
+
+/// What the option looks like, and what happens without room for it.
+fn forms() -> Vec<Case> {
+    vec![
+        Case {
+            name: "toa_exid_44",
+            about: "the option with an experiment identifier; a forged one is overwritten",
+            number: 80,
+            conns: 1,
+            service: tuned(EXID, Family::V4),
+            steps: with_exid,
+        },
+        Case {
+            name: "toa_exid_66",
+            about: "the same of an IPv6 client",
+            number: 81,
+            conns: 1,
+            service: tuned(EXID, Family::V6),
+            steps: with_exid,
+        },
+        Case {
+            name: "toa_or_nothing",
+            about: "a segment without room for TOA is dropped where the service wants that",
+            number: 82,
+            conns: 1,
+            service: tuned(OR_NOTHING, Family::V4),
+            steps: or_nothing,
+        },
+    ]
+}
+
+const EXID: fn(&mut api::Service) = |service| {
+    service.toa = ToaMode::Option { kind: 254 };
+    service.toa_exid = true;
+};
+
+const OR_NOTHING: fn(&mut api::Service) = |service| {
+    service.toa = ToaMode::Option { kind: 254 };
+    service.toa_no_room = ToaNoRoom::Drop;
+};
+
+fn tuned(tune: fn(&mut api::Service), family: Family) -> Service {
+    Service { tune: Some(tune), ..Service::new(Mode::FullNat, Protocol::Tcp, [family; 2]) }
+}
+
+fn with_exid(conns: &[Conn]) -> Vec<Step> {
+    let conn = &conns[0];
+    let plain = conn.toa(254);
+    let told = [&[1, 1, 254, plain.len() as u8 + 2, b'T', b'G'], &plain[2..]].concat();
+    let lowered = syn_ack().options(&mss(1460 - told.len() as u16));
+    let forged = client_ack(0, 0).options(&[1, 1, 254, 10, b'T', b'G', 0, 80, 8, 8, 8, 8]).payload(9);
+    let stripped = client_ack(0, 0).options(&[told.clone(), vec![1; 12]].concat()).payload(9);
+    vec![
+        conn.opens("SYN", &syn()),
+        conn.outbound_as("SYN-ACK, its MSS lowered", &syn_ack(), &lowered).counts("mss_lowered", 1),
+        conn.inbound_as("ACK", &client_ack(0, 0), &client_ack(0, 0).options(&told)).counts("toa_inserted", 1),
+        conn.inbound_as("a forged address", &forged, &stripped)
+            .counts("toa_inserted", 1)
+            .counts("toa_stripped", 1),
+    ]
+}
+
+fn or_nothing(conns: &[Conn]) -> Vec<Step> {
+    let conn = &conns[0];
+    let lowered = syn_ack().options(&mss(1452));
+    let full = client_ack(0, 0).options(&[&[30, 36][..], &[7; 34], &[1; 4]].concat());
+    let dropped = step("ACK with a full header", vec![conn.client_sends(&full)]).dropped("client_untold");
+    vec![
+        conn.opens("SYN", &syn()),
+        conn.outbound_as("SYN-ACK", &syn_ack(), &lowered).counts("mss_lowered", 1),
+        dropped.counts("toa_no_room", 1),
+        conn.inbound_with_toa("ACK", &client_ack(0, 0)),
+        conn.inbound_with_toa("1452 bytes", &client_ack(0, 0).payload(1452)),
     ]
 }
 

@@ -1,6 +1,8 @@
 //! Addresses, scheduling and the other keys of a service.
 
-use api::{Persistence, Protocol, Scheduler, SchedulerFlags, TcpTimestamps, ToaMode, VirtualRange};
+use api::{
+    Persistence, Protocol, Scheduler, SchedulerFlags, TcpTimestamps, ToaMode, ToaNoRoom, VirtualRange,
+};
 
 use super::{Config, Duration, shown};
 use crate::model::{CheckKind, DnsRecord, Service};
@@ -283,10 +285,24 @@ fn what_clients_say_of_their_address_is_taken_out_unless_another_gateway_says_it
 }
 
 #[test]
+fn the_option_has_an_identifier_and_is_missed_only_where_that_is_wanted() {
+    let plain = loaded(WEB);
+    assert_eq!((plain.toa_exid, plain.toa_no_room), (false, ToaNoRoom::Pass));
+    let other = loaded(&format!("{WEB}toa = 253\ntoa_exid = true\ntoa_no_room = \"drop\""));
+    assert_eq!((other.toa_exid, other.toa_no_room), (true, ToaNoRoom::Drop));
+    let only = "only the experimental kinds have experiment identifiers";
+    refuses(&format!("{WEB}toa = 200\ntoa_exid = true"), "true", only);
+    refuses(&format!("{WEB}toa = \"off\"\ntoa_exid = true"), "true", "the option is off (`toa`)");
+    refuses(&format!("{WEB}toa = \"off\"\ntoa_no_room = \"drop\""), "\"drop\"", "the option is off");
+}
+
+#[test]
 fn what_is_tcps_is_refused_for_udp() {
     let udp = "listen = \"10.1.0.100:53\"\nprotocol = \"udp\"\n";
     for (key, value) in [
         ("toa", "253"),
+        ("toa_exid", "true"),
+        ("toa_no_room", "\"drop\""),
         ("tcp_timestamps", "\"strip\""),
         ("rebase_sequence", "true"),
         ("reset_on_expiry", "true"),
@@ -304,6 +320,8 @@ fn what_is_fullnats_is_refused_without_a_fullnat_real_server() {
     for (key, value) in [
         ("local_pool", "\"inside\""),
         ("toa", "253"),
+        ("toa_exid", "true"),
+        ("toa_no_room", "\"drop\""),
         ("tcp_timestamps", "\"rewrite\""),
         ("rebase_sequence", "true"),
     ] {

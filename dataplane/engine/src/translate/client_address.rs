@@ -6,22 +6,25 @@ use wire::toa::{self, Encoded, Inserted};
 use wire::{PacketBuf, U16, ethernet, tcp};
 
 use crate::addr::Endpoint;
+use crate::conn::{Conn, Direction};
 
 /// The MSS is never lowered below the smallest that every IPv4 host must take (RFC 9293 §3.7.1), less TOA.
 const MSS_MIN: u16 = 536;
 
 /// Bytes that a translated packet may need in front: the longest option, and an IPv6 header for an IPv4 header.
-pub(crate) const HEADROOM_MAX: usize = toa::V6_LEN + 20;
+pub(crate) const HEADROOM_MAX: usize = toa::LEN_MAX + 20;
 
-/// Length of the option that carries this client, in bytes.
+/// Length of the option that carries a connection's client, in bytes.
 #[inline(always)]
-pub(crate) fn toa_len(client_is_v6: bool) -> usize {
-    if client_is_v6 { toa::V6_LEN } else { toa::V4_LEN }
+pub(crate) fn toa_len(conn: &Conn) -> usize {
+    let plain = if conn.is_wide(Direction::Inbound) { toa::V6_LEN } else { toa::V4_LEN };
+    if conn.toa_form.with_exid { plain + toa::EXID_LEN } else { plain }
 }
 
-/// The option that carries `client`.
-pub(crate) fn toa_of(kind: u8, client: Endpoint) -> Encoded {
-    toa::encode(kind, client.addr.to_ip(), U16::from_bytes(client.port.to_ne_bytes()))
+/// The option that carries a connection's client.
+pub(crate) fn toa_of(conn: &Conn, client: Endpoint) -> Encoded {
+    let encode = if conn.toa_form.with_exid { toa::encode_with_exid } else { toa::encode };
+    encode(conn.toa_kind, client.addr.to_ip(), U16::from_bytes(client.port.to_ne_bytes()))
 }
 
 /// Lowers the MSS of a SYN-ACK, so that a full segment of the client leaves room for TOA.

@@ -320,6 +320,7 @@ fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service, real:
         traits: traits.iter().map(|(is, bit)| if *is { *bit } else { 0 }).sum(),
         flags: flag::LIVE | if toa.is_some() { flag::TOA_PENDING } else { 0 },
         toa_kind: toa.unwrap_or(if strips { TOA_STRIP } else { 0 }),
+        toa_form: service.options.toa_form,
         seen: now,
         real_id: real.id,
         service: service.id,

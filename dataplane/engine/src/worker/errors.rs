@@ -137,7 +137,7 @@ impl Worker {
         // Who reports is hidden as well as who was reported to, but for clients' networks in NAT, which know each other.
         let keeps_reporter = conn.mode == Mode::Nat && found.direction == Direction::Inbound;
         let toa_pending = conn.has(flag::TOA_PENDING) && found.direction == Direction::Outbound;
-        let room = if toa_pending { toa_len(conn.is_wide(Direction::Inbound)) as u16 } else { 0 };
+        let room = if toa_pending { toa_len(conn) as u16 } else { 0 };
         packet.truncate(message.end.into());
         if message.wide == conn.is_wide(found.direction.other()) {
             rewrite_error(packet.data_mut(), message, quote, &was, keeps_reporter, room).is_some()

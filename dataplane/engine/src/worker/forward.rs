@@ -163,8 +163,14 @@ impl Worker {
         let leaves_wide = conn.is_wide(found.direction.other());
         let change = family::growth(segment, leaves_wide);
         let len = segment.total_len().saturating_add_signed(change);
-        let own_mtu = mtu.saturating_add_signed(-(change as i16));
-        let fit = fit(packet.data(), segment, segment.total_len(), own_mtu)?;
+        let tells = self.tells(segment, found);
+        let must_grow = if tells && conn.toa_form.must { client_address::toa_len(conn) } else { 0 };
+        let own_mtu = mtu.saturating_add_signed(-(change as i16)).saturating_sub(must_grow as u16);
+        let fit = fit(packet.data(), segment, segment.total_len(), own_mtu);
+        if must_grow > 0 && matches!(fit, Err(Refused::TooBig { .. })) {
+            self.counters.event(Counter::ToaOverMtu).add(1);
+        }
+        let fit = fit?;
         // An IPv6 packet cannot be cut by a router.
         if fit == Fit::Cut && leaves_wide {
             return Err(Refused::TooBig { mtu: own_mtu });
@@ -178,13 +184,15 @@ impl Worker {
         let (mut ip, mut l4) = (Delta::ZERO, Delta::ZERO);
         if !segment.is_udp() && conn.toa_kind != 0 && segment.piece != Piece::Later {
             l4 += self.change_options(packet, &segment, found);
-            self.tell_client(
-                packet,
-                &mut segment,
-                found,
-                usize::from(mtu) - len.min(mtu.into()),
-                (&mut ip, &mut l4),
-            );
+            if tells {
+                // What must carry it fits, or is cut behind.
+                let may_grow =
+                    must_grow > 0 || client_address::toa_len(conn) <= usize::from(mtu) - len.min(mtu.into());
+                let told = self.tell_client(packet, &mut segment, found, may_grow, (&mut ip, &mut l4));
+                if !told && must_grow > 0 {
+                    return Err(Refused::Drop(DropReason::ClientUntold));
+                }
+            }
         }
         let conn = &self.table.conns[found.conn as usize];
         let tuple = self.table.tuple(conn, found.direction.other()).reversed();
@@ -204,30 +212,33 @@ impl Worker {
         Ok(fit)
     }
 
-    /// Inserts the client's address where the real server has not seen it yet; `room` bytes more fit the next link.
+    /// Whether a packet is to carry the client's address: the real server has not seen it yet.
+    #[inline(always)]
+    fn tells(&self, segment: &Segment, found: Found) -> bool {
+        let conn = &self.table.conns[found.conn as usize];
+        found.direction == Direction::Inbound
+            && conn.has(flag::TOA_PENDING)
+            && segment.flags & (flags::SYN | flags::RST) == 0
+            && segment.piece != Piece::Later
+    }
+
+    /// Inserts the client's address; whether there was room. A packet that may not grow has it in its options' padding.
     #[inline(always)]
     fn tell_client<P: PacketBuf>(
         &self,
         packet: &mut P,
         segment: &mut Segment,
         found: Found,
-        room: usize,
+        may_grow: bool,
         (ip, l4): (&mut Delta, &mut Delta),
-    ) {
+    ) -> bool {
         let conn = &self.table.conns[found.conn as usize];
-        let insert = found.direction == Direction::Inbound
-            && conn.has(flag::TOA_PENDING)
-            && segment.flags & (flags::SYN | flags::RST) == 0;
-        if !insert {
-            return;
-        }
         // The fragments behind the first say where they belong; nothing can be put in front of them.
         if segment.piece == Piece::First {
             self.counters.event(Counter::ToaNoRoom).add(1);
-            return;
+            return false;
         }
-        let option = client_address::toa_of(conn.toa_kind, self.table.tuple(conn, Direction::Inbound).src);
-        let may_grow = option.as_bytes().len() <= room;
+        let option = client_address::toa_of(conn, self.table.tuple(conn, Direction::Inbound).src);
         let before = packet.data().len();
         let event = match client_address::insert_toa(packet, segment.l4.into(), &option, may_grow) {
             Some(inserted) => {
@@ -240,6 +251,7 @@ impl Worker {
         };
         segment.end += (packet.data().len() - before) as u16;
         self.counters.event(event).add(1);
+        event == Counter::ToaInserted
     }
 
     /// [`Worker::change_options`] where nothing else changes under the checksum.
@@ -270,7 +282,7 @@ impl Worker {
                 tcp::options_of_mut(l4).map_or(Delta::ZERO, |options| self.strip(options, opens))
             }
             Direction::Outbound if conn.tells_client() && segment.flags & flags::SYN != 0 => {
-                self.lower_mss(l4, client_address::toa_len(conn.is_wide(Direction::Inbound)))
+                self.lower_mss(l4, client_address::toa_len(conn))
             }
             Direction::Outbound => Delta::ZERO,
         }

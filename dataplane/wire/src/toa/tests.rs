@@ -48,6 +48,26 @@ fn every_layout_of_the_table_is_decoded_by_kind_and_length() {
 }
 
 #[test]
+fn an_experiment_identifier_stands_in_front_of_port_and_address() {
+    let v4 = encode_with_exid(254, Ipv4Addr::new(203, 0, 113, 7).into(), PORT);
+    assert_eq!(v4.as_bytes(), [1, 1, 254, 10, b'T', b'G', 0x12, 0x34, 203, 0, 113, 7]);
+    let v6 = encode_with_exid(253, Ipv6Addr::from_octets(documentation_v6(7)).into(), PORT);
+    assert_eq!(v6.as_bytes()[..8], [1, 1, 253, 22, b'T', b'G', 0x12, 0x34]);
+    assert_eq!(v6.as_bytes()[8..], documentation_v6(7));
+    for (kind, option) in [(254, v4), (253, v6)] {
+        let found = find(option.as_bytes()).unwrap();
+        assert_eq!((found.kind, found.port), (kind, PORT));
+        let mut stripped = option.as_bytes().to_vec();
+        assert_eq!(strip(&mut stripped).count, 1);
+        assert!(stripped.iter().all(|byte| *byte == 1));
+        // Another experiment's.
+        let mut other = option.as_bytes()[2..].to_vec();
+        other[2] = b'X';
+        assert_eq!(decode(&other), None);
+    }
+}
+
+#[test]
 fn other_kinds_and_lengths_are_not_a_client() {
     let mut vip = encode_v4(250, CLIENT, PORT);
     assert_eq!(decode(&vip), None);

@@ -115,6 +115,71 @@ fn toa_does_not_push_a_packet_over_the_mtu() {
     assert_eq!(rig.inbound(&fits).ip.total_len.get(), 1500);
 }
 
+/// A service that forwards nothing without TOA that should carry it.
+fn telling_or_nothing() -> Rig {
+    let mut spec = service(&[(REAL, 1)]);
+    spec.options.toa_form.must = true;
+    Rig::with(1000, spec)
+}
+
+#[test]
+fn a_client_whose_segments_have_no_room_for_toa_is_told_what_fits() {
+    let mut rig = telling_or_nothing();
+    rig.open(5555);
+    let full = TcpFrame { payload: vec![7; 1453], ..from_client(5555) };
+    let (verdict, out) = rig.send(CLIENT_SIDE, &full.to_vec());
+    assert_eq!(verdict, Verdict::Reply(CLIENT_SIDE));
+    let error: &icmp::Header = wire::view(&out, 34).unwrap();
+    assert_eq!((error.code, error.rest.get()), (icmp::CODE_FRAGMENTATION_NEEDED, 1492));
+    assert_eq!(rig.event(Counter::ToaOverMtu), 1);
+    let fits = rig.inbound(&TcpFrame { payload: vec![7; 1452], ..from_client(5555) });
+    assert_eq!((fits.toa(), fits.ip.total_len.get()), (Some((CLIENT.into(), 5555)), 1500));
+}
+
+#[test]
+fn what_may_be_cut_carries_toa_and_is_cut() {
+    let mut rig = telling_or_nothing();
+    rig.open(5555);
+    let mut frame = TcpFrame { payload: vec![7; 1460], ..from_client(5555) }.to_vec();
+    // May be fragmented.
+    frame[20] = 0;
+    frame[24..26].fill(0);
+    let sum = checksum::internet(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_bytes());
+    let (verdict, out) = rig.send(CLIENT_SIDE, &frame);
+    assert_eq!(verdict, Verdict::ForwardCut { port: SERVER_SIDE, mtu: 1500 });
+    let out = TcpView::new(&out);
+    assert_eq!((out.toa(), out.payload.len()), (Some((CLIENT.into(), 5555)), 1460));
+}
+
+#[test]
+fn a_full_header_is_dropped_where_nothing_goes_without_toa() {
+    let mut rig = telling_or_nothing();
+    let lport = rig.open(5555);
+    let full = TcpFrame {
+        options: [vec![8, 10], vec![0; 8], vec![30, 28], vec![0; 26]].concat(),
+        ..from_client(5555)
+    };
+    assert_eq!(rig.send(CLIENT_SIDE, &full.to_vec()).0, Verdict::Drop(DropReason::ClientUntold));
+    assert_eq!((rig.event(Counter::ToaNoRoom), rig.dropped(DropReason::ClientUntold)), (1, 1));
+    // What the real server has been told needs no more room.
+    rig.outbound(&TcpFrame { payload: b"220 hello".to_vec(), ..from_real(lport) });
+    assert_eq!(rig.inbound(&full).toa(), None);
+}
+
+#[test]
+fn an_option_with_an_experiment_identifier_has_its_room_in_the_mss() {
+    let mut spec = service(&[(REAL, 1)]);
+    spec.options.toa_form.with_exid = true;
+    let mut rig = Rig::with(1000, spec);
+    let lport = rig.inbound(&syn(5555)).header.src_port.get();
+    let back = rig.outbound(&syn_ack(lport));
+    assert_eq!(options::mss(&back.options), Some(1460 - 12));
+    let told = rig.inbound(&ack(5555));
+    assert_eq!(told.toa(), Some((CLIENT.into(), 5555)));
+    assert_eq!(told.options[..6], [1, 1, 254, 10, b'T', b'G']);
+}
+
 /// Every TCP case without TOA of the gateway's own, and what its real server gets of options that a client forged, on a
 /// SYN, an ACK and data.
 fn forged_options(pass_toa: bool) -> Vec<(Case, Packet, Packet)> {
