@@ -28,7 +28,7 @@ pub enum Direction {
 impl Direction {
     /// The way back.
     #[inline(always)]
-    pub(crate) fn other(self) -> Direction {
+    pub(crate) const fn other(self) -> Direction {
         match self {
             Direction::Inbound => Direction::Outbound,
             Direction::Outbound => Direction::Inbound,

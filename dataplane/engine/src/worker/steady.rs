@@ -4,16 +4,19 @@
 //! It does exactly what `Worker::forward` does for such a packet; everything out of the ordinary goes there. A test
 //! sends the same packets both ways and compares. Of the record it touches the first cache line only.
 
+use wire::checksum::Delta;
 use wire::{PacketBuf, ethernet, ipv6, tcp, udp};
 use zerocopy::FromBytes;
 
 use super::{Glance, Kind, Worker};
 use crate::conn::{Direction, condition, flag, trait_, wide};
 use crate::hash::Key;
+use crate::parse::Segment;
 use crate::plain::{Frame, Ip, Ipv4, Transport};
 use crate::snapshot::Mode;
 use crate::table::{Table, direction_of, index_of};
 use crate::time::Ticks;
+use crate::translate::{client_address, family};
 use crate::verdict::Verdict;
 
 /// What a record's [`Conn::condition`] says of packets that may take the short way.
@@ -25,7 +28,13 @@ const CONDITION: u64 = condition(
     u16::MAX,
 );
 
-/// Into the other family is a longer way.
+/// What differs in a condition when packets leave in the other family than they came in.
+#[inline(always)]
+const fn other_family(direction: Direction) -> u64 {
+    condition(0, 0, wide(direction.other()), 0, 0)
+}
+
+/// Of connections that are of one family on both sides.
 const fn flags_of<I: Ip>() -> u8 {
     if I::WIDE { flag::LIVE | wide(Direction::Inbound) | wide(Direction::Outbound) } else { flag::LIVE }
 }
@@ -41,10 +50,10 @@ impl Worker {
     ) -> Option<Verdict> {
         // By far the most first.
         if glance.kind == Kind::Tcp4 {
-            return self.steady::<P, Ipv4, tcp::Header>(now, packet, glance.likely);
+            return self.steady::<P, Ipv4, tcp::Header, false>(now, packet, glance.likely);
         }
         if glance.kind == Kind::Udp4 {
-            return self.steady::<P, Ipv4, udp::Header>(now, packet, glance.likely);
+            return self.steady::<P, Ipv4, udp::Header, false>(now, packet, glance.likely);
         }
         self.short_way6(now, packet, glance)
     }
@@ -52,15 +61,26 @@ impl Worker {
     #[inline(never)]
     fn short_way6<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, glance: &Glance) -> Option<Verdict> {
         match glance.kind {
-            Kind::Tcp6 => self.steady::<P, ipv6::Header, tcp::Header>(now, packet, glance.likely),
-            Kind::Udp6 => self.steady::<P, ipv6::Header, udp::Header>(now, packet, glance.likely),
+            Kind::Tcp6 => self.steady::<P, ipv6::Header, tcp::Header, false>(now, packet, glance.likely),
+            Kind::Udp6 => self.steady::<P, ipv6::Header, udp::Header, false>(now, packet, glance.likely),
             Kind::Tcp4 | Kind::Udp4 | Kind::Other => None,
         }
     }
 
-    /// `likely` is the index entry that the packet's connection most likely has.
+    /// Apart, so that the short way within one family has nothing to do with it.
+    #[inline(never)]
+    fn across<P: PacketBuf, I: Ip, T: Transport>(
+        &mut self,
+        now: Ticks,
+        packet: &mut P,
+        likely: u32,
+    ) -> Option<Verdict> {
+        self.steady::<P, I, T, true>(now, packet, likely)
+    }
+
+    /// `likely` is the index entry that the packet's connection most likely has; `ACROSS`: it leaves in the other family.
     #[inline(always)]
-    fn steady<P: PacketBuf, I: Ip, T: Transport>(
+    fn steady<P: PacketBuf, I: Ip, T: Transport, const ACROSS: bool>(
         &mut self,
         now: Ticks,
         packet: &mut P,
@@ -76,8 +96,12 @@ impl Worker {
         let end = total_len + ethernet::HEADER_LEN;
 
         let wanted = condition(T::PROTOCOL, T::STATE as u8, flags_of::<I>(), 0, self.fib.epoch());
+        let differs = conn.condition() & CONDITION ^ wanted;
+        if differs != if ACROSS { other_family(direction) } else { 0 } {
+            let across = !ACROSS && differs == other_family(direction);
+            return if across { self.across::<P, I, T>(now, packet, likely) } else { None };
+        }
         let ordinary = frame.l4.ports() == conn.ports[direction as usize]
-            && conn.condition() & CONDITION == wanted
             && frame.ip.belongs_to(conn, &pool.all, direction)
             && frame.ip.is_whole()
             && frame.ip.hops() > 1
@@ -90,6 +114,9 @@ impl Worker {
         }
 
         let addrs = match conn.mode {
+            Mode::FullNat | Mode::Nat if ACROSS => {
+                return self.steady_across::<P, I, T>(now, packet, likely, total_len);
+            }
             Mode::FullNat | Mode::Nat => {
                 if !frame.ip.readdress(conn, &pool.all, direction) {
                     return None;
@@ -108,6 +135,45 @@ impl Worker {
         self.counters.real(conn.real_id).count(direction, total_len);
         if end < frame_len {
             packet.truncate(end);
+        }
+        Some(Verdict::Forward(egress.port))
+    }
+
+    /// The rest of the short way of an ordinary packet that leaves in the other family; `len` is that of the packet.
+    #[inline(never)]
+    fn steady_across<P: PacketBuf, I: Ip, T: Transport>(
+        &mut self,
+        now: Ticks,
+        packet: &mut P,
+        likely: u32,
+        len: usize,
+    ) -> Option<Verdict> {
+        let direction = direction_of(likely);
+        let conn = self.table.record(likely)?;
+        let egress = self.fib.egress(conn.next_hops[direction as usize])?;
+        let segment = Segment {
+            key: conn.key(direction),
+            l4: (ethernet::HEADER_LEN + I::HEADER_LEN) as u16,
+            end: (ethernet::HEADER_LEN + len) as u16,
+            wide: I::WIDE,
+            ..Segment::default()
+        };
+        let new_len = len.saturating_add_signed(family::growth(&segment, !I::WIDE));
+        if new_len > egress.mtu.into() || packet.headroom() < client_address::HEADROOM_MAX {
+            return None;
+        }
+        let tuple = self.table.tuple(conn, direction.other()).reversed();
+        let l4 = Delta::from_folded(conn.deltas.of(direction).l4);
+        let conn = self.table.conns.get_mut(index_of(likely))?;
+        packet.truncate(segment.end.into());
+        let (frame, _) = Frame::<I, T>::ref_from_prefix(packet.data()).ok()?;
+        frame.l4.note(conn, direction, len - I::HEADER_LEN);
+        conn.seen = now;
+        // The long way says what is wrong with a header that has no counterpart.
+        family::translate(packet, &segment, &tuple, l4, self.packet_id.next()).ok()?;
+        self.counters.real(conn.real_id).count(direction, len);
+        if let Some(macs) = packet.data_mut().first_chunk_mut() {
+            *macs = egress.macs;
         }
         Some(Verdict::Forward(egress.port))
     }
