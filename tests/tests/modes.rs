@@ -227,6 +227,71 @@ fn fullnat_between_the_families_tells_the_clients_address() -> Result<()> {
     lab.succeed()
 }
 
+/// A client address, on a port of its own choice, and the virtual address, as nginx's PROXY port tells them.
+fn told(answer: &str) -> Option<(&str, &str)> {
+    let [client, port, virtual_] = answer.split(' ').collect::<Vec<_>>()[..] else { return None };
+    (port.parse::<u16>().ok()? > 0).then_some((client, virtual_))
+}
+
+/// Both versions of the PROXY protocol on ports 81 and 82 of a VIP of each family, before nginx that expects them.
+fn proxied(mode: &str, families: [(&str, &str, &str); 2]) -> String {
+    let mut text = String::new();
+    for (vip, net, end) in families {
+        for (port, version) in [(81, "v1"), (82, "v2")] {
+            let reals = ["11", "12"].map(|host| format!("address = \"{net}{host}{end}:81\""));
+            let more = format!("mode = \"{mode}\"\nproxy_protocol = \"{version}\"");
+            text += &service(&format!("{vip}:{port}"), "tcp", &more, &[&reals[0], &reals[1]]);
+        }
+    }
+    text
+}
+
+/// nginx sees the clients, and what they upload arrives whole.
+fn nginx_is_told_by_the_proxy_protocol(lab: &Lab) -> Result<()> {
+    let file = lab.file("upload", 2_000_000)?;
+    for (vip, bare, client) in
+        [("10.1.0.100", "10.1.0.100", CLIENTS[0]), ("[2001:db8:1::100]", "2001:db8:1::100", CLIENTS6[0])]
+    {
+        for port in [81, 82] {
+            let address = format!("{vip}:{port}");
+            let answers = lab.get(&format!("http://{address}/"), 10)?;
+            let right = answers.by_server.keys().all(|answer| told(answer) == Some((client, bare)));
+            assert!(right && answers.answered() == 10, "{address}: {answers:?}");
+            lab.upload(&address, &file)?;
+        }
+    }
+    assert_eq!(lab.uploaded()?, vec![sha256(&file)?; 4]);
+    Ok(())
+}
+
+const OWN_FAMILIES: [(&str, &str, &str); 2] =
+    [("10.1.0.100", "10.2.0.", ""), ("[2001:db8:1::100]", "[2001:db8:2::", "]")];
+const OTHER_FAMILIES: [(&str, &str, &str); 2] =
+    [("10.1.0.100", "[2001:db8:2::", "]"), ("[2001:db8:1::100]", "10.2.0.", "")];
+
+#[test]
+fn fullnat_tells_nginx_by_the_proxy_protocol() -> Result<()> {
+    let lab = Lab::start(&proxied("fullnat", OWN_FAMILIES))?;
+    nginx_is_told_by_the_proxy_protocol(&lab)?;
+    lab.succeed()
+}
+
+#[test]
+fn fullnat_between_the_families_tells_nginx_by_the_proxy_protocol() -> Result<()> {
+    let lab = Lab::start(&proxied("fullnat", OTHER_FAMILIES))?;
+    nginx_is_told_by_the_proxy_protocol(&lab)?;
+    lab.succeed()
+}
+
+#[test]
+fn nat_tells_nginx_by_the_proxy_protocol() -> Result<()> {
+    let mut lab = Lab::build(&proxied("nat", OWN_FAMILIES))?;
+    lab.route_through_gateway()?;
+    lab.start_gateway()?;
+    nginx_is_told_by_the_proxy_protocol(&lab)?;
+    lab.succeed()
+}
+
 #[test]
 fn modes_are_mixed_in_one_service() -> Result<()> {
     let reals = [

@@ -7,6 +7,7 @@ mod malformed;
 mod matrix;
 mod options;
 mod others;
+mod proxy;
 mod states;
 mod themes;
 
@@ -21,6 +22,7 @@ pub(crate) fn all() -> Vec<Case> {
         malformed::cases(),
         limits::cases(),
         others::cases(),
+        proxy::cases(),
         of_modes(),
     ]
     .into_iter()
