@@ -1,7 +1,9 @@
 //! Every forwarding mode through the whole gateway, between real programs.
 #![forbid(unsafe_code)]
 
-use std::net::UdpSocket;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -289,6 +291,37 @@ fn nat_tells_nginx_by_the_proxy_protocol() -> Result<()> {
     lab.route_through_gateway()?;
     lab.start_gateway()?;
     nginx_is_told_by_the_proxy_protocol(&lab)?;
+    lab.succeed()
+}
+
+#[test]
+fn a_real_server_that_speaks_first_knows_the_client_before() -> Result<()> {
+    let more = "proxy_protocol = \"v1\"";
+    let lab = Lab::start(&service("10.1.0.100:25", "tcp", more, &["address = \"10.2.0.11:25\""]))?;
+    let listener = lab.rig.reals[0].inside(|| Ok(TcpListener::bind("10.2.0.11:25")?))?;
+    let server = thread::spawn(move || -> Result<String> {
+        let (stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut reader = BufReader::new(stream);
+        let mut header = String::new();
+        reader.read_line(&mut header)?;
+        reader.get_mut().write_all(b"220 hello\r\n")?;
+        let mut said = String::new();
+        reader.read_line(&mut said)?;
+        Ok(header + &said)
+    });
+    // The client waits for the greeting before it says anything.
+    let from = lab.client().inside(|| {
+        let mut stream = TcpStream::connect("10.1.0.100:25")?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut greeting = [0; 11];
+        stream.read_exact(&mut greeting)?;
+        assert_eq!(&greeting, b"220 hello\r\n");
+        stream.write_all(b"QUIT\r\n")?;
+        Ok(stream.local_addr()?)
+    })?;
+    let heard = server.join().unwrap()?;
+    assert_eq!(heard, format!("PROXY TCP4 {} 10.1.0.100 {} 25\r\nQUIT\r\n", from.ip(), from.port()));
     lab.succeed()
 }
 
