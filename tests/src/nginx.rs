@@ -15,6 +15,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// nginx on port 80 of a namespace, over IPv4 and IPv6. `/` answers with the server's name, `/health` with `ok`,
 /// `/files/` serves the directory that it was given, `/upload` keeps what it is sent and then answers as `/` does.
+/// Port 81 expects the PROXY protocol; there `/` answers with the client's address and port and the address that it wanted.
 #[derive(Debug)]
 pub struct Nginx {
     process: Option<Process>,
@@ -105,6 +106,16 @@ http {{
     location /health {{ return 200 \"ok\\n\"; }}
     location /files/ {{ alias {files}/; }}
     client_max_body_size 0;
+    location /upload {{
+      client_body_buffer_size 16k; client_body_in_file_only on;
+      proxy_pass http://127.0.0.1:80/;
+    }}
+  }}
+  server {{
+    listen 81 proxy_protocol;
+    listen [::]:81 ipv6only=on proxy_protocol;
+    client_max_body_size 0;
+    location / {{ return 200 \"$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr\\n\"; }}
     location /upload {{
       client_body_buffer_size 16k; client_body_in_file_only on;
       proxy_pass http://127.0.0.1:80/;

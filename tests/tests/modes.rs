@@ -1,7 +1,9 @@
 //! Every forwarding mode through the whole gateway, between real programs.
 #![forbid(unsafe_code)]
 
-use std::net::UdpSocket;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -224,6 +226,102 @@ fn fullnat_between_the_families_tells_the_clients_address() -> Result<()> {
         lab.upload(vip, &file)?;
     }
     assert_eq!(lab.uploaded()?, vec![sha256(&file)?; 2]);
+    lab.succeed()
+}
+
+/// A client address, on a port of its own choice, and the virtual address, as nginx's PROXY port tells them.
+fn told(answer: &str) -> Option<(&str, &str)> {
+    let [client, port, virtual_] = answer.split(' ').collect::<Vec<_>>()[..] else { return None };
+    (port.parse::<u16>().ok()? > 0).then_some((client, virtual_))
+}
+
+/// Both versions of the PROXY protocol on ports 81 and 82 of a VIP of each family, before nginx that expects them.
+fn proxied(mode: &str, families: [(&str, &str, &str); 2]) -> String {
+    let mut text = String::new();
+    for (vip, net, end) in families {
+        for (port, version) in [(81, "v1"), (82, "v2")] {
+            let reals = ["11", "12"].map(|host| format!("address = \"{net}{host}{end}:81\""));
+            let more = format!("mode = \"{mode}\"\nproxy_protocol = \"{version}\"");
+            text += &service(&format!("{vip}:{port}"), "tcp", &more, &[&reals[0], &reals[1]]);
+        }
+    }
+    text
+}
+
+/// nginx sees the clients, and what they upload arrives whole.
+fn nginx_is_told_by_the_proxy_protocol(lab: &Lab) -> Result<()> {
+    let file = lab.file("upload", 2_000_000)?;
+    for (vip, bare, client) in
+        [("10.1.0.100", "10.1.0.100", CLIENTS[0]), ("[2001:db8:1::100]", "2001:db8:1::100", CLIENTS6[0])]
+    {
+        for port in [81, 82] {
+            let address = format!("{vip}:{port}");
+            let answers = lab.get(&format!("http://{address}/"), 10)?;
+            let right = answers.by_server.keys().all(|answer| told(answer) == Some((client, bare)));
+            assert!(right && answers.answered() == 10, "{address}: {answers:?}");
+            lab.upload(&address, &file)?;
+        }
+    }
+    assert_eq!(lab.uploaded()?, vec![sha256(&file)?; 4]);
+    Ok(())
+}
+
+const OWN_FAMILIES: [(&str, &str, &str); 2] =
+    [("10.1.0.100", "10.2.0.", ""), ("[2001:db8:1::100]", "[2001:db8:2::", "]")];
+const OTHER_FAMILIES: [(&str, &str, &str); 2] =
+    [("10.1.0.100", "[2001:db8:2::", "]"), ("[2001:db8:1::100]", "10.2.0.", "")];
+
+#[test]
+fn fullnat_tells_nginx_by_the_proxy_protocol() -> Result<()> {
+    let lab = Lab::start(&proxied("fullnat", OWN_FAMILIES))?;
+    nginx_is_told_by_the_proxy_protocol(&lab)?;
+    lab.succeed()
+}
+
+#[test]
+fn fullnat_between_the_families_tells_nginx_by_the_proxy_protocol() -> Result<()> {
+    let lab = Lab::start(&proxied("fullnat", OTHER_FAMILIES))?;
+    nginx_is_told_by_the_proxy_protocol(&lab)?;
+    lab.succeed()
+}
+
+#[test]
+fn nat_tells_nginx_by_the_proxy_protocol() -> Result<()> {
+    let mut lab = Lab::build(&proxied("nat", OWN_FAMILIES))?;
+    lab.route_through_gateway()?;
+    lab.start_gateway()?;
+    nginx_is_told_by_the_proxy_protocol(&lab)?;
+    lab.succeed()
+}
+
+#[test]
+fn a_real_server_that_speaks_first_knows_the_client_before() -> Result<()> {
+    let more = "proxy_protocol = \"v1\"";
+    let lab = Lab::start(&service("10.1.0.100:25", "tcp", more, &["address = \"10.2.0.11:25\""]))?;
+    let listener = lab.rig.reals[0].inside(|| Ok(TcpListener::bind("10.2.0.11:25")?))?;
+    let server = thread::spawn(move || -> Result<String> {
+        let (stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut reader = BufReader::new(stream);
+        let mut header = String::new();
+        reader.read_line(&mut header)?;
+        reader.get_mut().write_all(b"220 hello\r\n")?;
+        let mut said = String::new();
+        reader.read_line(&mut said)?;
+        Ok(header + &said)
+    });
+    // The client waits for the greeting before it says anything.
+    let from = lab.client().inside(|| {
+        let mut stream = TcpStream::connect("10.1.0.100:25")?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut greeting = [0; 11];
+        stream.read_exact(&mut greeting)?;
+        assert_eq!(&greeting, b"220 hello\r\n");
+        stream.write_all(b"QUIT\r\n")?;
+        Ok(stream.local_addr()?)
+    })?;
+    let heard = server.join().unwrap()?;
+    assert_eq!(heard, format!("PROXY TCP4 {} 10.1.0.100 {} 25\r\nQUIT\r\n", from.ip(), from.port()));
     lab.succeed()
 }
 

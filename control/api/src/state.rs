@@ -266,6 +266,15 @@ pub enum ToaNoRoom {
     Drop,
 }
 
+/// Versions of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
 /// A further address of a service that has several (what LVS does with firewall marks). Only destinations are meant;
 /// all addresses of a service share its scheduler, its real servers and its persistence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -329,6 +338,8 @@ pub struct Service {
     pub toa_exid: bool,
     /// What becomes of segments without room for the option.
     pub toa_no_room: ToaNoRoom,
+    /// Client address to FULLNAT and NAT real servers in front of the stream (PROXY protocol); then `toa` is off.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Every packet is scheduled on its own and leaves no connection behind; UDP only.
     pub one_packet: bool,
     /// Persistence; `None`: each connection is scheduled on its own.
@@ -374,6 +385,7 @@ impl Service {
             toa: ToaMode::Off,
             toa_exid: false,
             toa_no_room: ToaNoRoom::Pass,
+            proxy_protocol: None,
             one_packet: false,
             persistence: None,
             local_addresses: Vec::new(),

@@ -23,6 +23,7 @@ pub(crate) fn fullnat_only(
     table: &Reader<'_>,
     protocol: Option<Protocol>,
     uses_fullnat: bool,
+    uses_proxy: bool,
 ) -> FullNatOnly {
     let pool = if table.is_word("local_pool", "auto") {
         None
@@ -33,7 +34,7 @@ pub(crate) fn fullnat_only(
         [("keep", TcpTimestamps::Keep), ("strip", TcpTimestamps::Strip), ("rewrite", TcpTimestamps::Rewrite)];
     let tcp_timestamps = table.choice("tcp_timestamps", &choices).map_or(TcpTimestamps::Keep, |at| at.value);
     let rebase_sequence = table.boolean("rebase_sequence").unwrap_or(false);
-    let toa = toa(table);
+    let toa = if uses_proxy { no_toa(table) } else { toa(table) };
     let (toa_exid, toa_no_room) = toa_form(table, toa);
     let is_udp = protocol == Some(Protocol::Udp);
     let given = [
@@ -64,6 +65,15 @@ pub(crate) fn fullnat_only(
         tcp_timestamps,
         rebase_sequence,
     }
+}
+
+/// Beside the PROXY protocol.
+fn no_toa(table: &Reader<'_>) -> ToaMode {
+    if table.has("toa") && !table.is_word("toa", "off") {
+        let message = "`proxy_protocol` tells real servers the client's address already";
+        table.unfit("toa", message, "take one of both keys away");
+    }
+    ToaMode::Off
 }
 
 /// Whether the option has an experiment identifier, and what becomes of segments without room for it.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{
-    Mode, Persistence, Protocol, Scheduler, SchedulerFlags, StaticNeighbour, StaticRoute, TcpTimestamps,
-    Timeouts, ToaMode, ToaNoRoom, VirtualRange,
+    Mode, Persistence, Protocol, ProxyVersion, Scheduler, SchedulerFlags, StaticNeighbour, StaticRoute,
+    TcpTimestamps, Timeouts, ToaMode, ToaNoRoom, VirtualRange,
 };
 
 /// A whole configuration file.
@@ -188,6 +188,8 @@ pub struct Service {
     pub toa_exid: bool,
     /// What becomes of segments without room for the option.
     pub toa_no_room: ToaNoRoom,
+    /// Client address in front of the stream.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// TCP timestamps towards FULLNAT real servers.
     pub tcp_timestamps: TcpTimestamps,
     /// Re-basing of sequence numbers towards FULLNAT real servers.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use api::{Protocol, Scheduler, Timeouts, ToaMode, VirtualRange};
+use api::{Protocol, ProxyVersion, Scheduler, Timeouts, ToaMode, VirtualRange};
 
 use crate::fullnat::{NOT_OF_UDP, TAKE_AWAY, fullnat_only};
 use crate::mode::{self, Forwarding, Word};
@@ -20,6 +20,7 @@ use crate::value;
 
 const LISTEN: &str = "write `listen`, e.g. `listen = \"10.1.0.100:80\"`";
 const GROUP: &str = "list the addresses, e.g. `listen = [\"10.1.0.100:80\", \"10.1.0.100:443\"]`";
+const PROXY: &str = "write `proxy_protocol`, e.g. `proxy_protocol = \"v2\"`";
 const PERSISTENCE: &str = "write e.g. `persistence = { timeout = \"6m\", netmask = \"255.255.255.0\" }`";
 
 pub(crate) const SERVICE: Schema = Schema {
@@ -42,6 +43,7 @@ pub(crate) const SERVICE: Schema = Schema {
         "toa",
         "toa_exid",
         "toa_no_room",
+        "proxy_protocol",
         "strip_toa",
         "tcp_timestamps",
         "rebase_sequence",
@@ -64,10 +66,8 @@ pub(crate) const SERVICE: Schema = Schema {
         ("virtual_server_group", GROUP),
         ("syn_proxy", "the SYN proxy is not built yet"),
         ("synproxy", "the SYN proxy is not built yet"),
-        (
-            "proxy_protocol",
-            "the PROXY protocol is not built yet; `toa` tells real servers the client's address",
-        ),
+        ("send_proxy", PROXY),
+        ("send_proxy_v2", PROXY),
         ("ops", "write `one_packet = true`"),
         ("hashed", "write `one_packet = true`"),
         ("sched_flags", "write `scheduler_flags`, e.g. `scheduler_flags = [\"mh-port\"]`"),
@@ -142,10 +142,11 @@ pub(crate) fn service(table: &Reader<'_>, base: Timeouts) -> ServiceDraft {
     }
     mode::complain_of_unfit(table, &all);
     let uses_fullnat = all.iter().any(|forwarding| matches!(forwarding.mode, None | Some(Word::FullNat)));
+    let translates = uses_fullnat || all.iter().any(|forwarding| forwarding.mode == Some(Word::Nat));
     assemble(
         table,
         base,
-        Parts { protocol, listen, scheduling, context, real_servers, sorry_server, uses_fullnat },
+        Parts { protocol, listen, scheduling, context, real_servers, sorry_server, uses_fullnat, translates },
     )
 }
 
@@ -158,15 +159,19 @@ struct Parts<'s> {
     real_servers: Vec<RealDraft>,
     sorry_server: Option<RealDraft>,
     uses_fullnat: bool,
+    /// Whether a real server is reached by FULLNAT or NAT.
+    translates: bool,
 }
 
 fn assemble(table: &Reader<'_>, base: Timeouts, parts: Parts<'_>) -> ServiceDraft {
-    let Parts { protocol, listen, scheduling, context, real_servers, sorry_server, uses_fullnat } = parts;
+    let Parts { protocol, listen, scheduling, context, real_servers, sorry_server, uses_fullnat, translates } =
+        parts;
     let key = listen.first().map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |at| {
         SocketAddr::new(at.value.address, at.value.ports.0)
     });
     let (name, name_span) = name(table, protocol.unwrap_or(Protocol::Tcp), key);
-    let fullnat = fullnat_only(table, protocol, uses_fullnat);
+    let proxy = proxy_protocol(table, protocol, translates);
+    let fullnat = fullnat_only(table, protocol, uses_fullnat, proxy.is_some());
     let switch = |key| table.boolean(key).unwrap_or(false);
     let pool = fullnat.pool;
     ServiceDraft {
@@ -184,12 +189,13 @@ fn assemble(table: &Reader<'_>, base: Timeouts, parts: Parts<'_>) -> ServiceDraf
             toa: fullnat.toa,
             toa_exid: fullnat.toa_exid,
             toa_no_room: fullnat.toa_no_room,
+            proxy_protocol: proxy,
             tcp_timestamps: fullnat.tcp_timestamps,
             rebase_sequence: fullnat.rebase_sequence,
             expire_nodest_conn: switch("expire_nodest_conn"),
             expire_quiescent_template: switch("expire_quiescent_template"),
             reset_on_expiry: reset_on_expiry(table, protocol),
-            strip_toa: strip_toa(table, protocol, fullnat.toa),
+            strip_toa: strip_toa(table, protocol, fullnat.toa != ToaMode::Off || proxy.is_some()),
             sorry_server: None,
             slow_start: slow_start(table, &scheduling),
             health_check: context.check,
@@ -303,12 +309,24 @@ fn slow_start(table: &Reader<'_>, scheduling: &Scheduling) -> Option<Duration> {
     None
 }
 
+fn proxy_protocol(table: &Reader<'_>, protocol: Option<Protocol>, translates: bool) -> Option<ProxyVersion> {
+    let choices = [("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
+    let version = table.choice("proxy_protocol", &choices)?.value?;
+    if protocol == Some(Protocol::Udp) {
+        table.unfit("proxy_protocol", NOT_OF_UDP, TAKE_AWAY);
+    } else if !translates {
+        let message = "only real servers of mode `fullnat` or `nat` can be told so, and there is none";
+        table.unfit("proxy_protocol", message, TAKE_AWAY);
+    }
+    Some(version)
+}
+
 /// Beside an address that the gateway tells, another one would only be a forgery.
-fn strip_toa(table: &Reader<'_>, protocol: Option<Protocol>, toa: ToaMode) -> bool {
+fn strip_toa(table: &Reader<'_>, protocol: Option<Protocol>, tells_client: bool) -> bool {
     let wanted = table.boolean("strip_toa").unwrap_or(true);
     if !wanted && protocol == Some(Protocol::Udp) {
         table.unfit("strip_toa", NOT_OF_UDP, TAKE_AWAY);
-    } else if !wanted && toa != ToaMode::Off {
+    } else if !wanted && tells_client {
         let message = "the gateway tells the client's address itself, so another one could only be forged";
         table.unfit("strip_toa", message, "set `toa = \"off\"` or take the key away");
     }

@@ -68,7 +68,7 @@ pub(crate) mod trait_ {
     pub(crate) const ONE_PACKET: u8 = 1 << 1;
     /// Its client has a persistence template.
     pub(crate) const PERSISTENT: u8 = 1 << 2;
-    /// `seq_shift` or `timestamp_shift` is not 0.
+    /// `seq_shift` or `timestamp_shift` is not 0, or there is a `preface`.
     pub(crate) const SHIFTED: u8 = 1 << 3;
     /// Handshakes lose their timestamps.
     pub(crate) const STRIP_TIMESTAMPS: u8 = 1 << 4;
@@ -125,6 +125,39 @@ pub struct ToaForm {
     pub must: bool,
 }
 
+/// How far a real server is with the PROXY protocol's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoBytes, Immutable)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    /// It has not acknowledged it: what begins where the client's stream begins carries it.
+    Owed,
+    /// It has, but numbers of before may still come.
+    Told,
+    /// So much was sent since that all numbers are from behind it.
+    Over,
+}
+
+/// The PROXY protocol's header in front of a client's stream.
+#[derive(Debug, Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct Preface {
+    /// Its length in bytes; 0: there is none.
+    pub len: u8,
+    /// Version 1, text; else 2.
+    pub is_v1: bool,
+    pub stage: Stage,
+}
+
+impl Preface {
+    pub(crate) const NONE: Preface = Preface { len: 0, is_v1: false, stage: Stage::Owed };
+
+    /// Whether there is one that the real server has not acknowledged.
+    #[inline(always)]
+    pub(crate) fn is_owed(self) -> bool {
+        self.len > 0 && self.stage == Stage::Owed
+    }
+}
+
 /// One connection.
 #[derive(Debug, Clone, IntoBytes, Immutable)]
 #[repr(C, align(64))]
@@ -175,8 +208,9 @@ pub(crate) struct Conn {
     pub seq_shift: u32,
     pub timestamp_shift: u32,
     pub toa_form: ToaForm,
+    pub preface: Preface,
     /// Fills the cache line, so that a record is nothing but its fields' bytes.
-    pub unused: [u16; 7],
+    pub unused: [u8; 11],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);
@@ -212,7 +246,8 @@ impl Conn {
         seq_shift: 0,
         timestamp_shift: 0,
         toa_form: ToaForm { with_exid: false, must: false },
-        unused: [0; 7],
+        preface: Preface::NONE,
+        unused: [0; 11],
     };
 
     /// The five-tuple of packets that come in in this direction, which is IPv4.
@@ -233,6 +268,38 @@ impl Conn {
     #[inline(always)]
     pub(crate) fn tells_client(&self) -> bool {
         self.toa_kind > TOA_STRIP
+    }
+
+    /// What is added to a client's sequence number; `opens`: that of a SYN.
+    pub(crate) fn shift_of(&self, seq: u32, opens: bool) -> u32 {
+        let first = self.client_isn.wrapping_add(1);
+        // What comes before the stream comes before its preface.
+        let is_before = opens || (self.preface.stage != Stage::Over && seq.wrapping_sub(first) as i32 <= -1);
+        let len = if is_before { 0 } else { u32::from(self.preface.len) };
+        self.seq_shift.wrapping_add(len)
+    }
+
+    /// A number of the real server's as the client has it. All of the preface is where the client's stream begins.
+    pub(crate) fn shifted_back(&self, number: u32) -> u32 {
+        let number = number.wrapping_sub(self.seq_shift);
+        let first = self.client_isn.wrapping_add(1);
+        let (into, len) = (number.wrapping_sub(first), u32::from(self.preface.len));
+        if self.preface.stage == Stage::Over {
+            number.wrapping_sub(len)
+        } else if (into as i32) < 0 {
+            number
+        } else {
+            first.wrapping_add(into.saturating_sub(len))
+        }
+    }
+
+    /// How many bytes of the preface a real server has not acknowledged that acknowledges this number.
+    pub(crate) fn preface_left(&self, ack: u32) -> u32 {
+        if !self.preface.is_owed() {
+            return 0;
+        }
+        let into = ack.wrapping_sub(self.seq_shift).wrapping_sub(self.client_isn.wrapping_add(1));
+        u32::from(self.preface.len).saturating_sub(into)
     }
 
     /// Whether packets that come in in this direction are IPv6.

@@ -125,8 +125,14 @@ named_counters! {
         TcpOptionsMalformed = "tcp_options_malformed",
         /// Handshake segments whose TCP timestamps were overwritten.
         TimestampsStripped = "timestamps_stripped",
-        /// SYN-ACKs whose MSS was lowered to make room for TOA.
+        /// SYN-ACKs whose MSS was lowered to make room for what tells the client's address.
         MssLowered = "mss_lowered",
+        /// Segments that carry the PROXY protocol's header.
+        ProxyInserted = "proxy_inserted",
+        /// Segments that should carry the PROXY protocol's header and came in fragments; the header goes with the next one.
+        ProxyNoRoom = "proxy_no_room",
+        /// Segments that would have exceeded the MTU with the PROXY protocol's header; their sender was told what fits.
+        ProxyOverMtu = "proxy_over_mtu",
     }
 }
 

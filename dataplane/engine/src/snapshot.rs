@@ -171,6 +171,8 @@ pub struct Options {
     pub pass_toa: bool,
     /// How the option that tells the client's address looks, and whether it may be missing.
     pub toa_form: ToaForm,
+    /// FULLNAT and NAT over TCP: the client's address is told in front of its stream, and not in TCP options.
+    pub proxy: Option<wire::proxy::Version>,
     /// TCP connections that end by timeout or because of `expire_nodest_conn` or a deadline are reset on both sides.
     pub reset_on_expiry: bool,
     /// FULLNAT: each connection of a local endpoint begins at a sequence number beyond that of the last one.

@@ -126,6 +126,8 @@ named_counters! {
         NoRoute = "no_route",
         /// No room for the option that tells the client's address, in a service that forwards no segment without it.
         ClientUntold = "client_untold",
+        /// A SYN with data, which would stand in front of the PROXY protocol's header; its sender repeats the data later.
+        SynData = "syn_data",
         /// No room in the packet buffer to insert what must be inserted.
         NoHeadroom = "no_headroom",
         /// The kernel would have got it, but its class is over the rate limit.

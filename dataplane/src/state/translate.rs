@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use api::{DesiredState, RealServer, Refusal, Service, TcpTimestamps, ToaMode, ToaNoRoom, VirtualRange};
+use api::{
+    DesiredState, ProxyVersion, RealServer, Refusal, Service, TcpTimestamps, ToaMode, ToaNoRoom, VirtualRange,
+};
 use engine::conn::ToaForm;
 use engine::fib::Route;
 use engine::plan::{Listen, PlanError, RealSpec, ServiceSpec, Spec};
@@ -13,6 +15,7 @@ use engine::snapshot::{
 use engine::tcp::Timeouts;
 use engine::{ConnState, PortId, Ticks};
 use wire::MacAddr;
+use wire::proxy::Version;
 
 use super::routing::Statics;
 
@@ -72,6 +75,10 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
             expire_quiescent_template: service.expire_quiescent_template,
             pass_toa: !service.strip_toa,
             toa_form: toa_form(service)?,
+            proxy: service.proxy_protocol.map(|version| match version {
+                ProxyVersion::V1 => Version::V1,
+                ProxyVersion::V2 => Version::V2,
+            }),
             reset_on_expiry: service.reset_on_expiry,
             rebase_sequence: service.rebase_sequence,
             timestamps: match service.tcp_timestamps {

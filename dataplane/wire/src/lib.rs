@@ -24,6 +24,7 @@ pub mod ipv4;
 pub mod ipv6;
 mod mac;
 pub mod nat64;
+pub mod proxy;
 pub mod quote;
 pub mod tcp;
 pub mod toa;

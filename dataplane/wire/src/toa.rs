@@ -36,7 +36,7 @@ use crate::{U16, U32};
 mod insert;
 
 pub use crate::tcp::options::Stripped;
-pub use insert::{Inserted, NotInserted, insert};
+pub use insert::{Inserted, NotInserted, insert, insert_before_payload};
 
 /// What most gateways send and all receivers know.
 pub const KIND_DEFAULT: u8 = 254;

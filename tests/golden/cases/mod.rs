@@ -7,6 +7,7 @@ mod malformed;
 mod matrix;
 mod options;
 mod others;
+mod proxy;
 mod states;
 mod themes;
 mod toa;
@@ -23,6 +24,7 @@ pub(crate) fn all() -> Vec<Case> {
         limits::cases(),
         others::cases(),
         toa::cases(),
+        proxy::cases(),
         of_modes(),
     ]
     .into_iter()

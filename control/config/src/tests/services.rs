@@ -1,7 +1,8 @@
 //! Addresses, scheduling and the other keys of a service.
 
 use api::{
-    Persistence, Protocol, Scheduler, SchedulerFlags, TcpTimestamps, ToaMode, ToaNoRoom, VirtualRange,
+    Persistence, Protocol, ProxyVersion, Scheduler, SchedulerFlags, TcpTimestamps, ToaMode, ToaNoRoom,
+    VirtualRange,
 };
 
 use super::{Config, Duration, shown};
@@ -297,12 +298,33 @@ fn the_option_has_an_identifier_and_is_missed_only_where_that_is_wanted() {
 }
 
 #[test]
+fn the_proxy_protocol_takes_the_place_of_the_option() {
+    assert_eq!(loaded(WEB).proxy_protocol, None);
+    assert_eq!(loaded(&format!("{WEB}proxy_protocol = \"off\"")).toa, ToaMode::Option { kind: 254 });
+    for (text, version) in [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)] {
+        let service = loaded(&format!("{WEB}proxy_protocol = \"{text}\""));
+        assert_eq!((service.proxy_protocol, service.toa), (Some(version), ToaMode::Off));
+    }
+    let v2 = format!("{WEB}proxy_protocol = \"v2\"\n");
+    assert!(loaded(&format!("{v2}mode = \"nat\"")).proxy_protocol.is_some());
+    refuses(
+        &format!("{v2}toa = 253"),
+        "253",
+        "`proxy_protocol` tells real servers the client's address already",
+    );
+    refuses(&format!("{v2}strip_toa = false"), "false", "another one could only be forged");
+    refuses(&format!("{v2}mode = \"dr\""), "\"v2\"", "only real servers of mode `fullnat` or `nat`");
+    refuses(&format!("{WEB}send_proxy = true"), "send_proxy", "write `proxy_protocol`");
+}
+
+#[test]
 fn what_is_tcps_is_refused_for_udp() {
     let udp = "listen = \"10.1.0.100:53\"\nprotocol = \"udp\"\n";
     for (key, value) in [
         ("toa", "253"),
         ("toa_exid", "true"),
         ("toa_no_room", "\"drop\""),
+        ("proxy_protocol", "\"v1\""),
         ("tcp_timestamps", "\"strip\""),
         ("rebase_sequence", "true"),
         ("reset_on_expiry", "true"),

@@ -1,12 +1,14 @@
-//! The TOA option: which one, how it gets into a segment, and the MSS that leaves room for it.
+//! The TOA option and the PROXY protocol's header: which one, how it gets into a segment, and the MSS that leaves room
+//! for it.
 
 use wire::checksum::Delta;
+use wire::proxy::{self, Version};
 use wire::tcp::options::{self, Lowered};
 use wire::toa::{self, Encoded, Inserted};
 use wire::{PacketBuf, U16, ethernet, tcp};
 
-use crate::addr::Endpoint;
-use crate::conn::{Conn, Direction};
+use crate::addr::{Endpoint, Tuple};
+use crate::conn::{Conn, Direction, Preface, Stage};
 
 /// The MSS is never lowered below the smallest that every IPv4 host must take (RFC 9293 §3.7.1), less TOA.
 const MSS_MIN: u16 = 536;
@@ -27,7 +29,25 @@ pub(crate) fn toa_of(conn: &Conn, client: Endpoint) -> Encoded {
     encode(conn.toa_kind, client.addr.to_ip(), U16::from_bytes(client.port.to_ne_bytes()))
 }
 
-/// Lowers the MSS of a SYN-ACK, so that a full segment of the client leaves room for TOA.
+/// Bytes that every segment of the client leaves free for either of both.
+pub(crate) fn room_of(conn: &Conn) -> usize {
+    if conn.tells_client() { toa_len(conn) } else { conn.preface.len.into() }
+}
+
+/// The PROXY protocol's header of a connection; `inbound` as its packets come in.
+pub(crate) fn header_of(is_v1: bool, inbound: &Tuple) -> proxy::Encoded {
+    let version = if is_v1 { Version::V1 } else { Version::V2 };
+    proxy::encode(version, inbound.src.to_socket_addr(), inbound.dst.to_socket_addr())
+}
+
+/// What a new connection's real server is to be told by the PROXY protocol.
+pub(crate) fn preface_of(version: Version, inbound: &Tuple) -> Preface {
+    let is_v1 = version == Version::V1;
+    let len = header_of(is_v1, inbound).as_bytes().len() as u8;
+    Preface { len, is_v1, stage: Stage::Owed }
+}
+
+/// Lowers the MSS of a SYN-ACK, so that a full segment of the client leaves room for what is inserted.
 pub(crate) fn lower_mss(segment: &mut [u8], by: usize) -> Option<Lowered> {
     let by = by as u16;
     options::lower_mss(tcp::options_of_mut(segment)?, by, MSS_MIN.saturating_sub(by))

@@ -22,7 +22,7 @@ use crate::steer;
 use crate::table::{Found, Table};
 use crate::tcp::ConnState;
 use crate::time::Ticks;
-use crate::translate;
+use crate::translate::{self, client_address};
 use crate::verdict::{DropReason, PuntClass, Verdict};
 
 /// Ports that are tried when one turns out to be taken by a connection of an older configuration.
@@ -147,6 +147,13 @@ impl Worker {
         if real.mode == Mode::FullNat && !segment.is_udp() {
             let syn = data.get(segment.l4.into()..segment.end.into()).unwrap_or_default();
             self.begin_shifts(&mut conn, service.options, &outbound, now, syn);
+        }
+        if !segment.is_udp()
+            && !real.mode.is_one_way()
+            && let Some(version) = service.options.proxy
+        {
+            conn.preface = client_address::preface_of(version, tuple);
+            conn.traits |= trait_::SHIFTED;
         }
         self.table.conns[index as usize] = conn;
         let entered = if ambiguous {
@@ -306,8 +313,9 @@ fn state_of_new(protocol: u8) -> ConnState {
 fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service, real: &Real) -> Conn {
     let state = state_of_new(segment.key.protocol);
     let tells_client = real.mode == Mode::FullNat && state == ConnState::SynRecv;
-    let toa = service.toa.filter(|_| tells_client);
-    let strips = state == ConnState::SynRecv && !service.options.pass_toa;
+    let proxy = service.options.proxy;
+    let toa = service.toa.filter(|_| tells_client && proxy.is_none());
+    let strips = state == ConnState::SynRecv && (!service.options.pass_toa || proxy.is_some());
     let one_packet = service.options.one_packet && state == ConnState::Udp;
     let traits = [
         (real.mode.is_one_way(), trait_::ONE_WAY),

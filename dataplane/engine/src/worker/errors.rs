@@ -8,19 +8,19 @@ use wire::checksum::Delta;
 use wire::icmpv6::QUOTE_LEN_MAX;
 use wire::nat64::NextHopMtus;
 use wire::quote::{self, Quote, Rewrite};
-use wire::{Addresses, Family, PacketBuf, U16, U32, ethernet, icmp, icmpv6, ipv4, ipv6, view, view_mut};
+use wire::{Addresses, Family, PacketBuf, U16, U32, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, view, view_mut};
 use zerocopy::IntoBytes;
 
 use super::forward::{Exit, Fit, hops};
 use super::{Worker, tunnel_errors};
 use crate::addr::{Addr, Endpoint, Tuple};
-use crate::conn::{Direction, flag};
+use crate::conn::{Conn, Direction, flag};
 use crate::counters::Counter;
 use crate::hash::Key;
 use crate::parse::{Message, Piece, Segment};
 use crate::snapshot::{Mode, Snapshot};
 use crate::table::Found;
-use crate::translate::client_address::toa_len;
+use crate::translate::client_address::room_of;
 use crate::translate::word;
 use crate::verdict::{DropReason, PuntClass, Verdict};
 
@@ -132,12 +132,17 @@ impl Worker {
         let conn = &self.table.conns[found.conn as usize];
         let was = Was {
             tuple: self.table.tuple(conn, found.direction.other()),
-            seq_shift: if found.direction == Direction::Outbound { conn.seq_shift.wrapping_neg() } else { 0 },
+            seq_shift: if found.direction == Direction::Outbound {
+                quoted_shift(conn, packet.data(), message, quote)
+            } else {
+                0
+            },
         };
         // Who reports is hidden as well as who was reported to, but for clients' networks in NAT, which know each other.
         let keeps_reporter = conn.mode == Mode::Nat && found.direction == Direction::Inbound;
         let toa_pending = conn.has(flag::TOA_PENDING) && found.direction == Direction::Outbound;
-        let room = if toa_pending { toa_len(conn) as u16 } else { 0 };
+        let preface_owed = conn.preface.is_owed() && found.direction == Direction::Outbound;
+        let room = if toa_pending || preface_owed { room_of(conn) as u16 } else { 0 };
         packet.truncate(message.end.into());
         if message.wide == conn.is_wide(found.direction.other()) {
             rewrite_error(packet.data_mut(), message, quote, &was, keeps_reporter, room).is_some()
@@ -166,6 +171,13 @@ pub(super) fn addresses(tuple: &Tuple) -> Addresses {
         (Some(_), Some(_)) => Addresses::V4 { src: word(tuple.src.addr), dst: word(tuple.dst.addr) },
         _ => Addresses::V6 { src: tuple.src.addr.octets(), dst: tuple.dst.addr.octets() },
     }
+}
+
+/// What is to be added to the sequence number of a quoted segment of a client's.
+fn quoted_shift(conn: &Conn, data: &[u8], message: Message, quote: &Quote) -> u32 {
+    const SEQ: usize = std::mem::offset_of!(tcp::Header, seq);
+    let seq = view::<U32>(data, usize::from(message.l4) + quote.l4_offset + SEQ);
+    seq.map_or(0, |seq| conn.shifted_back(seq.get()).wrapping_sub(seq.get()))
 }
 
 /// What the quoted packet was before the gateway changed it.

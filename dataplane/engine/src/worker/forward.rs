@@ -3,10 +3,11 @@
 use wire::checksum::Delta;
 use wire::icmp::Error;
 use wire::tcp::{self, flags};
-use wire::{PacketBuf, ethernet, ipv4, ipv6, toa, view, view_mut};
+use wire::{PacketBuf, U16, ethernet, ipv4, ipv6, toa, view, view_mut};
 
 use super::Worker;
-use super::track::Tracked;
+use super::shift::carries_header;
+use super::track::{Tracked, payload_len};
 use crate::addr::Addr;
 use crate::conn::{Direction, flag, trait_};
 use crate::counters::Counter;
@@ -60,6 +61,7 @@ impl Worker {
         {
             return verdict;
         }
+        self.note_preface(packet.data(), segment, found);
         self.shift_back(packet, segment, found);
         match self.track(now, packet.data(), segment, found) {
             Tracked::Forward => self.send(packet, segment, found),
@@ -164,13 +166,12 @@ impl Worker {
         let change = family::growth(segment, leaves_wide);
         let len = segment.total_len().saturating_add_signed(change);
         let tells = self.tells(segment, found);
-        let must_grow = if tells && conn.toa_form.must { client_address::toa_len(conn) } else { 0 };
+        let carries = self.carries(packet.data(), segment, found)?;
+        let must_grow =
+            if carries || tells && conn.toa_form.must { client_address::room_of(conn) } else { 0 };
         let own_mtu = mtu.saturating_add_signed(-(change as i16)).saturating_sub(must_grow as u16);
         let fit = fit(packet.data(), segment, segment.total_len(), own_mtu);
-        if must_grow > 0 && matches!(fit, Err(Refused::TooBig { .. })) {
-            self.counters.event(Counter::ToaOverMtu).add(1);
-        }
-        let fit = fit?;
+        let fit = fit.inspect_err(|refused| self.count_over_mtu(refused, must_grow, carries))?;
         // An IPv6 packet cannot be cut by a router.
         if fit == Fit::Cut && leaves_wide {
             return Err(Refused::TooBig { mtu: own_mtu });
@@ -194,6 +195,9 @@ impl Worker {
                 }
             }
         }
+        if carries {
+            self.put_header(packet, &mut segment, found, (&mut ip, &mut l4))?;
+        }
         let conn = &self.table.conns[found.conn as usize];
         let tuple = self.table.tuple(conn, found.direction.other()).reversed();
         let deltas = conn.deltas.of(found.direction);
@@ -210,6 +214,63 @@ impl Worker {
         }
         headers.rewrite(&tuple, deltas, ip, l4);
         Ok(fit)
+    }
+
+    /// Counts what does not fit the next link because of what it must carry.
+    #[cold]
+    fn count_over_mtu(&self, refused: &Refused, must_grow: usize, carries: bool) {
+        if must_grow > 0 && matches!(refused, Refused::TooBig { .. }) {
+            let event = if carries { Counter::ProxyOverMtu } else { Counter::ToaOverMtu };
+            self.counters.event(event).add(1);
+        }
+    }
+
+    /// Whether a packet is to carry the PROXY protocol's header.
+    #[inline(always)]
+    fn carries(&self, data: &[u8], segment: &Segment, found: Found) -> Result<bool, Refused> {
+        let conn = &self.table.conns[found.conn as usize];
+        if conn.preface.len == 0 || found.direction == Direction::Outbound || segment.piece == Piece::Later {
+            return Ok(false);
+        }
+        let Some(header) = view::<tcp::Header>(data, segment.l4.into()) else { return Ok(false) };
+        if segment.flags & flags::SYN != 0 && payload_len(header, segment) > 0 {
+            return Err(Refused::Drop(DropReason::SynData));
+        }
+        if segment.piece == Piece::First
+            && carries_header(conn, &Segment { piece: Piece::Whole, ..*segment }, header)
+        {
+            self.counters.event(Counter::ProxyNoRoom).add(1);
+        }
+        Ok(carries_header(conn, segment, header))
+    }
+
+    /// Puts the PROXY protocol's header in front of a segment's payload.
+    #[cold]
+    fn put_header<P: PacketBuf>(
+        &self,
+        packet: &mut P,
+        segment: &mut Segment,
+        found: Found,
+        (ip, l4): (&mut Delta, &mut Delta),
+    ) -> Result<(), Refused> {
+        let conn = &self.table.conns[found.conn as usize];
+        let inbound = self.table.tuple(conn, Direction::Inbound);
+        let header = client_address::header_of(conn.preface.is_v1, &inbound);
+        let (l3, at) = (ethernet::HEADER_LEN, segment.l4.into());
+        let inserted = toa::insert_before_payload(packet, l3, at, header.as_bytes())
+            .map_err(|_| Refused::Drop(DropReason::NoHeadroom))?;
+        *ip += inserted.ip;
+        *l4 += inserted.tcp;
+        segment.end += u16::from(conn.preface.len);
+        if segment.flags & flags::URG != 0
+            && let Some(tcp) = view_mut::<tcp::Header>(packet.data_mut(), at)
+        {
+            let old = tcp.urgent;
+            tcp.urgent = U16::new(old.get().saturating_add(conn.preface.len.into()));
+            *l4 += Delta::ZERO.replace16(old, tcp.urgent);
+        }
+        self.counters.event(Counter::ProxyInserted).add(1);
+        Ok(())
     }
 
     /// Whether a packet is to carry the client's address: the real server has not seen it yet.
@@ -278,11 +339,11 @@ impl Worker {
         let conn = &self.table.conns[found.conn as usize];
         match found.direction {
             Direction::Inbound => {
-                let opens = conn.tells_client() && segment.flags & flags::SYN != 0;
+                let opens = client_address::room_of(conn) > 0 && segment.flags & flags::SYN != 0;
                 tcp::options_of_mut(l4).map_or(Delta::ZERO, |options| self.strip(options, opens))
             }
-            Direction::Outbound if conn.tells_client() && segment.flags & flags::SYN != 0 => {
-                self.lower_mss(l4, client_address::toa_len(conn))
+            Direction::Outbound if segment.flags & flags::SYN != 0 && client_address::room_of(conn) > 0 => {
+                self.lower_mss(l4, client_address::room_of(conn))
             }
             Direction::Outbound => Delta::ZERO,
         }

@@ -5,14 +5,19 @@
 //! gateway gives each connection an initial sequence number and a timestamp that only go forward for one local
 //! endpoint (RFC 6528). Everything that the gateway itself looks at is in the client's numbers: what the real server
 //! sends is shifted back before it is tracked, what the client sends is shifted after.
+//!
+//! Where a real server is told its clients by the PROXY protocol, the header stands between a client's SYN and its first
+//! byte. Everything from there on is further by its length; what lies within it is, for the client, where its stream
+//! begins.
 
 use wire::checksum::Delta;
 use wire::tcp::{self, flags, options};
-use wire::{PacketBuf, view, view_mut};
+use wire::{PacketBuf, U16, view, view_mut};
 
 use super::Worker;
+use super::track::{checksum_is_valid, scale_of};
 use crate::addr::Tuple;
-use crate::conn::{Conn, Direction, trait_};
+use crate::conn::{Conn, Direction, Stage, trait_};
 use crate::counters::Counter;
 use crate::parse::{Piece, Segment};
 use crate::snapshot::{Options, Timestamps};
@@ -24,6 +29,9 @@ use crate::time::{TICKS_PER_SECOND, Ticks};
 const ISN_PER_TICK: u32 = (1 << 24) / TICKS_PER_SECOND;
 /// Timestamps are taken to count milliseconds, the fastest clock that is usual (RFC 7323 §5.4).
 const MILLIS_PER_TICK: u32 = 1000 / TICKS_PER_SECOND;
+/// When so much was acknowledged, no number of the first bytes comes any more; half of what can be told from numbers that
+/// lie before.
+const OVER_AFTER: u32 = 1 << 30;
 
 impl Worker {
     /// Sets up what a new connection of a FULLNAT real server is to have shifted.
@@ -63,12 +71,42 @@ impl Worker {
         }
         let (by, timestamps) = (conn.seq_shift.wrapping_neg(), conn.timestamp_shift.wrapping_neg());
         edit(packet, segment, |header, options| {
-            let mut delta = header.shift_ack(by);
-            if header.flags & flags::SYN == 0 {
-                delta += options::map_sack(options, by);
+            let opens = header.flags & flags::SYN != 0;
+            let mut delta = take_window(conn, header);
+            if opens || conn.preface.len == 0 {
+                delta += header.shift_ack(by);
+                delta += if opens { Delta::ZERO } else { options::map_sack(options, by) };
+            } else {
+                let ack = header.ack.get();
+                delta += header.shift_ack(conn.shifted_back(ack).wrapping_sub(ack));
+                delta += options::map_sack_edges(options, |edge| conn.shifted_back(edge));
             }
             delta + options::shift_timestamps(options, 0, timestamps)
         });
+    }
+
+    /// Looks how far a real server is with the PROXY protocol's header; to be asked before [`Worker::shift_back`].
+    pub(super) fn note_preface(&mut self, data: &[u8], segment: &Segment, found: Found) {
+        let conn = &mut self.table.conns[found.conn as usize];
+        let preface = conn.preface;
+        let counts = segment.flags & (flags::SYN | flags::RST | flags::ACK) == flags::ACK;
+        if preface.len == 0
+            || preface.stage == Stage::Over
+            || !counts
+            || found.direction == Direction::Inbound
+        {
+            return;
+        }
+        let Some(tcp) = view::<tcp::Header>(data, segment.l4.into()) else { return };
+        let into = tcp.ack.get().wrapping_sub(conn.seq_shift).wrapping_sub(conn.client_isn.wrapping_add(1));
+        let stage = match preface.stage {
+            Stage::Owed if (u32::from(preface.len)..OVER_AFTER).contains(&into) => Stage::Told,
+            Stage::Told if (OVER_AFTER..2 * OVER_AFTER).contains(&into) => Stage::Over,
+            _ => return,
+        };
+        if checksum_is_valid(data, segment) {
+            conn.preface.stage = stage;
+        }
     }
 
     /// Shifts what a client sends, and takes timestamps out of handshakes where that is wanted.
@@ -83,10 +121,40 @@ impl Worker {
         }
         if conn.is(trait_::SHIFTED) && found.direction == Direction::Inbound {
             edit(packet, segment, |header, options| {
-                header.shift_seq(conn.seq_shift) + options::shift_timestamps(options, conn.timestamp_shift, 0)
+                // What carries the header begins where that does.
+                let by = if carries_header(conn, segment, header) {
+                    conn.seq_shift
+                } else {
+                    conn.shift_of(header.seq.get(), header.flags & flags::SYN != 0)
+                };
+                header.shift_seq(by) + options::shift_timestamps(options, conn.timestamp_shift, 0)
             });
         }
     }
+}
+
+/// Whether a client's segment is to carry the PROXY protocol's header: it begins where the client's stream begins, and the
+/// real server has not acknowledged the header. That is the ACK of the handshake, so that real servers that speak first
+/// have it as well, whatever repeats it, and the first data. Were it lost with all of them, the real server would repeat its
+/// SYN-ACK, or the client its data.
+#[inline(always)]
+pub(super) fn carries_header(conn: &Conn, segment: &Segment, header: &tcp::Header) -> bool {
+    conn.preface.is_owed()
+        && segment.flags & (flags::SYN | flags::RST | flags::ACK) == flags::ACK
+        && segment.piece == Piece::Whole
+        && header.seq.get() == conn.client_isn.wrapping_add(1)
+}
+
+/// The header that is under way takes its room in the real server's window (rounded up to what the window can say).
+fn take_window(conn: &Conn, header: &mut tcp::Header) -> Delta {
+    let left = conn.preface_left(header.ack.get());
+    if left == 0 || !header.has(flags::ACK) {
+        return Delta::ZERO;
+    }
+    let scale = if header.has(flags::SYN) { 0 } else { scale_of(conn, Direction::Outbound) };
+    let old = header.window;
+    header.window = U16::new(old.get().saturating_sub(left.div_ceil(1 << scale) as u16));
+    Delta::ZERO.replace16(old, header.window)
 }
 
 /// Changes the header or the options of a TCP segment, and its checksum by what that changes.

@@ -4,6 +4,7 @@ mod fragments;
 mod icmp_errors;
 mod ipv6;
 mod modes;
+mod proxy;
 mod refused;
 mod resets;
 mod resources;

@@ -4,7 +4,7 @@ use wire::tcp::{self, flags};
 use wire::{checksum, ethernet, ipv4, ipv6, udp, view};
 
 use super::{Worker, timeout};
-use crate::conn::{Conn, Direction, Scale, flag, trait_};
+use crate::conn::{Conn, Direction, Scale, Stage, flag, trait_};
 use crate::counters::Counter;
 use crate::parse::{Piece, Segment};
 use crate::table::Found;
@@ -263,7 +263,7 @@ pub(super) fn scale_in(options: &[u8]) -> Scale {
 
 /// RFC 7323 §2.2: scales count only if both sides offered one.
 #[inline(always)]
-fn scale_of(conn: &Conn, direction: Direction) -> u8 {
+pub(super) fn scale_of(conn: &Conn, direction: Direction) -> u8 {
     let scaled = conn.scales[0].offered && conn.scales[1].offered;
     if scaled { conn.scales[direction as usize].shift } else { 0 }
 }
@@ -312,6 +312,7 @@ fn begin_anew(conn: &mut Conn, syn_ack: &tcp::Header) {
     if conn.tells_client() {
         conn.flags |= flag::TOA_PENDING;
     }
+    conn.preface.stage = Stage::Owed;
     conn.client_isn = syn_ack.ack.get().wrapping_sub(1);
 }
 

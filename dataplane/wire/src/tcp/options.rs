@@ -386,6 +386,50 @@ pub fn map_sack(options: &mut [u8], shift: u32) -> Delta {
     edited.delta
 }
 
+/// Puts `map` of it in the place of every edge of every selective acknowledgement. A block of which nothing remains, its
+/// edges having become one, is taken out.
+///
+/// The result is the change for the TCP checksum.
+pub fn map_sack_edges(options: &mut [u8], map: impl Fn(u32) -> u32) -> Delta {
+    if crate::toa::is_harmless(options) {
+        return Delta::ZERO;
+    }
+    let mut room = [KIND_NOP; super::OPTIONS_LEN_MAX];
+    let Some(old) = room.get_mut(..options.len()) else { return Delta::ZERO };
+    old.copy_from_slice(options);
+    let holds_blocks =
+        |opt: &Opt, _: &[u8]| opt.kind == KIND_SACK && (opt.len - 2).is_multiple_of(SACK_BLOCK_LEN);
+    edit_where(options, holds_blocks, |opt, options| {
+        map_blocks(options.get_mut(opt.offset..opt.offset + opt.len).unwrap_or_default(), &map);
+        Delta::ZERO
+    });
+    Delta::ZERO.replace_bytes(old, options)
+}
+
+/// One option of [`map_sack_edges`].
+fn map_blocks(option: &mut [u8], map: impl Fn(u32) -> u32) {
+    let mut end = 2;
+    for start in (2..option.len()).step_by(SACK_BLOCK_LEN) {
+        let Some(&edges) = crate::view::<[U32; 2]>(option, start) else { break };
+        let edges = edges.map(|edge| U32::new(map(edge.get())));
+        if edges[0] == edges[1] {
+            continue;
+        }
+        if let Some(block) = crate::view_mut::<[U32; 2]>(option, end) {
+            *block = edges;
+            end += SACK_BLOCK_LEN;
+        }
+    }
+    if end == 2 {
+        option.fill(KIND_NOP);
+        return;
+    }
+    if let Some(len) = option.get_mut(1) {
+        *len = end as u8;
+    }
+    option.get_mut(end..).unwrap_or_default().fill(KIND_NOP);
+}
+
 /// Adds `value_shift` to the timestamp value and `echo_shift` to the echo reply, both modulo 2^32, in every
 /// timestamps option of the right length. An echo reply counts in segments with ACK only, and is zero in
 /// others (RFC 7323 §3.2): shift it by zero there.

@@ -1,4 +1,4 @@
-//! Putting an option into a segment, over IPv4 and IPv6.
+//! Putting an option, or bytes in front of the payload, into a segment, over IPv4 and IPv6.
 
 use crate::checksum::Delta;
 use crate::tcp::{self, options};
@@ -50,27 +50,65 @@ pub fn insert<P: PacketBuf>(
         let tcp = options::put_first(options, option).ok_or(NotInserted::NoRoom)?;
         return Ok(Inserted { ip: Delta::ZERO, tcp });
     }
-    let ip = data.get_mut(l3_offset..l4_offset).unwrap_or_default();
+    let mut inserted = insert_at(packet, l3_offset, l4_offset, l4_offset + tcp::HEADER_LEN, option)?;
+    if let Some(header) = crate::view_mut::<tcp::Header>(packet.data_mut(), l4_offset) {
+        let old = U16::from_bytes([header.data_offset, header.flags]);
+        header.set_header_len(header_len);
+        inserted.tcp = inserted.tcp.replace16(old, U16::from_bytes([header.data_offset, header.flags]));
+    }
+    Ok(inserted)
+}
+
+/// Puts `bytes` in front of the payload of the segment at `l4_offset`, otherwise like [`insert`]. A payload that thereby
+/// moves to an odd offset is summed up anew in both places; whatever was wrong in it stays wrong.
+///
+/// # Errors
+/// There is no room in the IP packet, or in the buffer.
+pub fn insert_before_payload<P: PacketBuf>(
+    packet: &mut P,
+    l3_offset: usize,
+    l4_offset: usize,
+    bytes: &[u8],
+) -> Result<Inserted, NotInserted> {
+    let data = packet.data();
+    let header: &tcp::Header = crate::view(data, l4_offset).ok_or(NotInserted::NoRoom)?;
+    let payload_at = l4_offset + header.header_len();
+    let payload = data.get(payload_at..).ok_or(NotInserted::NoRoom)?;
+    let turned = if bytes.len().is_multiple_of(2) { Delta::ZERO } else { turned(payload) };
+    let inserted = insert_at(packet, l3_offset, l4_offset, payload_at, bytes)?;
+    Ok(Inserted { tcp: inserted.tcp + turned, ..inserted })
+}
+
+/// What moving by one byte changes in the sum of `bytes`: every word has its bytes the other way round (RFC 1071 §2 B).
+fn turned(bytes: &[u8]) -> Delta {
+    let sum = Delta::ZERO.add_bytes(bytes);
+    sum.negated() + Delta::from_folded(sum.to_folded().swap_bytes())
+}
+
+/// Makes room for `bytes` at this even offset of the segment by moving what is in front of it forward.
+#[inline]
+fn insert_at<P: PacketBuf>(
+    packet: &mut P,
+    l3_offset: usize,
+    l4_offset: usize,
+    at: usize,
+    bytes: &[u8],
+) -> Result<Inserted, NotInserted> {
+    let ip = packet.data().get(l3_offset..l4_offset).unwrap_or_default();
     let (old_len, len_field) = length_field(ip).ok_or(NotInserted::NoRoom)?;
-    let new_len = old_len.get().checked_add(option.len() as u16).ok_or(NotInserted::NoRoom)?;
-    if !packet.push_front(option.len()) {
+    let new_len = old_len.get().checked_add(bytes.len() as u16).ok_or(NotInserted::NoRoom)?;
+    if !packet.push_front(bytes.len()) {
         return Err(NotInserted::NoHeadroom);
     }
     let data = packet.data_mut();
-    let option_at = l4_offset + tcp::HEADER_LEN;
-    data.copy_within(option.len()..option.len() + option_at, 0);
-    if let Some(room) = data.get_mut(option_at..option_at + option.len()) {
-        room.copy_from_slice(option);
+    data.copy_within(bytes.len()..bytes.len() + at, 0);
+    if let Some(room) = data.get_mut(at..at + bytes.len()) {
+        room.copy_from_slice(bytes);
     }
     if let Some(field) = crate::view_mut::<U16>(data, l3_offset + len_field) {
         *field = U16::new(new_len);
     }
-    let mut tcp = Delta::ZERO.add_bytes(option).add16(U16::new(option.len() as u16));
-    if let Some(header) = crate::view_mut::<tcp::Header>(data, l4_offset) {
-        let old = U16::from_bytes([header.data_offset, header.flags]);
-        header.set_header_len(header_len);
-        tcp = tcp.replace16(old, U16::from_bytes([header.data_offset, header.flags]));
-    }
+    let tcp = Delta::ZERO.add_bytes(bytes).add16(U16::new(bytes.len() as u16));
     let is_v4 = len_field == core::mem::offset_of!(ipv4::Header, total_len);
     let ip = if is_v4 { Delta::ZERO.replace16(old_len, U16::new(new_len)) } else { Delta::ZERO };
     Ok(Inserted { ip, tcp })

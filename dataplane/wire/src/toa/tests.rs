@@ -282,3 +282,38 @@ proptest! {
         prop_assert!(!left);
     }
 }
+
+#[test]
+fn bytes_in_front_of_the_payload_leave_the_checksum_as_right_or_wrong_as_it_was() {
+    let frame = TcpFrame { options: vec![1; 8], payload: (1..=99).collect(), ..TcpFrame::default() };
+    let v6 = TcpFrame6 { tcp: frame.clone(), ..TcpFrame6::default() };
+    for (bytes, l4) in [(frame.to_vec(), 34), (v6.to_vec(), 54)] {
+        for (len, wrong) in [(28, 0), (31, 0), (31, 5), (0, 0)] {
+            let first: Vec<u8> = (0..len).map(|n| b'A' + n).collect();
+            let mut packet = HeapBuf::from_frame(&bytes);
+            packet.data_mut()[l4 + 60] ^= wrong;
+            let inserted = insert_before_payload(&mut packet, 14, l4, &first).unwrap();
+            let data = packet.data_mut();
+            let tcp: &mut tcp::Header = crate::view_mut(data, l4).unwrap();
+            tcp.checksum = inserted.tcp.apply(tcp.checksum);
+            assert_eq!(data.len(), bytes.len() + first.len());
+            assert_eq!(data[l4 + 28..l4 + 28 + first.len()], first);
+            assert_eq!(data[l4 + 28 + first.len()], 1);
+            let valid = if l4 == 34 {
+                let ip: &mut ipv4::Header = crate::view_mut(data, 14).unwrap();
+                ip.checksum = inserted.ip.apply(ip.checksum);
+                let (src, dst) = (ip.src, ip.dst);
+                assert!(crate::checksum::verify_ipv4(&data[14..34]));
+                crate::checksum::verify_tcp_v4(src, dst, &data[l4..])
+            } else {
+                let ip: &crate::ipv6::Header = crate::view(data, 14).unwrap();
+                assert_eq!(usize::from(ip.payload_len.get()), data.len() - 54);
+                crate::checksum::verify_tcp_v6(&ip.src, &ip.dst, &data[l4..])
+            };
+            assert_eq!(valid, wrong == 0, "{len} bytes in front");
+        }
+    }
+    let mut packet = HeapBuf::with_room(&frame.to_vec(), 20, 0);
+    assert_eq!(insert_before_payload(&mut packet, 14, 34, &[0; 21]), Err(NotInserted::NoHeadroom));
+    assert_eq!(packet.data(), frame.to_vec());
+}

@@ -263,3 +263,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn blocks_that_vanish_are_taken_out_and_the_others_move_up() {
+    let edges = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
+    // Everything up to 100 becomes 100.
+    let map = |number: u32| number.max(100);
+    let mut both = [&[1, 1, KIND_SACK, 18][..], &edges(&[10, 90, 50, 200])].concat();
+    let before = internet(&[&[0x12; 20], &both[..]].concat());
+    let delta = map_sack_edges(&mut both, map);
+    assert_eq!(both, [&[1, 1, KIND_SACK, 10][..], &edges(&[100, 200]), &[1; 8]].concat());
+    assert_eq!(delta.apply(before), internet(&[&[0x12; 20], &both[..]].concat()));
+    let mut none = [&[1, 1, KIND_SACK, 10][..], &edges(&[10, 90])].concat();
+    map_sack_edges(&mut none, map);
+    assert_eq!(none, [1; 12]);
+    let mut broken = [&[1, 1, KIND_SACK, 9][..], &edges(&[10, 90])].concat();
+    let old = broken.clone();
+    map_sack_edges(&mut broken, map);
+    assert_eq!(broken, old, "no whole blocks");
+}
