@@ -7,9 +7,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::wait::wait_for;
+
+/// How long the guest may take to repeat a word, and how often it is asked to.
+const SETTLE_WAIT: Duration = Duration::from_secs(10);
+const SETTLE_TRIES: u32 = 6;
 
 /// What a command in the guest said.
 #[derive(Debug, Clone)]
@@ -60,6 +64,7 @@ impl Listening {
         let mut agent = Agent { stream: BufReader::new(stream), console: self.console };
         let line = agent.line()?;
         ensure!(line == "== ready", "the guest said {line:?} instead of being ready:\n{}", agent.console());
+        agent.settle(patience)?;
         Ok(agent)
     }
 }
@@ -72,6 +77,24 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    /// Waits until a line arrives as it was sent: an emulated UART may throw away what is in its FIFO when the guest has
+    /// just opened it, and a part of a line does anything.
+    fn settle(&mut self, patience: Duration) -> Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(SETTLE_WAIT))?;
+        for attempt in 0..SETTLE_TRIES {
+            let word = format!("settled-{attempt}");
+            writeln!(self.stream.get_mut(), "echo {word}").context("writing to the guest")?;
+            while let Ok(line) = self.line() {
+                if line == word {
+                    self.stream.get_ref().set_read_timeout(Some(patience))?;
+                    while !self.line()?.starts_with("== ") {}
+                    return Ok(());
+                }
+            }
+        }
+        bail!("the guest does not repeat what it is told:\n{}", self.console())
+    }
+
     /// Runs a line of shell in the guest; any exit status is fine.
     pub(crate) fn run_any(&mut self, line: &str) -> Result<Said> {
         ensure!(!line.contains('\n'), "commands are single lines: {line:?}");
