@@ -1,7 +1,7 @@
 //! The outer headers of mode TUN.
 
 use wire::tunnel::{Inner, Kind, OuterV4, OuterV6, outer_dscp_ecn};
-use wire::{Family, PacketBuf, U16, checksum, ethernet, ipv4};
+use wire::{Family, PacketBuf, U16, U32, checksum, ethernet, ipv4, ipv6};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::word;
@@ -87,41 +87,87 @@ impl Wrapper {
         written.is_some()
     }
 
-    /// [`Wrapper::wrap`] for what is met most: IP in IP over IPv4 around a plain header, whole at the front of the packet, with
-    /// `macs` to leave with. `false`, with nothing changed, for every other tunnel and where there is no room.
+    /// [`Wrapper::wrap`] for what is met most: IP in IP around a plain header, whole at the front of the packet, with `macs` to
+    /// leave with. `false`, with nothing changed, for every other tunnel and where there is no room.
     #[inline(always)]
     pub(crate) fn wrap_bare<P: PacketBuf, I: Ip>(
         &self,
         packet: &mut P,
-        (inner, len): (&I, usize),
-        macs: [u8; 12],
+        inner: (&I, usize),
+        (macs, flow): ([u8; 12], Key),
         id: u16,
     ) -> bool {
-        let Some(addrs) = self.bare else { return false };
-        let outer = Frame {
-            macs,
-            ether_type: ethernet::ETHERTYPE_IPV4,
-            ip: Ipv4 {
-                version_ihl: 0x45,
-                dscp_ecn: outer_dscp_ecn(inner.dscp_ecn()),
-                total_len: U16::new((len + ipv4::HEADER_LEN) as u16),
-                id: U16::new(id),
-                flags_fragment: U16::new(if inner.dont_fragment() { ipv4::FLAG_DONT_FRAGMENT } else { 0 }),
-                ttl: inner.hops(),
-                protocol: if I::WIDE { ipv4::PROTO_IPV6 } else { ipv4::PROTO_IPIP },
-                checksum: U16::ZERO,
-                addrs,
-            },
-            l4: [0u8; 0],
-        };
-        let checksum = checksum::internet(outer.ip.as_bytes());
-        if !packet.push_front(ipv4::HEADER_LEN) {
-            return false;
+        match (self.kind, self.bare) {
+            (Kind::Ip, Some(addrs)) => wrap_over_v4(packet, inner, macs, addrs, id),
+            (Kind::Ip, None) => wrap_over_v6(packet, inner, macs, [self.source, self.real], flow_hash(flow)),
+            _ => false,
         }
-        let Ok((front, _)) = Frame::mut_from_prefix(packet.data_mut()) else { return false };
-        *front = Frame { ip: Ipv4 { checksum, ..outer.ip }, ..outer };
-        true
     }
+}
+
+/// An IPv4 header around the packet behind `inner`, which is of so many bytes.
+#[inline(always)]
+fn wrap_over_v4<P: PacketBuf, I: Ip>(
+    packet: &mut P,
+    (inner, len): (&I, usize),
+    macs: [u8; 12],
+    addrs: [u8; 8],
+    id: u16,
+) -> bool {
+    let outer = Frame {
+        macs,
+        ether_type: ethernet::ETHERTYPE_IPV4,
+        ip: Ipv4 {
+            version_ihl: 0x45,
+            dscp_ecn: outer_dscp_ecn(inner.dscp_ecn()),
+            total_len: U16::new((len + ipv4::HEADER_LEN) as u16),
+            id: U16::new(id),
+            flags_fragment: U16::new(if inner.dont_fragment() { ipv4::FLAG_DONT_FRAGMENT } else { 0 }),
+            ttl: inner.hops(),
+            protocol: if I::WIDE { ipv4::PROTO_IPV6 } else { ipv4::PROTO_IPIP },
+            checksum: U16::ZERO,
+            addrs,
+        },
+        l4: [0u8; 0],
+    };
+    let checksum = checksum::internet(outer.ip.as_bytes());
+    if !packet.push_front(ipv4::HEADER_LEN) {
+        return false;
+    }
+    let Ok((front, _)) = Frame::mut_from_prefix(packet.data_mut()) else { return false };
+    *front = Frame { ip: Ipv4 { checksum, ..outer.ip }, ..outer };
+    true
+}
+
+/// An IPv6 header around the packet behind `inner`, which is of so many bytes.
+#[inline(always)]
+fn wrap_over_v6<P: PacketBuf, I: Ip>(
+    packet: &mut P,
+    (inner, len): (&I, usize),
+    macs: [u8; 12],
+    [source, real]: [Addr; 2],
+    flow_hash: u32,
+) -> bool {
+    let Ok(payload_len) = u16::try_from(len) else { return false };
+    if !packet.push_front(ipv6::HEADER_LEN) {
+        return false;
+    }
+    let Ok((front, _)) = Frame::mut_from_prefix(packet.data_mut()) else { return false };
+    let class = u32::from(outer_dscp_ecn(inner.dscp_ecn()));
+    *front = Frame {
+        macs,
+        ether_type: ethernet::ETHERTYPE_IPV6,
+        ip: ipv6::Header {
+            version_class_flow: U32::new(6 << 28 | class << 20 | flow_hash & 0x000f_ffff),
+            payload_len: U16::new(payload_len),
+            next_header: if I::WIDE { ipv4::PROTO_IPV6 } else { ipv4::PROTO_IPIP },
+            hop_limit: inner.hops(),
+            src: source.octets(),
+            dst: real.octets(),
+        },
+        l4: [0u8; 0],
+    };
+    true
 }
 
 /// The same for all packets of a flow. What routers between need is spread, not secrecy.

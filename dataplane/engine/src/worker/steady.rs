@@ -201,13 +201,13 @@ impl Worker {
         frame.l4.note(conn, Direction::Inbound, len - I::HEADER_LEN);
         conn.seen = now;
         self.counters.real(conn.real_id).count(Direction::Inbound, len);
-        let (inner, id) = (frame.ip, self.packet_id.next());
-        if wrapper.wrap_bare(packet, (&inner, len), egress.macs, id) {
-            return Some(Verdict::Forward(egress.port));
-        }
         // As the parser has it: without the addresses of an IPv6 packet.
         let key = conn.key(Direction::Inbound);
         let flow = if I::WIDE { Key { addrs: 0, ..key } } else { key };
+        let (inner, id) = (frame.ip, self.packet_id.next());
+        if wrapper.wrap_bare(packet, (&inner, len), (egress.macs, flow), id) {
+            return Some(Verdict::Forward(egress.port));
+        }
         // The room was looked at above.
         let _ = wrapper.wrap(packet, flow, id);
         if let Some(macs) = packet.data_mut().first_chunk_mut() {
