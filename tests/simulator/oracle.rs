@@ -363,7 +363,10 @@ impl Oracle {
         let known = self.by_client.get(&(input.protocol, input.src, input.dst)).copied();
         let same = known.filter(|i| {
             let flow = &self.flows[*i];
-            (flow.mode, flow.local, flow.real) == (*mode, *local, *real)
+            // A new connection between the endpoints of an old one may be another worker's: a first real server in NAT
+            // changes who owns a virtual address's packets.
+            let of_worker = flow.worker == worker || !input.is_opening();
+            (flow.mode, flow.local, flow.real) == (*mode, *local, *real) && of_worker
         });
         let opens = !input.is_tcp() || input.is_opening();
         let index = match same {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use engine::plan::{RealSpec, ServiceSpec};
-use engine::snapshot::{Mode, Scheduler, Tunnel, TunnelKind};
+use engine::snapshot::{Mode, Scheduler, SchedulerFlags, Tunnel, TunnelKind};
 use engine::tcp::Timeouts;
 use engine::{ConnState, Limits, PortId, Spec, Ticks};
 
@@ -20,7 +20,11 @@ pub(crate) const REFUSED_PORT: u16 = 9;
 const LISTEN_PORTS: [u16; 2] = [8080, 8443];
 const FIRST_VPORT: u16 = 80;
 pub(crate) const LIMITS: Limits = Limits { services_max: 16, reals_max: 64, pairs_max: 160 };
-pub(crate) const SCHEDULERS: [Scheduler; 3] = [Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc];
+/// All but dh: it has no fallback, so after a reload it may refuse clients whose server takes no new ones, as IPVS does.
+pub(crate) const SCHEDULERS: [Scheduler; 12] = {
+    use Scheduler::{Fo, Lblc, Lblcr, Lc, Mh, Nq, Ovf, Rr, Sed, Sh, Wlc, Wrr};
+    [Rr, Wrr, Lc, Wlc, Lblc, Lblcr, Sh, Sed, Nq, Mh, Fo, Ovf]
+};
 
 /// The two sides of the gateway may share one port ("one-armed").
 pub(crate) fn gateway_mac(port: PortId) -> Mac {
@@ -204,7 +208,7 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
             virtual_: SocketAddr::new(vip(n / 2, wide), FIRST_VPORT + n as u16),
             also: Vec::new(),
             scheduler,
-            flags: Default::default(),
+            flags: SchedulerFlags { fallback: true, port: rng.coin(), quic_cid: rng.coin() },
             toa: (!toa_off).then_some(kind),
             timeouts,
             locals: locals.clone(),
