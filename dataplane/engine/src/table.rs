@@ -415,6 +415,8 @@ impl Table {
         let way = (0..WAYS).find(|way| bucket.tags[*way] == tag && bucket.entries[*way] == entry);
         if let Some(way) = way {
             bucket.tags[way] = 0;
+            // [`Table::likely`] gives an entry even where no tag matches; it shall not be one that is gone.
+            bucket.entries[way] = NIL;
         }
         way.is_some()
     }

@@ -100,6 +100,10 @@ fn overflow_counts_return_to_zero() {
         table.give_back(index);
     }
     assert!(table.buckets.iter().all(|b| b.overflowed == 0 && b.tags == [0; 8]));
+    assert!(
+        table.buckets.iter().flat_map(|b| b.entries).all(|e| e == 0 || e == NIL),
+        "an entry that is gone"
+    );
 }
 
 #[test]
