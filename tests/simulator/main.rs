@@ -29,6 +29,7 @@ mod world;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use engine::snapshot::{Mode, Scheduler};
 use faults::Fault;
 use world::{Options, Report};
 
@@ -103,6 +104,13 @@ fn every_byte_stream_arrives_whole() {
     let seen = report.seen;
     assert!(report.whole > report.connections / 2, "{report:?}");
     assert!(report.reused > 0 && seen.missing().is_empty(), "{:?} in {report:?}", seen.missing());
+    let every = || topology::SCHEDULERS.into_iter().chain([Scheduler::Dh]);
+    let modes = [Mode::FullNat, Mode::Nat, Mode::Dr, Mode::Tun];
+    let missing: Vec<_> = every()
+        .flat_map(|scheduler| modes.map(|mode| (scheduler, mode)))
+        .filter(|pair| !report.scheduled.contains(pair))
+        .collect();
+    assert!(missing.is_empty(), "never scheduled: {missing:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod pieces;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use engine::snapshot::Mode;
+use engine::snapshot::{Mode, Scheduler};
 use engine::{ConnState, Spec, Verdict, WorkerId};
 
 use crate::fragments::{Assembler, piece_of};
@@ -82,6 +82,7 @@ impl Flow {
 #[derive(Debug, Clone, Default)]
 struct Service {
     toa: Option<u8>,
+    scheduler: Option<Scheduler>,
     reals: HashSet<(SocketAddr, Mode)>,
     udp_timeout_us: u64,
 }
@@ -112,6 +113,8 @@ pub(crate) struct Oracle {
     /// For the tests of the simulator itself: look at no packet.
     pub(crate) blind: bool,
     pub(crate) seen: Seen,
+    /// By which schedulers flows came to real servers of which mode.
+    pub(crate) scheduled: HashSet<(Scheduler, Mode)>,
 }
 
 macro_rules! seen {
@@ -187,6 +190,7 @@ impl Oracle {
             self.lips.extend(&service.locals);
             let known = self.services.entry((service.protocol, service.virtual_)).or_default();
             known.toa = service.toa;
+            known.scheduler = Some(service.scheduler);
             known.udp_timeout_us = u64::from(service.timeouts.of(ConnState::Udp).0) * 10_000;
             known.reals.extend(service.reals.iter().map(|r| (r.real, r.mode)));
         }
@@ -436,6 +440,7 @@ impl Oracle {
                 self.by_local.remove(&key);
             }
         }
+        self.scheduled.extend(service.scheduler.map(|scheduler| (scheduler, mode)));
         self.flows.push(Flow {
             protocol,
             mode,

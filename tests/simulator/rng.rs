@@ -18,6 +18,11 @@ impl Rng {
         Rng(self.next())
     }
 
+    /// An independent stream that leaves this one as it is: what came later does not change what seeds did before.
+    pub(crate) fn aside(&self, purpose: u64) -> Rng {
+        Rng(mix(self.0 ^ mix(purpose)))
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)

@@ -20,7 +20,8 @@ pub(crate) const REFUSED_PORT: u16 = 9;
 const LISTEN_PORTS: [u16; 2] = [8080, 8443];
 const FIRST_VPORT: u16 = 80;
 pub(crate) const LIMITS: Limits = Limits { services_max: 16, reals_max: 64, pairs_max: 160 };
-/// All but dh: it has no fallback, so after a reload it may refuse clients whose server takes no new ones, as IPVS does.
+/// Those that find a server as long as one takes connections. dh is only where nothing changes: it has no fallback, so
+/// it refuses clients whose server takes no new ones, as IPVS does.
 pub(crate) const SCHEDULERS: [Scheduler; 12] = {
     use Scheduler::{Fo, Lblc, Lblcr, Lc, Mh, Nq, Ovf, Rr, Sed, Sh, Wlc, Wrr};
     [Rr, Wrr, Lc, Wlc, Lblc, Lblcr, Sh, Sed, Nq, Mh, Fo, Ovf]
@@ -198,7 +199,11 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
     };
     let lips = rng.range(1, 2) as usize;
     let locals: Vec<IpAddr> = (0..lips).flat_map(|n| [lip(n, false), lip(n, true)]).collect();
-    let scheduler = *rng.pick(&SCHEDULERS);
+    let mut scheduler = *rng.pick(&SCHEDULERS);
+    let unchanging = shape.reloads == 0 && !shape.blackout;
+    if unchanging && rng.aside(1).chance(15_000) {
+        scheduler = Scheduler::Dh;
+    }
     let timeouts = timeouts(rng);
     for n in 0..services {
         // The second service is on the same VIP, the third on another; the third shares the first's real servers.

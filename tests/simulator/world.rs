@@ -4,9 +4,10 @@ mod hosts;
 mod turns;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use engine::snapshot::{Mode, Scheduler};
 use engine::{PortId, Spec, Ticks};
 
 use crate::faults::Fault;
@@ -67,6 +68,7 @@ impl Default for Options {
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Report {
     pub(crate) seen: Seen,
+    pub(crate) scheduled: HashSet<(Scheduler, Mode)>,
     pub(crate) connections: u64,
     pub(crate) whole: u64,
     pub(crate) reused: u64,
@@ -83,6 +85,7 @@ impl Report {
         self.events += other.events;
         self.fingerprint ^= other.fingerprint;
         self.seen.add(&other.seen);
+        self.scheduled.extend(&other.scheduled);
     }
 }
 
@@ -298,6 +301,7 @@ impl World {
         }
         self.judge().map_err(|error| self.when(&error))?;
         self.report.seen = self.oracle.seen;
+        self.report.scheduled = std::mem::take(&mut self.oracle.scheduled);
         Ok(self.report)
     }
 

@@ -70,7 +70,7 @@ pub enum TunnelKind {
 }
 
 /// How a real server is picked for a new connection, as in ipvsadm(8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheduler {
     /// Round robin.
     Rr,
