@@ -175,7 +175,7 @@ impl Ip for Ipv4 {
     #[inline(always)]
     fn take_hop(&mut self, addrs: u16) {
         self.ttl = self.ttl.wrapping_sub(1);
-        self.checksum = Delta::apply_folded(TTL_DELTA.to_folded(), Delta::apply_folded(addrs, self.checksum));
+        self.checksum = Delta::apply_folded(Delta::add_folded(addrs, TTL_DELTA.to_folded()), self.checksum);
     }
 }
 
@@ -233,8 +233,9 @@ impl Ip for ipv6::Header {
 pub(crate) trait Transport: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned {
     /// Its IP protocol.
     const PROTOCOL: u8;
-    /// The state of connections whose packets are ordinary.
+    /// State and flags of connections whose packets are ordinary.
     const STATE: ConnState;
+    const FLAGS: u8;
 
     /// Source and destination port, as loaded.
     fn ports(&self) -> u32;
@@ -247,13 +248,15 @@ pub(crate) trait Transport: FromBytes + IntoBytes + KnownLayout + Immutable + Un
     /// New ports, source first as loaded, and what changed in the checksum.
     fn rewrite(&mut self, ports: u32, delta: u16);
 
-    /// Remembers what an ordinary packet says; `len` is that of header and payload.
-    fn note(&self, conn: &mut Conn, direction: Direction, len: usize);
+    /// Remembers what an ordinary packet says; `len` is that of header and payload. `ONE_WAY`: of a connection whose replies
+    /// do not come this way.
+    fn note<const ONE_WAY: bool>(&self, conn: &mut Conn, direction: Direction, len: usize);
 }
 
 impl Transport for tcp::Header {
     const PROTOCOL: u8 = ipv4::PROTO_TCP;
     const STATE: ConnState = ConnState::Established;
+    const FLAGS: u8 = flag::INBOUND_ACK | flag::OUTBOUND_ACK;
 
     #[inline(always)]
     fn ports(&self) -> u32 {
@@ -287,14 +290,15 @@ impl Transport for tcp::Header {
     }
 
     #[inline(always)]
-    fn note(&self, conn: &mut Conn, direction: Direction, len: usize) {
-        crate::worker::note_known_ack(conn, direction, self, len);
+    fn note<const ONE_WAY: bool>(&self, conn: &mut Conn, direction: Direction, len: usize) {
+        crate::worker::note_next_ack::<ONE_WAY>(conn, direction, self, len);
     }
 }
 
 impl Transport for udp::Header {
     const PROTOCOL: u8 = ipv4::PROTO_UDP;
     const STATE: ConnState = ConnState::Udp;
+    const FLAGS: u8 = 0;
 
     #[inline(always)]
     fn ports(&self) -> u32 {
@@ -304,19 +308,19 @@ impl Transport for udp::Header {
     #[inline(always)]
     fn is_ordinary(&self, conn: &Conn, direction: Direction, len: usize, _: &[u8], wide: bool) -> bool {
         // The first answer takes the connection off the list of those that are given up first.
-        let first_answer = direction == Direction::Outbound && conn.has(flag::EMBRYONIC);
+        let first_answer = conn.has(flag::EMBRYONIC * direction as u8);
         // IPv6 knows no datagrams without checksum (RFC 8200 §8.1).
-        self.check(len).is_ok() && !first_answer && !(wide && self.checksum == U16::ZERO)
+        self.fits(len) && !first_answer && !(wide && self.checksum == U16::ZERO)
     }
 
     #[inline(always)]
     fn rewrite(&mut self, ports: u32, delta: u16) {
         [self.src_port, self.dst_port] = two_ports(ports);
-        self.checksum = Delta::from_folded(delta).apply_udp(self.checksum);
+        self.checksum = Delta::apply_udp_folded(delta, self.checksum);
     }
 
     #[inline(always)]
-    fn note(&self, _: &mut Conn, _: Direction, _: usize) {}
+    fn note<const ONE_WAY: bool>(&self, _: &mut Conn, _: Direction, _: usize) {}
 }
 
 /// The ports, source first as loaded, that a TCP or UDP header begins with.

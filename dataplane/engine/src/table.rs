@@ -176,10 +176,24 @@ impl Table {
         self.buckets.get(number as usize)
     }
 
-    /// The entry that a lookup of this hash, which starts at `bucket`, will most likely find; any other when there is none.
+    /// The entry that a lookup of this hash, which starts at `bucket`, will most likely find; [`NIL`] when there is none.
     #[inline(always)]
     pub(crate) fn likely(&self, bucket: u32, hash: u64) -> u32 {
-        self.bucket(bucket).map_or(NIL, |bucket| bucket.entry(bucket.matches(tag_of(hash))))
+        let Some(first) = self.bucket(bucket) else { return NIL };
+        let matches = first.matches(tag_of(hash));
+        if matches == 0 { self.likely_second(first, hash) } else { first.entry(matches) }
+    }
+
+    /// The same of what does not live in its first bucket.
+    #[inline(never)]
+    fn likely_second(&self, first: &Bucket, hash: u64) -> u32 {
+        if first.overflowed == 0 {
+            return NIL;
+        }
+        let place = self.place(hash);
+        let second = &self.buckets[place.second];
+        let matches = second.matches(place.tag);
+        if matches == 0 { NIL } else { second.entry(matches) }
     }
 
     /// The record of an entry, for prefetching.

@@ -15,7 +15,7 @@ mod steady;
 mod track;
 mod tunnel_errors;
 
-pub(crate) use track::note_known_ack;
+pub(crate) use track::note_next_ack;
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -266,13 +266,10 @@ impl Worker {
         }
         let mut others = 0;
         for ((packet, glance), verdict) in packets.iter_mut().zip(&glances).zip(verdicts) {
-            *verdict = match self.short_way(now, packet, glance) {
-                Some(verdict) => verdict,
-                None => {
-                    others += 1;
-                    self.long_way::<P, STEER>(now, origin, packet)
-                }
-            };
+            if !self.short_way(now, packet, glance, verdict) {
+                others += 1;
+                *verdict = self.long_way::<P, STEER>(now, origin, packet);
+            }
         }
         let forwarded = packets.len().min(BURST_LEN_MAX) - others;
         self.counters.event(Counter::Forwarded).add(forwarded as u64);

@@ -72,11 +72,13 @@ pub const ROOM_DEFAULT: usize = 128;
 /// ```text
 /// |<- headroom ->|<- data ->|<- tailroom ->|
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct HeapBuf {
+    /// Headroom and data.
     storage: Vec<u8>,
     start: usize,
-    end: usize,
+    /// How long `storage` may become.
+    limit: usize,
     port: u16,
     rss_hash: Option<u32>,
     note: u32,
@@ -92,10 +94,11 @@ impl HeapBuf {
     /// A packet with this frame and so much room before and behind it.
     #[must_use]
     pub fn with_room(frame: &[u8], head: usize, tail: usize) -> Self {
-        let mut storage = vec![0; head + frame.len() + tail];
-        let end = head + frame.len();
-        storage[head..end].copy_from_slice(frame);
-        Self { storage, start: head, end, port: 0, rss_hash: None, note: 0 }
+        let limit = head + frame.len() + tail;
+        let mut buf =
+            Self { storage: Vec::with_capacity(limit), start: 0, limit, port: 0, rss_hash: None, note: 0 };
+        buf.reload(frame, head);
+        buf
     }
 
     /// The same packet, come in on `port`.
@@ -113,12 +116,10 @@ impl HeapBuf {
     /// Puts another frame in this buffer's place, with `head` bytes of room before it; allocates only when the storage
     /// is too small. For loops that must not allocate.
     pub fn reload(&mut self, frame: &[u8], head: usize) {
-        let end = head + frame.len();
-        if self.storage.len() < end {
-            self.storage.resize(end, 0);
-        }
-        self.storage[head..end].copy_from_slice(frame);
-        (self.start, self.end) = (head, end);
+        self.storage.resize(head, 0);
+        self.storage.extend_from_slice(frame);
+        self.start = head;
+        self.limit = self.limit.max(self.storage.len());
     }
 
     /// A copy of the frame.
@@ -129,27 +130,27 @@ impl HeapBuf {
 }
 
 impl PacketBuf for HeapBuf {
-    #[inline]
+    #[inline(always)]
     fn data(&self) -> &[u8] {
-        &self.storage[self.start..self.end]
+        &self.storage[self.start..]
     }
 
-    #[inline]
+    #[inline(always)]
     fn data_mut(&mut self) -> &mut [u8] {
-        &mut self.storage[self.start..self.end]
+        &mut self.storage[self.start..]
     }
 
-    #[inline]
+    #[inline(always)]
     fn headroom(&self) -> usize {
         self.start
     }
 
-    #[inline]
+    #[inline(always)]
     fn tailroom(&self) -> usize {
-        self.storage.len() - self.end
+        self.limit - self.storage.len()
     }
 
-    #[inline]
+    #[inline(always)]
     fn push_front(&mut self, len: usize) -> bool {
         let room = len <= self.headroom();
         if room {
@@ -158,49 +159,56 @@ impl PacketBuf for HeapBuf {
         room
     }
 
-    #[inline]
+    #[inline(always)]
     fn pull_front(&mut self, len: usize) -> bool {
-        let enough = len <= self.end - self.start;
+        let enough = len <= self.storage.len() - self.start;
         if enough {
             self.start += len;
         }
         enough
     }
 
-    #[inline]
+    #[inline(always)]
     fn push_back(&mut self, len: usize) -> bool {
         let room = len <= self.tailroom();
         if room {
-            self.end += len;
+            self.storage.resize(self.storage.len() + len, 0);
         }
         room
     }
 
-    #[inline]
+    #[inline(always)]
     fn truncate(&mut self, len: usize) {
-        if len < self.end - self.start {
-            self.end = self.start + len;
-        }
+        self.storage.truncate(self.start.saturating_add(len));
     }
 
-    #[inline]
+    #[inline(always)]
     fn port(&self) -> u16 {
         self.port
     }
 
-    #[inline]
+    #[inline(always)]
     fn rss_hash(&self) -> Option<u32> {
         self.rss_hash
     }
 
-    #[inline]
+    #[inline(always)]
     fn note(&self) -> u32 {
         self.note
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_note(&mut self, note: u32) {
         self.note = note;
+    }
+}
+
+impl Clone for HeapBuf {
+    fn clone(&self) -> Self {
+        // A vector's own clone has no room behind its data.
+        let mut storage = Vec::with_capacity(self.limit);
+        storage.extend_from_slice(&self.storage);
+        Self { storage, ..*self }
     }
 }
 

@@ -201,12 +201,26 @@ impl Delta {
         Self(folded as u64)
     }
 
+    /// Two folded changes as one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn add_folded(a: u16, b: u16) -> u16 {
+        let (sum, carry) = a.overflowing_add(b);
+        sum + carry as u16
+    }
+
     /// As [`Delta::apply`] of a delta that is folded: one addition with end-around carry.
     #[inline(always)]
     #[must_use]
     pub const fn apply_folded(folded: u16, check: U16) -> U16 {
-        let (sum, carry) = folded.overflowing_add(!lane16(check));
-        U16::from_bytes((!(sum + carry as u16)).to_ne_bytes())
+        U16::from_bytes((!Self::add_folded(folded, !lane16(check))).to_ne_bytes())
+    }
+
+    /// As [`Delta::apply_udp`] of a delta that is folded.
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_udp_folded(folded: u16, check: U16) -> U16 {
+        if lane16(check) == 0 { check } else { never_zero(Self::apply_folded(folded, check)) }
     }
 
     /// The checksum after the change (RFC 1624 eqn 3).
@@ -271,6 +285,14 @@ impl Sum {
     #[must_use]
     pub const fn word(self, word: U16) -> Self {
         Self(add_carry(self.0, lane16(word) as u64))
+    }
+
+    /// Goes on with these words.
+    #[inline(always)]
+    #[must_use]
+    pub fn words<const N: usize>(self, words: [U16; N]) -> Self {
+        // No array is long enough to overflow this.
+        Self(add_carry(self.0, words.into_iter().map(|word| u64::from(lane16(word))).sum()))
     }
 
     /// Goes on with this double word.

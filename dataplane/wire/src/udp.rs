@@ -53,6 +53,13 @@ pub enum HeaderError {
 }
 
 impl Header {
+    /// Whether [`Header::check`] accepts; `available` is at least the header's length.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fits(&self, available: usize) -> bool {
+        (self.len.get() as usize).wrapping_sub(HEADER_LEN) <= available.wrapping_sub(HEADER_LEN)
+    }
+
     /// Compares the length field with the `available` bytes from this header to the end of the IP payload, and answers
     /// the length of header and payload.
     ///

@@ -1,8 +1,9 @@
 //! The outer headers of mode TUN.
 
+use wire::checksum::Sum;
 use wire::tunnel::{Inner, Kind, OuterV4, OuterV6, outer_dscp_ecn};
-use wire::{Family, PacketBuf, U16, U32, checksum, ethernet, ipv4, ipv6};
-use zerocopy::{FromBytes, IntoBytes};
+use wire::{Family, PacketBuf, U16, U32, ethernet, ipv4, ipv6};
+use zerocopy::FromBytes;
 
 use super::word;
 use crate::addr::Addr;
@@ -19,8 +20,24 @@ pub(crate) struct Wrapper {
     real: Addr,
     kind: Kind,
     family: Family,
-    /// Source and real server of IP in IP over IPv4; `None`: other headers.
-    bare: Option<[u8; 8]>,
+    /// `None`: other headers.
+    bare: Option<Bare>,
+}
+
+/// What IPv4 headers around all packets to a real server have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bare {
+    /// Source and real server.
+    addrs: [u8; 8],
+    /// The checksum's share of them.
+    sum: Sum,
+}
+
+impl Bare {
+    fn new(source: Addr, real: Addr) -> Option<Bare> {
+        let addrs = source.v4().zip(real.v4()).map(|(source, real)| pair64(source, real).to_ne_bytes())?;
+        Some(Bare { addrs, sum: Sum::ZERO.bytes(&addrs) })
+    }
 }
 
 impl Wrapper {
@@ -37,8 +54,7 @@ impl Wrapper {
             }
         };
         let source = Addr::from(tunnel.source);
-        let bare = source.v4().zip(real.v4()).filter(|_| kind == Kind::Ip);
-        let bare = bare.map(|(source, real)| pair64(source, real).to_ne_bytes());
+        let bare = Bare::new(source, real).filter(|_| kind == Kind::Ip);
         Wrapper { tunnel, source, real, kind, family, bare }
     }
 
@@ -87,37 +103,43 @@ impl Wrapper {
         written.is_some()
     }
 
-    /// [`Wrapper::wrap`] for what is met most: IP in IP around a plain header, whole at the front of the packet, with `macs` to
-    /// leave with. `false`, with nothing changed, for every other tunnel and where there is no room.
+    /// What there is for IP in IP over IPv4, which is met most; `None` for every other tunnel.
     #[inline(always)]
-    pub(crate) fn wrap_bare<P: PacketBuf, I: Ip>(
+    pub(crate) fn bare(&self) -> Option<&Bare> {
+        self.bare.as_ref()
+    }
+
+    /// [`Wrapper::wrap`] for IP in IP over IPv6: around a plain header, whole at the front of the packet, which is of so many
+    /// bytes, with `macs` to leave with. `false`, with nothing changed, for every other tunnel and where there is no room.
+    #[inline(always)]
+    pub(crate) fn wrap_bare6<P: PacketBuf, I: Ip>(
         &self,
         packet: &mut P,
         inner: (&I, usize),
-        (macs, flow): ([u8; 12], Key),
-        id: u16,
+        macs: &[u8; 12],
+        flow: Key,
     ) -> bool {
-        match (self.kind, self.bare) {
-            (Kind::Ip, Some(addrs)) => wrap_over_v4(packet, inner, macs, addrs, id),
-            (Kind::Ip, None) => wrap_over_v6(packet, inner, macs, [self.source, self.real], flow_hash(flow)),
-            _ => false,
-        }
+        self.kind == Kind::Ip
+            && self.family == Family::V6
+            && wrap_over_v6(packet, inner, macs, [self.source, self.real], flow_hash(flow))
     }
 }
 
-/// An IPv4 header around the packet behind `inner`, which is of so many bytes.
-#[inline(always)]
-fn wrap_over_v4<P: PacketBuf, I: Ip>(
-    packet: &mut P,
-    (inner, len): (&I, usize),
-    macs: [u8; 12],
-    addrs: [u8; 8],
-    id: u16,
-) -> bool {
-    let outer = Frame {
-        macs,
-        ether_type: ethernet::ETHERTYPE_IPV4,
-        ip: Ipv4 {
+impl Bare {
+    /// As [`Wrapper::wrap_bare6`], over IPv4.
+    #[inline(always)]
+    pub(crate) fn wrap<P: PacketBuf, I: Ip>(
+        &self,
+        packet: &mut P,
+        (inner, len): (&I, usize),
+        macs: &[u8; 12],
+        id: u16,
+    ) -> bool {
+        if !packet.push_front(ipv4::HEADER_LEN) {
+            return false;
+        }
+        let Ok((front, _)) = Frame::<Ipv4, [u8; 0]>::mut_from_prefix(packet.data_mut()) else { return false };
+        let ip = Ipv4 {
             version_ihl: 0x45,
             dscp_ecn: outer_dscp_ecn(inner.dscp_ecn()),
             total_len: U16::new((len + ipv4::HEADER_LEN) as u16),
@@ -126,17 +148,14 @@ fn wrap_over_v4<P: PacketBuf, I: Ip>(
             ttl: inner.hops(),
             protocol: if I::WIDE { ipv4::PROTO_IPV6 } else { ipv4::PROTO_IPIP },
             checksum: U16::ZERO,
-            addrs,
-        },
-        l4: [0u8; 0],
-    };
-    let checksum = checksum::internet(outer.ip.as_bytes());
-    if !packet.push_front(ipv4::HEADER_LEN) {
-        return false;
+            addrs: self.addrs,
+        };
+        let [first, fifth] = [[ip.version_ihl, ip.dscp_ecn], [ip.ttl, ip.protocol]].map(U16::from_bytes);
+        let checksum = self.sum.words([first, ip.total_len, ip.id, ip.flags_fragment, fifth]).checksum();
+        *front =
+            Frame { macs: *macs, ether_type: ethernet::ETHERTYPE_IPV4, ip: Ipv4 { checksum, ..ip }, l4: [] };
+        true
     }
-    let Ok((front, _)) = Frame::mut_from_prefix(packet.data_mut()) else { return false };
-    *front = Frame { ip: Ipv4 { checksum, ..outer.ip }, ..outer };
-    true
 }
 
 /// An IPv6 header around the packet behind `inner`, which is of so many bytes.
@@ -144,7 +163,7 @@ fn wrap_over_v4<P: PacketBuf, I: Ip>(
 fn wrap_over_v6<P: PacketBuf, I: Ip>(
     packet: &mut P,
     (inner, len): (&I, usize),
-    macs: [u8; 12],
+    macs: &[u8; 12],
     [source, real]: [Addr; 2],
     flow_hash: u32,
 ) -> bool {
@@ -152,10 +171,10 @@ fn wrap_over_v6<P: PacketBuf, I: Ip>(
     if !packet.push_front(ipv6::HEADER_LEN) {
         return false;
     }
-    let Ok((front, _)) = Frame::mut_from_prefix(packet.data_mut()) else { return false };
+    let Ok((front, _)) = Frame::<_, [u8; 0]>::mut_from_prefix(packet.data_mut()) else { return false };
     let class = u32::from(outer_dscp_ecn(inner.dscp_ecn()));
     *front = Frame {
-        macs,
+        macs: *macs,
         ether_type: ethernet::ETHERTYPE_IPV6,
         ip: ipv6::Header {
             version_class_flow: U32::new(6 << 28 | class << 20 | flow_hash & 0x000f_ffff),
@@ -165,7 +184,7 @@ fn wrap_over_v6<P: PacketBuf, I: Ip>(
             src: source.octets(),
             dst: real.octets(),
         },
-        l4: [0u8; 0],
+        l4: [],
     };
     true
 }

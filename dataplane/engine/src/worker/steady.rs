@@ -5,28 +5,29 @@
 //! sends the same packets both ways and compares. Of the record it touches the first cache line only.
 
 use wire::checksum::Delta;
-use wire::{PacketBuf, ethernet, ipv6, tcp, udp};
+use wire::{PacketBuf, ethernet, ipv4, ipv6, tcp, udp};
 use zerocopy::FromBytes;
 
-use super::{Glance, Kind, Worker};
-use crate::conn::{Direction, condition, flag, trait_, wide};
+use super::{Glance, Kind, PacketId, Worker};
+use crate::conn::{Conn, Direction, condition, flag, trait_, wide};
+use crate::counters::Counters;
+use crate::fib::Egress;
 use crate::hash::Key;
+use crate::ids::PortId;
 use crate::parse::Segment;
 use crate::plain::{Frame, Ip, Ipv4, Transport};
 use crate::snapshot::Mode;
 use crate::table::{Table, direction_of, index_of};
 use crate::time::Ticks;
+use crate::translate::tunnel::{Bare, Wrapper};
 use crate::translate::{client_address, family};
 use crate::verdict::Verdict;
 
 /// What a record's [`Conn::condition`] says of packets that may take the short way.
-const CONDITION: u64 = condition(
-    u8::MAX,
-    u8::MAX,
-    flag::LIVE | flag::TOA_PENDING | wide(Direction::Inbound) | wide(Direction::Outbound),
-    trait_::SHIFTED,
-    u16::MAX,
-);
+const fn condition_of<T: Transport>() -> u64 {
+    let flags = flag::LIVE | flag::TOA_PENDING | wide(Direction::Inbound) | wide(Direction::Outbound);
+    condition(u8::MAX, u8::MAX, flags | T::FLAGS, trait_::SHIFTED, u16::MAX)
+}
 
 /// What differs in a condition when packets leave in the other family than they came in.
 #[inline(always)]
@@ -35,8 +36,9 @@ const fn other_family(direction: Direction) -> u64 {
 }
 
 /// Of connections that are of one family on both sides.
-const fn flags_of<I: Ip>() -> u8 {
-    if I::WIDE { flag::LIVE | wide(Direction::Inbound) | wide(Direction::Outbound) } else { flag::LIVE }
+const fn flags_of<I: Ip, T: Transport>() -> u8 {
+    let wide = if I::WIDE { wide(Direction::Inbound) | wide(Direction::Outbound) } else { 0 };
+    flag::LIVE | wide | T::FLAGS
 }
 
 impl Worker {
@@ -47,22 +49,31 @@ impl Worker {
         now: Ticks,
         packet: &mut P,
         glance: &Glance,
-    ) -> Option<Verdict> {
-        // By far the most first.
-        if glance.kind == Kind::Tcp4 {
-            return self.steady::<P, Ipv4, tcp::Header, false>(now, packet, glance.likely);
+        verdict: &mut Verdict,
+    ) -> bool {
+        match glance.kind {
+            Kind::Tcp4 => self.steady::<P, Ipv4, tcp::Header, false>(now, packet, glance.likely, verdict),
+            Kind::Udp4 => self.steady::<P, Ipv4, udp::Header, false>(now, packet, glance.likely, verdict),
+            _ => self.short_way6(now, packet, glance, verdict),
         }
-        if glance.kind == Kind::Udp4 {
-            return self.steady::<P, Ipv4, udp::Header, false>(now, packet, glance.likely);
-        }
-        self.short_way6(now, packet, glance)
+        .is_some()
     }
 
     #[inline(never)]
-    fn short_way6<P: PacketBuf>(&mut self, now: Ticks, packet: &mut P, glance: &Glance) -> Option<Verdict> {
+    fn short_way6<P: PacketBuf>(
+        &mut self,
+        now: Ticks,
+        packet: &mut P,
+        glance: &Glance,
+        verdict: &mut Verdict,
+    ) -> Option<()> {
         match glance.kind {
-            Kind::Tcp6 => self.steady::<P, ipv6::Header, tcp::Header, false>(now, packet, glance.likely),
-            Kind::Udp6 => self.steady::<P, ipv6::Header, udp::Header, false>(now, packet, glance.likely),
+            Kind::Tcp6 => {
+                self.steady::<P, ipv6::Header, tcp::Header, false>(now, packet, glance.likely, verdict)
+            }
+            Kind::Udp6 => {
+                self.steady::<P, ipv6::Header, udp::Header, false>(now, packet, glance.likely, verdict)
+            }
             Kind::Tcp4 | Kind::Udp4 | Kind::Other => None,
         }
     }
@@ -74,8 +85,9 @@ impl Worker {
         now: Ticks,
         packet: &mut P,
         likely: u32,
-    ) -> Option<Verdict> {
-        self.steady::<P, I, T, true>(now, packet, likely)
+        verdict: &mut Verdict,
+    ) -> Option<()> {
+        self.steady::<P, I, T, true>(now, packet, likely, verdict)
     }
 
     /// `likely` is the index entry that the packet's connection most likely has; `ACROSS`: it leaves in the other family.
@@ -85,25 +97,28 @@ impl Worker {
         now: Ticks,
         packet: &mut P,
         likely: u32,
-    ) -> Option<Verdict> {
+        verdict: &mut Verdict,
+    ) -> Option<()> {
         let frame_len = packet.data().len();
         let (frame, rest) = Frame::<I, T>::mut_from_prefix(packet.data_mut()).ok()?;
         let Table { conns, wide: pool, .. } = &mut self.table;
         let conn = conns.get_mut(index_of(likely))?;
         let direction = direction_of(likely);
+        let wanted = condition(T::PROTOCOL, T::STATE as u8, flags_of::<I, T>(), 0, self.fib.epoch());
+        let differs = conn.condition() & condition_of::<T>() ^ wanted;
+        if differs != if ACROSS { other_family(direction) } else { 0 } {
+            let across = !ACROSS && differs == other_family(direction);
+            return if across { self.across::<P, I, T>(now, packet, likely, verdict) } else { None };
+        }
+        let belongs = frame.l4.ports() == conn.ports[direction as usize]
+            && frame.ip.belongs_to(conn, &pool.all, direction);
+        if !belongs {
+            return None;
+        }
         let egress = self.fib.egress(conn.next_hops[direction as usize])?;
         let total_len = frame.ip.total_len();
         let end = total_len + ethernet::HEADER_LEN;
-
-        let wanted = condition(T::PROTOCOL, T::STATE as u8, flags_of::<I>(), 0, self.fib.epoch());
-        let differs = conn.condition() & CONDITION ^ wanted;
-        if differs != if ACROSS { other_family(direction) } else { 0 } {
-            let across = !ACROSS && differs == other_family(direction);
-            return if across { self.across::<P, I, T>(now, packet, likely) } else { None };
-        }
-        let ordinary = frame.l4.ports() == conn.ports[direction as usize]
-            && frame.ip.belongs_to(conn, &pool.all, direction)
-            && frame.ip.is_whole()
+        let ordinary = frame.ip.is_whole()
             && frame.ip.hops() > 1
             && total_len >= I::HEADER_LEN + size_of::<T>()
             && end <= frame_len
@@ -113,9 +128,9 @@ impl Worker {
             return None;
         }
 
-        let addrs = match conn.mode {
+        match conn.mode {
             Mode::FullNat | Mode::Nat if ACROSS => {
-                return self.steady_across::<P, I, T>(now, packet, likely, total_len);
+                return self.steady_across::<P, I, T>(now, packet, likely, total_len, verdict);
             }
             Mode::FullNat | Mode::Nat => {
                 if !frame.ip.readdress(conn, &pool.all, direction) {
@@ -123,20 +138,36 @@ impl Worker {
                 }
                 let deltas = conn.deltas.of(direction);
                 frame.l4.rewrite(conn.ports[direction.other() as usize].rotate_left(16), deltas.l4);
-                deltas.addrs
+                frame.ip.take_hop(deltas.addrs);
+                frame.l4.note::<false>(conn, direction, total_len - I::HEADER_LEN);
             }
-            Mode::Dr => 0,
-            Mode::Tun => return self.steady_tunnel::<P, I, T>(now, packet, likely, total_len),
-        };
-        frame.ip.take_hop(addrs);
+            Mode::Dr => {
+                frame.ip.take_hop(0);
+                frame.l4.note::<true>(conn, direction, total_len - I::HEADER_LEN);
+            }
+            Mode::Tun => {
+                let wrapper = self.snapshot.wrapper(conn.real_id)?;
+                let ordinary = Ordinary { now, conn, egress, len: total_len };
+                let port = match wrapper.bare() {
+                    Some(bare) => {
+                        into_bare_tunnel::<P, I, T>(packet, ordinary, bare, &self.packet_id, &self.counters)
+                    }
+                    None => {
+                        into_tunnel::<P, I, T>(packet, ordinary, wrapper, &self.packet_id, &self.counters)
+                    }
+                }?;
+                *verdict = Verdict::Forward(port);
+                return Some(());
+            }
+        }
         frame.macs = egress.macs;
-        frame.l4.note(conn, direction, total_len - I::HEADER_LEN);
         conn.seen = now;
         self.counters.real(conn.real_id).count(direction, total_len);
         if end < frame_len {
             packet.truncate(end);
         }
-        Some(Verdict::Forward(egress.port))
+        *verdict = Verdict::Forward(egress.port);
+        Some(())
     }
 
     /// The rest of the short way of an ordinary packet that leaves in the other family; `len` is that of the packet.
@@ -147,7 +178,8 @@ impl Worker {
         packet: &mut P,
         likely: u32,
         len: usize,
-    ) -> Option<Verdict> {
+        verdict: &mut Verdict,
+    ) -> Option<()> {
         let direction = direction_of(likely);
         let conn = self.table.record(likely)?;
         let egress = self.fib.egress(conn.next_hops[direction as usize])?;
@@ -167,7 +199,7 @@ impl Worker {
         let conn = self.table.conns.get_mut(index_of(likely))?;
         packet.truncate(segment.end.into());
         let (frame, _) = Frame::<I, T>::ref_from_prefix(packet.data()).ok()?;
-        frame.l4.note(conn, direction, len - I::HEADER_LEN);
+        frame.l4.note::<false>(conn, direction, len - I::HEADER_LEN);
         conn.seen = now;
         // The long way says what is wrong with a header that has no counterpart.
         family::translate(packet, &segment, &tuple, l4, self.packet_id.next()).ok()?;
@@ -175,44 +207,80 @@ impl Worker {
         if let Some(macs) = packet.data_mut().first_chunk_mut() {
             *macs = egress.macs;
         }
-        Some(Verdict::Forward(egress.port))
+        *verdict = Verdict::Forward(egress.port);
+        Some(())
     }
+}
 
-    /// The rest of the short way of an ordinary packet that goes into a tunnel; `len` is that of the packet.
-    #[inline(never)]
-    fn steady_tunnel<P: PacketBuf, I: Ip, T: Transport>(
+/// An ordinary packet, and what was found for it.
+struct Ordinary<'a> {
+    now: Ticks,
+    conn: &'a mut Conn,
+    egress: &'a Egress,
+    /// Bytes of the IP packet.
+    len: usize,
+}
+
+impl Ordinary<'_> {
+    /// What changes before the packet goes into a tunnel that adds `overhead` bytes; its header then. `None`, with nothing
+    /// changed, without room for them.
+    #[inline(always)]
+    fn before_tunnel<P: PacketBuf, I: Ip, T: Transport>(
         &mut self,
-        now: Ticks,
         packet: &mut P,
-        likely: u32,
-        len: usize,
-    ) -> Option<Verdict> {
-        let conn = self.table.record(likely)?;
-        let egress = self.fib.egress(conn.next_hops[Direction::Inbound as usize])?;
-        let wrapper = self.snapshot.wrapper(conn.real_id)?;
-        let overhead = wrapper.overhead();
-        if len + overhead > egress.mtu.into() || packet.headroom() < overhead {
+        overhead: usize,
+        counters: &Counters,
+    ) -> Option<I> {
+        let len = self.len;
+        if len + overhead > self.egress.mtu.into() || packet.headroom() < overhead {
             return None;
         }
-        let conn = self.table.conns.get_mut(index_of(likely))?;
-        packet.truncate(len + ethernet::HEADER_LEN);
         let (frame, _) = Frame::<I, T>::mut_from_prefix(packet.data_mut()).ok()?;
         frame.ip.take_hop(0);
-        frame.l4.note(conn, Direction::Inbound, len - I::HEADER_LEN);
-        conn.seen = now;
-        self.counters.real(conn.real_id).count(Direction::Inbound, len);
-        // As the parser has it: without the addresses of an IPv6 packet.
-        let key = conn.key(Direction::Inbound);
-        let flow = if I::WIDE { Key { addrs: 0, ..key } } else { key };
-        let (inner, id) = (frame.ip, self.packet_id.next());
-        if wrapper.wrap_bare(packet, (&inner, len), (egress.macs, flow), id) {
-            return Some(Verdict::Forward(egress.port));
-        }
-        // The room was looked at above.
-        let _ = wrapper.wrap(packet, flow, id);
+        frame.l4.note::<true>(self.conn, Direction::Inbound, len - I::HEADER_LEN);
+        self.conn.seen = self.now;
+        counters.real(self.conn.real_id).count(Direction::Inbound, len);
+        let inner = frame.ip;
+        packet.truncate(len + ethernet::HEADER_LEN);
+        Some(inner)
+    }
+}
+
+/// The rest of the short way of an ordinary packet that goes into IP in IP over IPv4.
+#[inline(never)]
+fn into_bare_tunnel<P: PacketBuf, I: Ip, T: Transport>(
+    packet: &mut P,
+    mut ordinary: Ordinary<'_>,
+    bare: &Bare,
+    packet_id: &PacketId,
+    counters: &Counters,
+) -> Option<PortId> {
+    let inner = ordinary.before_tunnel::<P, I, T>(packet, ipv4::HEADER_LEN, counters)?;
+    let Ordinary { egress, len, .. } = ordinary;
+    // The room was looked at before.
+    let _ = bare.wrap(packet, (&inner, len), &egress.macs, packet_id.next());
+    Some(egress.port)
+}
+
+/// The rest of the short way of an ordinary packet that goes into any other tunnel.
+#[inline(never)]
+fn into_tunnel<P: PacketBuf, I: Ip, T: Transport>(
+    packet: &mut P,
+    mut ordinary: Ordinary<'_>,
+    wrapper: &Wrapper,
+    packet_id: &PacketId,
+    counters: &Counters,
+) -> Option<PortId> {
+    let inner = ordinary.before_tunnel::<P, I, T>(packet, wrapper.overhead(), counters)?;
+    let Ordinary { conn, egress, len, .. } = ordinary;
+    // As the parser has it: without the addresses of an IPv6 packet.
+    let key = conn.key(Direction::Inbound);
+    let flow = if I::WIDE { Key { addrs: 0, ..key } } else { key };
+    if !wrapper.wrap_bare6(packet, (&inner, len), &egress.macs, flow) {
+        let _ = wrapper.wrap(packet, flow, packet_id.next());
         if let Some(macs) = packet.data_mut().first_chunk_mut() {
             *macs = egress.macs;
         }
-        Some(Verdict::Forward(egress.port))
     }
+    Some(egress.port)
 }

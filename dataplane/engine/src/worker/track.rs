@@ -23,6 +23,9 @@ pub(super) enum Tracked {
 /// Least window that RST and FIN are judged by, so that a zero-window receiver can still be told: two segments.
 const WINDOW_MIN: u32 = 2 * 1460;
 
+/// The widest window that there is (RFC 7323 §2.3).
+const WINDOW_MAX: u32 = (u16::MAX as u32) << tcp::options::WINDOW_SCALE_MAX;
+
 /// One way, how far the next number that a client may send can be ahead of the last one seen. More than that is never
 /// under way at once between a client and the gateway: what was lost there is sent again before much else comes.
 const SENT_AHEAD_MAX: u32 = 1 << 20;
@@ -194,46 +197,79 @@ pub(super) fn checksum_is_valid(data: &[u8], segment: &Segment) -> bool {
 /// any window reaches is corrupt or forged; believing it would put every later RST and FIN out of the window.
 #[inline(always)]
 pub(super) fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header, len: usize) {
-    if tcp.flags & flags::ACK != 0 {
-        note_known_ack(conn, direction, tcp, len);
-    }
-}
-
-/// The same of a segment that is known to have one; `len` is that of header and payload.
-#[inline(always)]
-pub(crate) fn note_known_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header, len: usize) {
-    if conn.is(trait_::ONE_WAY) {
-        let payload_len = len.saturating_sub(usize::from(tcp.data_offset >> 4) * 4) as u32;
-        note_sent(conn, tcp.seq.get().wrapping_add(payload_len));
+    if tcp.flags & flags::ACK == 0 {
+        return;
     }
     let (seen, i) = (seen_flag(direction), direction as usize);
-    let known = conn.flags & seen != 0;
+    if !conn.has(seen) {
+        conn.acks[i] = tcp.ack.get();
+        conn.windows[i] = tcp.window.get();
+        conn.flags |= seen;
+    }
+    if conn.is(trait_::ONE_WAY) {
+        note_sent(conn, tcp.seq.get().wrapping_add(payload_len_of(tcp, len)));
+        return note_next_ack::<true>(conn, direction, tcp, len);
+    }
+    note_next_ack::<false>(conn, direction, tcp, len);
+}
+
+/// The same of a segment that has one, in a connection where there was one before from either side. `len` is that of header
+/// and payload; `ONE_WAY`: replies do not come this way.
+#[inline(always)]
+pub(crate) fn note_next_ack<const ONE_WAY: bool>(
+    conn: &mut Conn,
+    direction: Direction,
+    tcp: &tcp::Header,
+    len: usize,
+) {
+    let i = direction as usize;
+    if ONE_WAY {
+        // No RST or FIN is held against it, so no window is kept.
+        let ack = tcp.ack.get();
+        if ack.wrapping_sub(conn.acks[i]) <= WINDOW_MAX {
+            conn.acks[i] = ack;
+        }
+        return note_next_sent(conn, tcp.seq.get().wrapping_add(payload_len_of(tcp, len)));
+    }
     let (ack, window) = (tcp.ack.get(), tcp.window.get());
     let ahead = ack.wrapping_sub(conn.acks[i]);
-    if known && ahead == 0 {
+    if ahead == 0 {
         conn.windows[i] = conn.windows[i].max(window);
         return;
     }
     // Only what is far ahead needs the scale, which lies in the record's other cache line.
     let near = u32::from(u16::MAX);
-    if !known || ahead <= near || ahead <= near << scale_of(conn, direction) {
+    if ahead <= near || ahead <= near << scale_of(conn, direction) {
         conn.acks[i] = ack;
         conn.windows[i] = window;
-        conn.flags |= seen;
     }
 }
 
+/// Bytes behind the header in so many bytes of a segment, which are at least the header.
+#[inline(always)]
+fn payload_len_of(tcp: &tcp::Header, len: usize) -> u32 {
+    (len as u32).wrapping_sub(u32::from(tcp.data_offset >> 4) * 4)
+}
+
 /// One way: remembers how far the client has sent, in the place of what the real server acknowledged, which is not seen.
-/// What lies further ahead than can be is corrupt or forged, as in [`note_ack`].
 #[inline(always)]
 pub(super) fn note_sent(conn: &mut Conn, next: u32) {
     if !conn.is(trait_::ONE_WAY) {
         return;
     }
-    let sent = &mut conn.acks[Direction::Outbound as usize];
-    if conn.flags & flag::OUTBOUND_ACK == 0 || next.wrapping_sub(*sent) <= SENT_AHEAD_MAX {
-        *sent = next;
+    if !conn.has(flag::OUTBOUND_ACK) {
+        conn.acks[Direction::Outbound as usize] = next;
         conn.flags |= flag::OUTBOUND_ACK;
+    }
+    note_next_sent(conn, next);
+}
+
+/// What lies further ahead than can be is corrupt or forged, as in [`note_ack`].
+#[inline(always)]
+fn note_next_sent(conn: &mut Conn, next: u32) {
+    let sent = &mut conn.acks[Direction::Outbound as usize];
+    if next.wrapping_sub(*sent) <= SENT_AHEAD_MAX {
+        *sent = next;
     }
 }
 

@@ -106,7 +106,8 @@ fn ordinary_packets_of_every_mode_and_family_go_the_short_way() {
         let mut packet = HeapBuf::from_frame(&sent.frame());
         let glance = rig.worker.glance(&packet, GATEWAY_MAC.into());
         let glance = Glance { likely: rig.worker.table.likely(glance.likely, glance.hash), ..glance };
-        let verdict = rig.worker.short_way(rig.now, &mut packet, &glance);
-        assert_eq!(verdict, Some(Verdict::Forward(SERVER_SIDE)), "{case:?}");
+        let mut verdict = Verdict::NONE;
+        assert!(rig.worker.short_way(rig.now, &mut packet, &glance, &mut verdict), "{case:?}");
+        assert_eq!(verdict, Verdict::Forward(SERVER_SIDE), "{case:?}");
     }
 }
