@@ -6,7 +6,8 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// The most packets that one receive call takes. Thirty-two is what drivers are tuned for.
+/// The room that a receive call should be given, which drivers are tuned for, and the most that one look at a ring or a TAP
+/// takes.
 pub const RX_BURST_MAX: usize = 32;
 
 /// A receive queue. It can be handed to another thread, not shared with one.
@@ -22,12 +23,13 @@ impl RxQueue {
         Self { port, queue, one_thread: PhantomData }
     }
 
-    /// Appends up to [`RX_BURST_MAX`] packets to the burst, never beyond its capacity; returns how many.
+    /// Appends what there is, up to the burst's capacity; returns how many. The more are processed together, the more of
+    /// their cache misses overlap.
     ///
-    /// Give it room for a whole burst: some drivers receive in steps of four or eight and give nothing to less room.
+    /// Give it room for [`RX_BURST_MAX`]: some drivers receive in steps of four or eight and give nothing to less room.
     #[inline]
     pub fn receive(&mut self, burst: &mut Burst) -> usize {
-        let count = burst.remaining_capacity().min(RX_BURST_MAX);
+        let count = burst.remaining_capacity();
         let len = burst.len();
         // SAFETY: the port is started and has this queue for as long as `self.port` lives; we are its only user.
         // There is room for `count` pointers behind the first `len`, and what C puts there are mbufs that are ours.
