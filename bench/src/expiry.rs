@@ -43,27 +43,35 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
     let _pages = HugePages::reserve(memory_mib(replay.frames) + 64)?;
     let setup = plan.setup(&flows, replay.device("net_pcap"), replay.frames);
     let mut gateway = Gateway::with_connections(&setup, Opening::Whole)?;
-    let before = gateway.long_turns()?;
-    gateway.halt()?;
-    std::thread::sleep(Duration::from_secs(TIMEOUT_S.into()) + MARGIN);
-    let rate = gateway.drain(FLOWS.into())?;
-    let mut ending = gateway.long_turns()?.since(&before);
-    // The turn in which it was stopped was a long one.
-    ensure!(ending.0.iter().all(|count| *count > 0), "the stop was no long turn: {ending:?}");
-    ending.0.iter_mut().for_each(|count| *count -= 1);
-    let before = gateway.long_turns()?;
-    let quiet = gateway.watch(Duration::from_nanos(rate.cpu_ns))?;
-    let without = gateway.long_turns()?.since(&before);
-    ensure!(quiet.all_forwarded, "the load was not forwarded");
-    Ok(rows(&flows.case, rate.wall_ns, &ending, &without))
+    let wait = Duration::from_secs(TIMEOUT_S.into()) + MARGIN;
+    let (took, ending) = turns(&mut gateway, wait, |gateway| gateway.drain(FLOWS.into()))?;
+    let ((), without) = turns(&mut gateway, MARGIN, |gateway| gateway.go_on(took))?;
+    Ok(rows(&flows.case, took, &ending, &without))
 }
 
-fn rows(case: &Case, wall_ns: u64, ending: &LongTurns, without: &LongTurns) -> Vec<Row> {
+/// Stops the gateway for so long; what it then does, and how many turns took long in that.
+fn turns<T>(
+    gateway: &mut Gateway,
+    stop: Duration,
+    work: impl FnOnce(&mut Gateway) -> Result<T>,
+) -> Result<(T, LongTurns)> {
+    let before = gateway.long_turns()?;
+    gateway.halt()?;
+    std::thread::sleep(stop);
+    let done = work(gateway)?;
+    let mut turns = gateway.long_turns()?.since(&before);
+    // The turn in which it was stopped was a long one.
+    ensure!(turns.0.iter().all(|count| *count > 0), "the stop was no long turn: {turns:?}");
+    turns.0.iter_mut().for_each(|count| *count -= 1);
+    Ok((done, turns))
+}
+
+fn rows(case: &Case, took: Duration, ending: &LongTurns, without: &LongTurns) -> Vec<Row> {
     let row = |detail, unit, value| Row {
         detail: Some(detail),
         ..Row::new("latency", TOLLGATE, case, unit, Spread::exactly(value))
     };
-    let mut rows = vec![row("expiry_stall, time until all have ended", "ms", wall_ns as f64 / 1e6)];
+    let mut rows = vec![row("expiry_stall, time until all have ended", "ms", took.as_secs_f64() * 1e3)];
     for (at, (with_ending, with_none)) in DETAILS.into_iter().enumerate() {
         rows.push(row(with_ending, "turns", ending.0[at] as f64));
         rows.push(row(with_none, "turns", without.0[at] as f64));

@@ -291,22 +291,35 @@ impl Gateway {
         Ok(LongTurns(TURNS_OVER_US.map(|limit| total(&stats.counters, &format!("turns_over_{limit}us")))))
     }
 
-    /// Lets it run until no more than `left` connections are open.
+    /// Lets it go on until no more than `left` connections are open; how long that took.
     ///
     /// # Errors
     /// When it does not answer, or they do not end.
-    pub(crate) fn drain(&mut self, left: u64) -> Result<Rate> {
+    pub(crate) fn drain(&mut self, left: u64) -> Result<Duration> {
+        let start = Instant::now();
         self.process.signal(Signal::SIGCONT)?;
-        let before = self.sample()?;
-        let deadline = Instant::now() + DRAIN_MAX;
         loop {
             let open: u64 = self.status()?.workers.iter().map(|worker| worker.connections).sum();
             if open <= left {
-                return Ok(window(&before, &self.sample()?).rate);
+                return Ok(start.elapsed());
             }
-            ensure!(Instant::now() < deadline, "{open} connections are still open after {DRAIN_MAX:?}");
+            ensure!(start.elapsed() < DRAIN_MAX, "{open} connections are still open after {DRAIN_MAX:?}");
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Lets it go on for so long, asking it as often as [`Gateway::drain`] does.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) fn go_on(&mut self, length: Duration) -> Result<()> {
+        let start = Instant::now();
+        self.process.signal(Signal::SIGCONT)?;
+        while start.elapsed() < length {
+            self.status()?;
+            std::thread::sleep(POLL);
+        }
+        Ok(())
     }
 
     /// Takes it off its CPU.
