@@ -39,6 +39,13 @@ const CLOSED_S: u32 = 1;
 /// The figures of one load, as [`Latencies::percentiles_ns`] has them, without and with load.
 const IDLE: [&str; 3] = ["idle, p50", "idle, p99", "idle, p99.9"];
 const HALF: [&str; 3] = ["half loaded, p50", "half loaded, p99", "half loaded, p99.9"];
+const IDLE_PAUSE: [&str; 3] =
+    ["idle, idle = \"pause\", p50", "idle, idle = \"pause\", p99", "idle, idle = \"pause\", p99.9"];
+const HALF_PAUSE: [&str; 3] = [
+    "half loaded, idle = \"pause\", p50",
+    "half loaded, idle = \"pause\", p99",
+    "half loaded, idle = \"pause\", p99.9",
+];
 const IDLE_ADAPTIVE: [&str; 3] =
     ["idle, idle = \"adaptive\", p50", "idle, idle = \"adaptive\", p99", "idle, idle = \"adaptive\", p99.9"];
 
@@ -148,21 +155,23 @@ impl Figures {
     }
 }
 
-/// Time from sending to receiving, through a gateway that polls, one that sleeps when idle, and testpmd.
+/// Time from sending to receiving, through gateways that poll, pause or sleep when idle, and testpmd.
 ///
 /// # Errors
 /// When one of them does not start or loses all packets.
 pub(crate) fn latency(plan: &Plan) -> Result<Vec<Row>> {
     let flows = load::latency_flows()?;
-    let _pages = HugePages::reserve(3 * (memory_mib(0) + u64::from(load::MEMORY_MIB)) + 64)?;
-    let mut peers = ["poll", "adaptive", "testpmd"]
+    let _pages = HugePages::reserve(4 * (memory_mib(0) + u64::from(load::MEMORY_MIB)) + 64)?;
+    let mut peers = ["poll", "pause", "adaptive", "testpmd"]
         .into_iter()
         .map(|name| Peer::start(&plan.dir, name))
         .collect::<Result<Vec<_>>>()?;
-    let [poll_peer, adaptive_peer, testpmd_peer] = &mut peers[..] else { bail!("three peers") };
+    let [poll_peer, pause_peer, adaptive_peer, testpmd_peer] = &mut peers[..] else { bail!("four peers") };
     let poll = gateway(plan, poll_peer, "poll", &flows, "poll")?;
     poll.going(|| poll_peer.join())?;
     let half = poll.going(|| poll_peer.half())?;
+    let pause = gateway(plan, pause_peer, "pause", &flows, "pause")?;
+    pause.going(|| pause_peer.join())?;
     let adaptive = gateway(plan, adaptive_peer, "adaptive", &flows, "adaptive")?;
     adaptive.going(|| adaptive_peer.join())?;
     let device = load::device(&testpmd_peer.socket, true);
@@ -172,6 +181,8 @@ pub(crate) fn latency(plan: &Plan) -> Result<Vec<Row>> {
     let mut all = [
         figures(TOLLGATE, IDLE),
         figures(TOLLGATE, HALF),
+        figures(TOLLGATE, IDLE_PAUSE),
+        figures(TOLLGATE, HALF_PAUSE),
         figures(TOLLGATE, IDLE_ADAPTIVE),
         figures(Mode::MacSwap.dut(), IDLE),
         figures(Mode::MacSwap.dut(), HALF),
@@ -180,6 +191,8 @@ pub(crate) fn latency(plan: &Plan) -> Result<Vec<Row>> {
         let rounds = [
             poll.going(|| poll_peer.latency(IDLE_PPS, LOAD_MS))?,
             poll.going(|| poll_peer.latency(half, LOAD_MS))?,
+            pause.going(|| pause_peer.latency(IDLE_PPS, LOAD_MS))?,
+            pause.going(|| pause_peer.latency(half, LOAD_MS))?,
             adaptive.going(|| adaptive_peer.latency(IDLE_PPS / 10, LOAD_MS))?,
             testpmd.going(Mode::MacSwap, || testpmd_peer.latency(IDLE_PPS, LOAD_MS))?,
             testpmd.going(Mode::MacSwap, || testpmd_peer.latency(half, LOAD_MS))?,

@@ -82,6 +82,22 @@ pub(crate) struct Sample {
 /// Counters of packets that end neither in a drop nor on their way to a client or real server.
 const ELSEWHERE: [&str; 2] = ["replied", "unresolved"];
 
+/// Limits, in microseconds, for which the dataplane counts turns of its loop that took longer.
+const TURNS_OVER_US: [u32; 3] = [20, 50, 100];
+/// How long a million connections may take to end.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
+
+/// Turns of the forwarding threads' loops that took longer than [`TURNS_OVER_US`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LongTurns(pub(crate) [u64; TURNS_OVER_US.len()]);
+
+impl LongTurns {
+    /// How many more than `before`.
+    pub(crate) fn since(&self, before: &LongTurns) -> LongTurns {
+        LongTurns(std::array::from_fn(|at| self.0[at].saturating_sub(before.0[at])))
+    }
+}
+
 /// Packets, and the time that they took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rate {
@@ -264,6 +280,46 @@ impl Gateway {
         let before = self.sample()?;
         let done = work()?;
         Ok((done, window(&before, &self.sample()?).rate))
+    }
+
+    /// Turns that took long, since its start.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) fn long_turns(&mut self) -> Result<LongTurns> {
+        let stats = self.stats()?;
+        Ok(LongTurns(TURNS_OVER_US.map(|limit| total(&stats.counters, &format!("turns_over_{limit}us")))))
+    }
+
+    /// Lets it go on until no more than `left` connections are open; how long that took.
+    ///
+    /// # Errors
+    /// When it does not answer, or they do not end.
+    pub(crate) fn drain(&mut self, left: u64) -> Result<Duration> {
+        let start = Instant::now();
+        self.process.signal(Signal::SIGCONT)?;
+        loop {
+            let open: u64 = self.status()?.workers.iter().map(|worker| worker.connections).sum();
+            if open <= left {
+                return Ok(start.elapsed());
+            }
+            ensure!(start.elapsed() < DRAIN_MAX, "{open} connections are still open after {DRAIN_MAX:?}");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Lets it go on for so long, asking it as often as [`Gateway::drain`] does.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) fn go_on(&mut self, length: Duration) -> Result<()> {
+        let start = Instant::now();
+        self.process.signal(Signal::SIGCONT)?;
+        while start.elapsed() < length {
+            self.status()?;
+            std::thread::sleep(POLL);
+        }
+        Ok(())
     }
 
     /// Takes it off its CPU.

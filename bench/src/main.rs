@@ -7,6 +7,7 @@ mod case;
 mod child;
 mod circle;
 mod end_to_end;
+mod expiry;
 mod feeder;
 mod flows;
 mod frames;
@@ -86,6 +87,8 @@ enum Bench {
     Memory,
     /// From sending a packet to receiving it, on an idle and a half loaded gateway.
     Latency,
+    /// Turns of the worker's loop that take long while a million connections end; among the latencies in results.json.
+    ExpiryStall,
     /// wrk and iperf3 through Tollgate and its alternatives; the dataplane is the one beside this program.
     EndToEnd,
 }
@@ -189,6 +192,11 @@ fn measure(arguments: &Arguments, plan: &Plan, cases: &[Case], results: &mut Res
     }
     if arguments.wants(Bench::Latency) {
         results.take("latency", circle::latency(plan));
+    }
+    if arguments.wants(Bench::ExpiryStall)
+        && (!arguments.quick || arguments.only.contains(&Bench::ExpiryStall))
+    {
+        results.take("the end of many connections", expiry::run(plan));
     }
     if arguments.wants(Bench::EndToEnd) {
         let seconds = if arguments.quick { 1 } else { 2 };

@@ -130,6 +130,7 @@ pub fn start_only_changes(running: &Config, control: &config::Control, new: &Con
         ("memory_mib", a.memory_mib != b.memory_mib),
         ("huge_pages", a.huge_pages != b.huge_pages),
         ("idle", a.idle != b.idle),
+        ("idle_pause_max_us", a.idle_pause_max_us != b.idle_pause_max_us),
         ("steering", a.steering != b.steering),
         ("connections_max", a.connections_max != b.connections_max),
         ("services_max", a.services_max != b.services_max),

@@ -139,6 +139,12 @@ const WORKER: &[Row<WorkerStatus>] = &[
         |w| w.misdirected as f64,
     ),
     ("busy_ratio", GAUGE, "Share of turns that found packets since start, 0 to 1.", |w| w.busy),
+    (
+        "longest_turn_seconds",
+        GAUGE,
+        "Longest turn of its loop since start, in which no packet was received; 0: all under 20 µs.",
+        |w| w.longest_turn_ns as f64 / 1e9,
+    ),
 ];
 
 const PORT: &[Row<PortStatus>] = &[

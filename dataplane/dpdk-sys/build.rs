@@ -22,6 +22,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_strerror",
     "rte_log_(set_global_level|set_level_pattern)",
     "rte_(get_tsc_hz|rdtsc)",
+    "rte_(cpu_get_intrinsics_support|power_pause)",
     "rte_pktmbuf_(pool_create_by_ops|alloc|alloc_bulk|free|free_bulk)",
     "rte_mempool_(free|avail_count|in_use_count)",
     "rte_ring_(create|free|count|sp_enqueue_burst|sc_dequeue_burst)",

@@ -66,6 +66,10 @@ platform_drops! {
     InjectFull = "inject_full",
 }
 
+/// Turns of a worker's loop that took longer than so many microseconds are counted, each under all limits that it exceeds.
+/// Some turns are long by themselves: with many ports, or when the machine takes the CPU away.
+pub(crate) const LONG_TURNS_US: [u64; 5] = [20, 50, 100, 1_000, 10_000];
+
 /// Counters of one writer on behalf of one worker.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -79,6 +83,10 @@ pub(crate) struct Page {
     pub(crate) turns: Count,
     /// Turns that found packets.
     pub(crate) busy_turns: Count,
+    /// Turns that took longer than [`LONG_TURNS_US`].
+    pub(crate) long_turns: [Count; LONG_TURNS_US.len()],
+    /// The longest turn since the start, in nanoseconds; rests of an idle worker do not count.
+    pub(crate) longest_turn_ns: Count,
 }
 
 impl Page {

@@ -1,6 +1,8 @@
 //! Which CPUs the threads run on, and whether workers have theirs to themselves.
 
-use config::Idle;
+use std::time::Duration;
+
+use config::{Dataplane, Idle};
 
 use crate::worker::IdleMode;
 
@@ -42,9 +44,10 @@ pub(crate) fn lay_out(workers: u16, wanted: &[u32], allowed: &[usize]) -> Layout
 }
 
 /// What workers do without packets.
-pub(crate) fn idle_mode(idle: Idle, layout: &Layout) -> IdleMode {
-    match idle {
+pub(crate) fn idle_mode(dataplane: &Dataplane, layout: &Layout) -> IdleMode {
+    match dataplane.idle {
         Idle::Poll => IdleMode::Poll,
+        Idle::Pause => IdleMode::Pause(Duration::from_micros(dataplane.idle_pause_max_us.into())),
         Idle::Adaptive => IdleMode::Adaptive,
         Idle::Auto if layout.shared => IdleMode::Adaptive,
         Idle::Auto => IdleMode::Poll,
@@ -55,19 +58,24 @@ pub(crate) fn idle_mode(idle: Idle, layout: &Layout) -> IdleMode {
 mod tests {
     use super::*;
 
+    fn mode(idle: Idle, layout: &Layout) -> IdleMode {
+        idle_mode(&Dataplane { idle, idle_pause_max_us: 7, ..Dataplane::default() }, layout)
+    }
+
     #[test]
     fn with_enough_cpus_each_worker_has_its_own_and_the_first_is_left_to_the_rest() {
         let layout = lay_out(2, &[], &[0, 1, 2, 3]);
         assert_eq!(layout, Layout { main: vec![0], workers: vec![vec![1], vec![2]], shared: false });
-        assert_eq!(idle_mode(Idle::Auto, &layout), IdleMode::Poll);
+        assert_eq!(mode(Idle::Auto, &layout), IdleMode::Poll);
     }
 
     #[test]
     fn on_a_small_machine_all_share_and_idle_workers_sleep() {
         let layout = lay_out(2, &[], &[0, 1]);
         assert_eq!(layout.workers, [[0, 1], [0, 1]]);
-        assert_eq!(idle_mode(Idle::Auto, &layout), IdleMode::Adaptive);
-        assert_eq!(idle_mode(Idle::Poll, &layout), IdleMode::Poll);
+        assert_eq!(mode(Idle::Auto, &layout), IdleMode::Adaptive);
+        assert_eq!(mode(Idle::Poll, &layout), IdleMode::Poll);
+        assert_eq!(mode(Idle::Pause, &layout), IdleMode::Pause(Duration::from_micros(7)));
     }
 
     #[test]

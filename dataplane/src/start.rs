@@ -19,7 +19,7 @@ use crate::slow_path::{SlowPath, Source};
 use crate::state::{Core, Facts, Inbox, Parts, WorkerLink};
 use crate::steering::{self, Steering, Told, Wish};
 use crate::wiring::{INJECT_RING_LEN, Own, Wiring, worker_ring_len};
-use crate::worker::{Clock, Idle, IdleMode, Out, Outputs, Sink, Waiting, Worker};
+use crate::worker::{Clock, Idle, IdleMode, Out, Outputs, Sink, Turns, Waiting, Worker};
 
 /// What keeps the dataplane from starting.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ pub(crate) fn start(config: &Config, inbox: Sender<Inbox>, stop: Arc<AtomicBool>
 /// [`Error`].
 pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembled, Error> {
     let layout = cpus::lay_out(config.dataplane.workers, &config.dataplane.cpus, &allowed_cpus()?);
-    let idle_mode = cpus::idle_mode(config.dataplane.idle, &layout);
+    let idle_mode = cpus::idle_mode(&config.dataplane, &layout);
     ports::check_interfaces(config)?;
     let eal = Eal::init(&eal_config(config, &layout)).map_err(|error| ports::of_port(error, config))?;
     let eal = Arc::new(eal);
@@ -107,6 +107,9 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
         .map(|number| ports::find(&eal, config, number))
         .collect::<Result<Vec<_>, _>>()?;
     tracing::info!("workers run the code for {} CPUs", dpdk::cpu::Level::of_cpu().name());
+    if let IdleMode::Pause(max) = idle_mode {
+        tracing::info!("idle workers wait by {}, {max:?} at most", dpdk::cpu::Wait::of_cpu().name());
+    }
     let deals =
         ports::deal(config.dataplane.workers, &found.iter().map(|found| found.queues).collect::<Vec<_>>());
     let wish = Wish::new(config.dataplane.seed, found.iter().map(|found| found.info.reta_size))
@@ -312,7 +315,7 @@ impl Plan<'_> {
             sides: wiring.sides(&open, &mut queues),
             fibs,
             asker: Asker::new(&twins)?,
-            idle: Idle::new(IdleMode::Adaptive, SLOW_PATH_SLEEP_MAX),
+            idle: Idle::new(IdleMode::Adaptive, SLOW_PATH_SLEEP_MAX, dpdk::tsc_hz(self.eal)),
             stop: self.stop.clone(),
         };
         let eal = self.eal.clone();
@@ -337,10 +340,7 @@ impl Plan<'_> {
             warnings,
             steering: self.steering.name,
             steering_note: self.steering.note.clone(),
-            idle: match self.idle_mode {
-                IdleMode::Poll => "poll",
-                IdleMode::Adaptive => "adaptive",
-            },
+            idle: self.idle_mode.name(),
         }
     }
 
@@ -422,7 +422,8 @@ impl Plan<'_> {
             wanted: wanted_sender,
             page: link.page.clone(),
             clock: common.clock,
-            idle: Idle::new(self.idle_mode, WORKER_SLEEP_MAX),
+            turns: Turns::new(dpdk::tsc_hz(self.eal)),
+            idle: Idle::new(self.idle_mode, WORKER_SLEEP_MAX, dpdk::tsc_hz(self.eal)),
             stop: self.stop.clone(),
         };
         Ok((worker, source, link))

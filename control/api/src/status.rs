@@ -25,7 +25,7 @@ pub struct Status {
     pub steering: String,
     /// What keeps the steering from being better; empty: nothing.
     pub steering_note: String,
-    /// Idle behaviour in force: "poll" or "adaptive".
+    /// Idle behaviour in force: "poll", "pause" or "adaptive".
     pub idle: String,
     /// One entry per worker.
     pub workers: Vec<WorkerStatus>,
@@ -64,6 +64,9 @@ pub struct WorkerStatus {
     pub misdirected: u64,
     /// Share of turns that found packets since start, 0 to 1.
     pub busy: f64,
+    /// The longest turn of its loop since start in nanoseconds, if any took over 20 µs; 0: none. Nothing that arrives
+    /// waits longer for the worker.
+    pub longest_turn_ns: u64,
 }
 
 /// How one port is.

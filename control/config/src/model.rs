@@ -43,6 +43,8 @@ pub struct Dataplane {
     pub huge_pages: HugePages,
     /// Idle behaviour.
     pub idle: Idle,
+    /// With [`Idle::Pause`], the longest pause in microseconds.
+    pub idle_pause_max_us: u32,
     /// Steering of packets to their owner.
     pub steering: Steering,
     /// Connections over all workers.
@@ -83,6 +85,8 @@ pub enum Idle {
     Auto,
     /// Polls without pause.
     Poll,
+    /// Backs off to short pauses of the CPU, without system calls.
+    Pause,
     /// Backs off to short sleeps.
     Adaptive,
 }

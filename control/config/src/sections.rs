@@ -19,6 +19,7 @@ pub(crate) const DATAPLANE: Schema = Schema {
         "memory_mib",
         "huge_pages",
         "idle",
+        "idle_pause_max_us",
         "steering",
         "connections_max",
         "services_max",
@@ -63,6 +64,7 @@ impl Default for Dataplane {
             memory_mib: 512,
             huge_pages: HugePages::Prefer,
             idle: Idle::Auto,
+            idle_pause_max_us: 5,
             steering: Steering::Auto,
             connections_max: 1_000_000,
             services_max: 4096,
@@ -93,7 +95,8 @@ pub(crate) fn dataplane(table: &Reader<'_>) -> Dataplane {
     let whole = |key, range, or: u32| table.integer::<u32>(key, range).map_or(or, |at| at.value);
     let huge_pages =
         [("prefer", HugePages::Prefer), ("require", HugePages::Require), ("never", HugePages::Never)];
-    let idle = [("auto", Idle::Auto), ("poll", Idle::Poll), ("adaptive", Idle::Adaptive)];
+    let idle =
+        [("auto", Idle::Auto), ("poll", Idle::Poll), ("pause", Idle::Pause), ("adaptive", Idle::Adaptive)];
     let workers = table.integer("workers", 1..=128).map_or(default.workers, |at| at.value);
     Dataplane {
         workers,
@@ -101,6 +104,7 @@ pub(crate) fn dataplane(table: &Reader<'_>) -> Dataplane {
         memory_mib: whole("memory_mib", 64..=1 << 20, default.memory_mib),
         huge_pages: table.choice("huge_pages", &huge_pages).map_or(default.huge_pages, |at| at.value),
         idle: table.choice("idle", &idle).map_or(default.idle, |at| at.value),
+        idle_pause_max_us: whole("idle_pause_max_us", 1..=100, default.idle_pause_max_us),
         steering: table.parsed("steering", "\"auto\"", steering).map_or(default.steering, |at| at.value),
         connections_max: whole("connections_max", 1..=CONNECTIONS_LIMIT, default.connections_max),
         services_max: whole("services_max", 1..=1 << 20, default.services_max),

@@ -1,4 +1,5 @@
-//! Code for the CPU that there is: the build is for any x86-64, a worker's loop is compiled for newer ones as well.
+//! What the CPU that there is can do: code for its level (the build is for any x86-64, a worker's loop is compiled for
+//! newer ones as well), and waiting without a system call.
 
 /// What [`run`] runs. For a copy of its own per CPU level everything below must be inlined: mark the implementation
 /// `#[inline(always)]`, and what it calls for every packet.
@@ -66,9 +67,65 @@ fn run_v3(job: impl Job) {
     job.run();
 }
 
+/// How a thread waits some microseconds without a system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// TPAUSE (WAITPKG, Intel since 2020): the core saves power and leaves its means to the other hyper-thread.
+    Tpause,
+    /// PAUSE again and again: the other hyper-thread gets more of the core, which saves little power.
+    Pause,
+}
+
+impl Wait {
+    /// The best that this CPU can do.
+    #[must_use]
+    pub fn of_cpu() -> Wait {
+        let mut can = dpdk_sys::rte_cpu_intrinsics::default();
+        // SAFETY: it writes to `can`, which lives and is of the type that it expects.
+        unsafe { dpdk_sys::rte_cpu_get_intrinsics_support(&mut can) };
+        if can.power_pause() != 0 { Wait::Tpause } else { Wait::Pause }
+    }
+
+    /// As in messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Wait::Tpause => "TPAUSE",
+            Wait::Pause => "PAUSE",
+        }
+    }
+
+    /// Waits until [`crate::tsc`] is `tsc`, or a little longer; the operating system may make TPAUSE end sooner.
+    pub fn until(self, tsc: u64) {
+        match self {
+            Wait::Tpause => {
+                // SAFETY: `of_cpu` found that the CPU has the instruction; where it has not, the call does nothing.
+                unsafe { dpdk_sys::rte_power_pause(tsc) };
+            }
+            Wait::Pause => {
+                while (tsc.wrapping_sub(crate::tsc()) as i64) > 0 {
+                    std::hint::spin_loop();
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waiting_lasts_as_long_as_asked_whatever_the_cpu_can() {
+        for wait in [Wait::Pause, Wait::of_cpu()] {
+            let (begin, end) = (crate::tsc(), crate::tsc() + 100_000);
+            while (end.wrapping_sub(crate::tsc()) as i64) > 0 {
+                wait.until(end);
+            }
+            assert!(crate::tsc() - begin >= 100_000, "{}", wait.name());
+            wait.until(begin);
+        }
+    }
 
     struct Sum<'a>(&'a mut u64);
 

@@ -138,7 +138,11 @@ impl SlowPath {
             let mut busy = self.punt(&mut burst, &memory.side_of);
             busy |= self.inject(&mut burst);
             busy |= self.resolve(&mut burst, &mut memory);
-            if busy { self.idle.busy() } else { self.idle.empty() }
+            if busy {
+                self.idle.busy();
+            } else {
+                self.idle.empty();
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use engine::{ConnState, Counter, Counters, DropReason, PuntClass};
 
 use super::links::troubles;
 use super::{Core, WorkerLink};
-use crate::counts::PlatformDrop;
+use crate::counts::{LONG_TURNS_US, PlatformDrop};
 use crate::ports::OpenPort;
 
 impl Core {
@@ -60,6 +60,7 @@ impl Core {
         counters.extend(PuntClass::ALL.iter().map(|&class| {
             engine(&format!("punted_{}", class.name()), class.help(), &|counters| counters.punt(class).get())
         }));
+        counters.extend(self.long_turns());
         Stats {
             services: self.desired.services.iter().map(|service| self.service_stats(service)).collect(),
             drops,
@@ -74,6 +75,15 @@ impl Core {
                 .collect(),
             local_ports: self.local_ports(),
         }
+    }
+
+    /// Turns of the workers' loops that took long.
+    fn long_turns(&self) -> impl Iterator<Item = WorkerCounter> {
+        LONG_TURNS_US.iter().enumerate().map(|(at, limit)| WorkerCounter {
+            name: format!("turns_over_{limit}us"),
+            help: format!("Turns of the worker's loop that took more than {limit} µs."),
+            per_worker: self.workers.iter().map(|worker| worker.page.long_turns[at].get()).collect(),
+        })
     }
 
     fn service_stats(&self, service: &Service) -> ServiceStats {
@@ -157,6 +167,7 @@ fn worker_status(id: usize, worker: &WorkerLink) -> WorkerStatus {
         handed_over: counters.event(Counter::HandedOver).get(),
         misdirected: counters.event(Counter::Misdirected).get(),
         busy: if turns == 0 { 0.0 } else { worker.page.busy_turns.get() as f64 / turns as f64 },
+        longest_turn_ns: worker.page.longest_turn_ns.get(),
     }
 }
 

@@ -1,9 +1,12 @@
-//! TSC to engine time and idle back-off: the loop's two ways of dealing with time.
+//! TSC to engine time, how long turns take, and what an idle worker does: the loop's ways of dealing with time.
 
 use std::time::Duration;
 
+use dpdk::cpu::Wait;
 use engine::Ticks;
 use engine::time::TICKS_PER_SECOND;
+
+use crate::counts::{LONG_TURNS_US, Page};
 
 /// Turns TSC readings into [`Ticks`]; divides only when a tick has passed.
 #[derive(Debug, Clone, Copy)]
@@ -33,68 +36,187 @@ impl Clock {
     }
 }
 
-/// What an empty turn leads to.
+/// How long turns take: tells the page about long ones only, so that most turns cost a subtraction and a compare.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turns {
+    per_us: u64,
+    /// TSC ticks of the shortest turn that counts as long.
+    long: u64,
+    /// TSC ticks of the longest one.
+    longest: u64,
+    began: u64,
+}
+
+impl Turns {
+    /// The first turn begins with [`Turns::begin`].
+    pub(crate) fn new(tsc_hz: u64) -> Turns {
+        let per_us = (tsc_hz / 1_000_000).max(1);
+        Turns { per_us, long: LONG_TURNS_US[0] * per_us, longest: 0, began: 0 }
+    }
+
+    /// A turn begins at `tsc`, and none has ended: after a rest.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, tsc: u64) {
+        self.began = tsc;
+    }
+
+    /// A turn ends at `tsc`, and the next one begins.
+    #[inline(always)]
+    pub(crate) fn next(&mut self, tsc: u64, page: &Page) {
+        let took = tsc.wrapping_sub(self.began);
+        self.began = tsc;
+        if took > self.long {
+            self.tell(took, page);
+        }
+    }
+
+    #[cold]
+    fn tell(&mut self, took: u64, page: &Page) {
+        // Where the TSC seems to go back there is no telling.
+        if took as i64 <= 0 {
+            return;
+        }
+        for (limit, count) in LONG_TURNS_US.iter().zip(&page.long_turns) {
+            if took > limit * self.per_us {
+                count.add(1);
+            }
+        }
+        if took > self.longest {
+            self.longest = took;
+            page.longest_turn_ns.set((u128::from(took) * 1000 / u128::from(self.per_us)) as u64);
+        }
+    }
+}
+
+/// What empty turns lead to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum IdleMode {
     /// Poll again at once.
     Poll,
-    /// After some empty turns, sleep.
+    /// After some of them, let the CPU wait by its own instructions, so long at most.
+    Pause(Duration),
+    /// After many of them, sleep.
     Adaptive,
+}
+
+impl IdleMode {
+    /// As in the configuration.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            IdleMode::Poll => "poll",
+            IdleMode::Pause(_) => "pause",
+            IdleMode::Adaptive => "adaptive",
+        }
+    }
 }
 
 /// Backs off while there is nothing to do. Sleeping is the one system call that a worker makes.
 #[derive(Debug)]
 pub(crate) struct Idle {
-    mode: IdleMode,
-    sleep_max: Duration,
+    way: Way,
     empty_turns: u32,
-    sleep: Duration,
+}
+
+#[derive(Debug)]
+enum Way {
+    Poll,
+    /// TSC ticks of the pauses: the first one, the next one, the longest.
+    Pause {
+        by: Wait,
+        first: u64,
+        next: u64,
+        max: u64,
+    },
+    Sleep {
+        next: Duration,
+        max: Duration,
+    },
 }
 
 /// Empty turns before the first sleep. An empty turn takes some 0.1 to 1 µs (a net_af_xdp port makes a system call),
 /// so this is 50 to 500 µs: packets of a busy connection arrive more often than that.
-const EMPTY_TURNS_MAX: u32 = 512;
+const EMPTY_BEFORE_SLEEP: u32 = 512;
+
+/// Empty turns before the first pause, which costs much less: a worker that is half loaded has a few between two bursts.
+const EMPTY_BEFORE_PAUSE: u32 = 16;
 
 /// The first sleep. The kernel adds its timer slack, which [`Idle::prepare_thread`] makes small.
 const SLEEP_MIN: Duration = Duration::from_micros(20);
+
+/// The first pause lasts one part in so many of the longest, about as long as an empty turn.
+const PAUSE_STEPS: u64 = 16;
 
 /// Timer slack of sleeping threads; the kernel's default of 50 µs would triple the shortest sleep.
 const TIMER_SLACK_NS: u64 = 1_000;
 
 impl Idle {
-    /// `sleep_max` bounds the delay that the first packet after a pause may see.
-    pub(crate) fn new(mode: IdleMode, sleep_max: Duration) -> Idle {
-        Idle { mode, sleep_max, empty_turns: 0, sleep: SLEEP_MIN }
+    /// `sleep_max` bounds the delay that the first packet after a sleep may see.
+    pub(crate) fn new(mode: IdleMode, sleep_max: Duration, tsc_hz: u64) -> Idle {
+        let way = match mode {
+            IdleMode::Poll => Way::Poll,
+            IdleMode::Pause(max) => {
+                let max = (u128::from(tsc_hz) * max.as_nanos() / 1_000_000_000) as u64;
+                let first = max / PAUSE_STEPS;
+                Way::Pause { by: Wait::of_cpu(), first, next: first, max }
+            }
+            IdleMode::Adaptive => Way::Sleep { next: SLEEP_MIN, max: sleep_max },
+        };
+        Idle { way, empty_turns: 0 }
     }
 
     /// Once, on the thread that will sleep.
     pub(crate) fn prepare_thread(&self) {
-        if self.mode == IdleMode::Adaptive
+        if matches!(self.way, Way::Sleep { .. })
             && let Err(error) = nix::sys::prctl::set_timerslack(TIMER_SLACK_NS)
         {
             tracing::debug!("timer slack stays at its default: {error}");
         }
     }
 
-    /// After a turn with packets.
+    /// After a turn that found something to do.
     #[inline(always)]
     pub(crate) fn busy(&mut self) {
         self.empty_turns = 0;
-        self.sleep = SLEEP_MIN;
     }
 
-    /// After a turn without packets.
+    /// After a turn without packets; whether it rested.
     #[inline(always)]
-    pub(crate) fn empty(&mut self) {
-        if self.mode == IdleMode::Poll {
+    pub(crate) fn empty(&mut self) -> bool {
+        if matches!(self.way, Way::Poll) {
             std::hint::spin_loop();
-            return;
+            return false;
         }
         self.empty_turns = self.empty_turns.saturating_add(1);
-        if self.empty_turns >= EMPTY_TURNS_MAX {
-            std::thread::sleep(self.sleep);
-            // Doubling in quarters, so that a short pause costs little latency.
-            self.sleep = (self.sleep + self.sleep / 4).min(self.sleep_max);
+        self.rest()
+    }
+
+    fn rest(&mut self) -> bool {
+        match &mut self.way {
+            Way::Poll => false,
+            Way::Pause { by, first, next, max } => {
+                if self.empty_turns < EMPTY_BEFORE_PAUSE {
+                    std::hint::spin_loop();
+                    return false;
+                }
+                if self.empty_turns == EMPTY_BEFORE_PAUSE {
+                    *next = *first;
+                }
+                by.until(dpdk::tsc().wrapping_add(*next));
+                *next = (*next * 2).min(*max);
+                true
+            }
+            Way::Sleep { next, max } => {
+                if self.empty_turns < EMPTY_BEFORE_SLEEP {
+                    return false;
+                }
+                if self.empty_turns == EMPTY_BEFORE_SLEEP {
+                    *next = SLEEP_MIN;
+                }
+                std::thread::sleep(*next);
+                // By a quarter, so that a short pause costs little latency.
+                *next = (*next + *next / 4).min(*max);
+                true
+            }
         }
     }
 }
@@ -102,6 +224,25 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turns_count_for_each_limit_that_they_exceed_and_the_longest_is_kept() {
+        let (page, mut turns) = (Page::default(), Turns::new(2_000_000_000));
+        turns.begin(1_000);
+        let mut tsc = 1_000;
+        for us in [1, 20, 60, 30, 1_500] {
+            tsc += us * 2_000 + 2;
+            turns.next(tsc, &page);
+        }
+        turns.next(tsc - 500, &page);
+        let counts: Vec<u64> = page.long_turns.iter().map(engine::counters::Count::get).collect();
+        assert_eq!(counts, [4, 2, 1, 1, 0]);
+        assert_eq!(page.longest_turn_ns.get(), 1_500_001);
+        // A rest is no turn.
+        turns.begin(tsc + 1_000_000_000);
+        turns.next(tsc + 1_000_000_001, &page);
+        assert_eq!(page.longest_turn_ns.get(), 1_500_001);
+    }
 
     #[test]
     fn the_clock_counts_ten_milliseconds_whatever_the_steps() {
@@ -119,5 +260,44 @@ mod tests {
         assert_eq!(clock.at(10_100), Ticks(10));
         assert_eq!(clock.at(9_000), Ticks(10));
         assert_eq!(clock.at(10_110), Ticks(11));
+    }
+
+    const TSC_HZ: u64 = 2_000_000_000;
+
+    fn rests(idle: &mut Idle, turns: u32) -> u32 {
+        (0..turns).map(|_| u32::from(idle.empty())).sum()
+    }
+
+    #[test]
+    fn a_polling_worker_never_rests() {
+        let mut idle = Idle::new(IdleMode::Poll, SLEEP_MIN, TSC_HZ);
+        assert_eq!(rests(&mut idle, 10 * EMPTY_BEFORE_SLEEP), 0);
+    }
+
+    #[test]
+    fn pauses_begin_after_some_empty_turns_grow_to_their_bound_and_begin_anew_after_packets() {
+        let max = Duration::from_micros(8);
+        let mut idle = Idle::new(IdleMode::Pause(max), SLEEP_MIN, TSC_HZ);
+        let pause = |idle: &Idle| match idle.way {
+            Way::Pause { next, .. } => next,
+            _ => 0,
+        };
+        assert_eq!(rests(&mut idle, EMPTY_BEFORE_PAUSE - 1), 0);
+        let grown: Vec<u64> = (0..6).map(|_| (rests(&mut idle, 1), pause(&idle)).1).collect();
+        assert_eq!(grown, [2_000, 4_000, 8_000, 16_000, 16_000, 16_000]);
+        idle.busy();
+        assert_eq!(rests(&mut idle, EMPTY_BEFORE_PAUSE), 1);
+        assert_eq!(pause(&idle), 2_000);
+    }
+
+    #[test]
+    fn sleeps_begin_after_many_empty_turns_and_stay_within_their_bound() {
+        let max = SLEEP_MIN * 2;
+        let mut idle = Idle::new(IdleMode::Adaptive, max, TSC_HZ);
+        assert_eq!(rests(&mut idle, EMPTY_BEFORE_SLEEP - 1), 0);
+        assert_eq!(rests(&mut idle, 6), 6);
+        assert!(matches!(idle.way, Way::Sleep { next, .. } if next == max));
+        idle.busy();
+        assert_eq!(rests(&mut idle, EMPTY_BEFORE_SLEEP - 1), 0);
     }
 }

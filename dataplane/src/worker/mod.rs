@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
-use dpdk::{BURST_LEN_MAX, Burst, RX_BURST_MAX, RingConsumer, RxQueue};
+use dpdk::{BURST_LEN_MAX, Burst, Mbuf, RX_BURST_MAX, RingConsumer, RxQueue};
 use engine::{ConnFilter, ConnInfo, PortId, Ticks, Update, Verdict, WAIT_SLOTS};
 
-pub(crate) use clock::{Clock, Idle, IdleMode};
+pub(crate) use clock::{Clock, Idle, IdleMode, Turns};
 pub(crate) use out::{Out, Outputs, Sink, Waiting};
 
 use crate::counts::{Page, PlatformDrop};
@@ -93,10 +93,20 @@ pub(crate) struct Worker {
     pub(crate) page: Arc<Page>,
     /// Time.
     pub(crate) clock: Clock,
+    /// How long its turns take.
+    pub(crate) turns: Turns,
     /// Back-off.
     pub(crate) idle: Idle,
     /// Set when all shall end.
     pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// What a turn found to do.
+struct Found {
+    /// Packets.
+    packets: bool,
+    /// Connections that may have to end: each turn ends some, and there may be more.
+    upkeep: bool,
 }
 
 impl dpdk::cpu::Job for Worker {
@@ -107,29 +117,32 @@ impl dpdk::cpu::Job for Worker {
         let mut burst = Burst::new();
         let mut verdicts = [Verdict::NONE; BURST_LEN_MAX];
         let mut turns = 0u32;
+        self.turns.begin(dpdk::tsc());
         while !self.stop.load(Ordering::Relaxed) {
-            let now = self.clock.at(dpdk::tsc());
-            let busy = self.turn(now, &mut burst, &mut verdicts);
+            let tsc = dpdk::tsc();
+            self.turns.next(tsc, &self.page);
+            let now = self.clock.at(tsc);
+            let found = self.turn(now, &mut burst, &mut verdicts);
             turns = turns.wrapping_add(1);
             self.page.turns.add(1);
-            if busy {
+            if found.packets {
                 self.page.busy_turns.add(1);
                 self.idle.busy();
             }
-            if !busy || turns.is_multiple_of(CONTROL_INTERVAL) {
+            if !found.packets || turns.is_multiple_of(CONTROL_INTERVAL) {
                 self.look_at_control(now);
             }
-            if !busy {
-                self.idle.empty();
+            if !found.packets && !found.upkeep && self.idle.empty() {
+                self.turns.begin(dpdk::tsc());
             }
         }
     }
 }
 
 impl Worker {
-    /// One turn of the loop; whether it found packets.
+    /// One turn of the loop.
     #[inline(always)]
-    fn turn(&mut self, now: Ticks, burst: &mut Burst, verdicts: &mut [Verdict; BURST_LEN_MAX]) -> bool {
+    fn turn(&mut self, now: Ticks, burst: &mut Burst, verdicts: &mut [Verdict; BURST_LEN_MAX]) -> Found {
         let mut busy = self.relay();
         for ring in &mut self.handed {
             if ring.pop(burst) > 0 {
@@ -161,7 +174,7 @@ impl Worker {
         }
         self.release(now, burst, verdicts);
         self.out.flush(&self.page);
-        self.engine.housekeep(now);
+        let upkeep = self.engine.housekeep_by::<Mbuf>(now) > 0;
         self.send_resets(burst, verdicts);
         if busy {
             for wanted in self.engine.take_wanted() {
@@ -169,7 +182,7 @@ impl Worker {
                 let _ = self.wanted.try_send(wanted);
             }
         }
-        busy
+        Found { packets: busy, upkeep }
     }
 
     /// Goes on with fragments that need not wait any longer.

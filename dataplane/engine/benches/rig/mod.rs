@@ -45,6 +45,8 @@ const LOCALS: u32 = 2;
 const CLIENT_ISN: u32 = 1000;
 const REAL_ISN: u32 = 5000;
 const NOW: Ticks = Ticks(100);
+/// No connection that is open waits longer for a packet, in seconds.
+pub const TIMEOUT_S: u32 = 1000;
 
 /// What kind of connections there are.
 #[derive(Clone, Copy)]
@@ -212,24 +214,50 @@ impl Rig {
     pub fn with_room(kind: Kind, flows: u32, more: u32) -> Rig {
         let room = flows + more;
         let mut rig = Rig::empty(kind, room + room / 8 + 64);
-        rig.inbound = (0..flows).map(|n| kind.client(n)).collect();
-        let inbound = rig.inbound.clone();
-        rig.run_all(&inbound, |e| kind.frame(e, SYN, (CLIENT_ISN, 0), 0));
+        rig.open(flows);
+        rig
+    }
+
+    /// Opens the connections of the first `flows` clients, which has none open.
+    pub fn open(&mut self, flows: u32) {
+        let kind = self.kind;
+        self.inbound = (0..flows).map(|n| kind.client(n)).collect();
+        let inbound = self.inbound.clone();
+        self.run_all(&inbound, |e| kind.frame(e, SYN, (CLIENT_ISN, 0), 0));
         if !kind.is_one_way() {
             let mut conns = Vec::with_capacity(flows as usize);
-            assert_eq!(rig.worker.export(rig.now, &ConnFilter::default(), 0, u32::MAX, &mut conns), None);
-            rig.outbound = conns.iter().map(|c| Endpoints { src: c.real, dst: c.local }).collect();
+            assert_eq!(self.worker.export(self.now, &ConnFilter::default(), 0, u32::MAX, &mut conns), None);
+            self.outbound = conns.iter().map(|c| Endpoints { src: c.real, dst: c.local }).collect();
         }
-        let outbound = rig.outbound.clone();
-        rig.run_all(&outbound, |e| kind.frame(e, SYN | ACK, (REAL_ISN, CLIENT_ISN + 1), 0));
-        rig.run_all(&inbound, |e| kind.frame(e, ACK, (CLIENT_ISN + 1, REAL_ISN + 1), 0));
+        let outbound = self.outbound.clone();
+        self.run_all(&outbound, |e| kind.frame(e, SYN | ACK, (REAL_ISN, CLIENT_ISN + 1), 0));
+        self.run_all(&inbound, |e| kind.frame(e, ACK, (CLIENT_ISN + 1, REAL_ISN + 1), 0));
         // The real server speaks, so that the gateway stops repeating the client's address.
         let some_data = FRAME_LEN_V6 + 1;
-        rig.run_all(&outbound, |e| kind.frame(e, ACK | PSH, (REAL_ISN + 1, CLIENT_ISN + 1), some_data));
+        self.run_all(&outbound, |e| kind.frame(e, ACK | PSH, (REAL_ISN + 1, CLIENT_ISN + 1), some_data));
         let state = if kind.is_udp { ConnState::Udp } else { ConnState::Established };
-        assert_eq!(rig.worker.connections(), flows);
-        assert_eq!(rig.counters.state(state).get(), u64::from(flows));
-        rig
+        assert_eq!(self.worker.connections(), flows);
+        assert_eq!(self.counters.state(state).get(), u64::from(flows));
+    }
+
+    /// Ends all connections, in `rounds` groups, each of random ones: those that are opened next have their records
+    /// in no order.
+    pub fn scatter(&mut self, rounds: u32) {
+        let mut groups = vec![Vec::new(); rounds as usize];
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        for endpoints in &self.inbound {
+            groups[random.below(rounds as usize)].push(*endpoints);
+        }
+        let kind = self.kind;
+        for group in groups {
+            self.now = self.now.plus(Ticks::from_secs(1));
+            self.run_all(&group, |e| kind.data_frame_inbound(e));
+        }
+        for _ in 0..rounds + TIMEOUT_S {
+            self.now = self.now.plus(Ticks::from_secs(1));
+            while self.worker.housekeep(self.now) > 0 {}
+        }
+        assert_eq!(self.worker.connections(), 0);
     }
 
     fn run_all(&mut self, endpoints: &[Endpoints], frame: impl Fn(Endpoints) -> Vec<u8>) {

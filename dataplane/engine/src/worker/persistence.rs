@@ -12,8 +12,11 @@ use super::Worker;
 /// Buckets of templates that are looked through per tick: a million templates in about six seconds.
 const SWEEP_BUCKETS: usize = 256;
 
-/// Ticks that are made up for at once, after a pause: about 100 µs.
+/// Ticks that are made up for, after a pause.
 const SWEEP_TICKS_MAX: u32 = 16;
+
+/// Buckets that one [`Worker::housekeep`] looks through: a few µs.
+const SWEEP_AT_ONCE: usize = 32;
 
 /// The template of one client.
 pub(super) struct Persisting<'a> {
@@ -97,21 +100,29 @@ impl Worker {
         Some(persisting.persistence.timeout)
     }
 
-    /// Removes expired templates, a share of them per tick; one worker does it for all.
-    pub(super) fn sweep_templates(&mut self, now: Ticks) {
-        if self.id.0 != 0 || now == self.swept {
-            return;
+    /// Removes expired templates, a share of them per tick in small steps; one worker does it for all. Returns
+    /// how many buckets it looked through.
+    pub(super) fn sweep_templates(&mut self, now: Ticks) -> usize {
+        if self.to_sweep == 0 && now == self.swept || self.id.0 != 0 {
+            return 0;
         }
-        let ticks = now.since(self.swept).0.clamp(1, SWEEP_TICKS_MAX) as usize;
-        self.swept = now;
-        let Some(templates) = &self.snapshot.templates else { return };
+        if now != self.swept {
+            let ticks = now.since(self.swept).0.clamp(1, SWEEP_TICKS_MAX) as usize;
+            self.to_sweep =
+                (self.to_sweep + SWEEP_BUCKETS * ticks).min(SWEEP_BUCKETS * SWEEP_TICKS_MAX as usize);
+            self.swept = now;
+        }
+        let Some(templates) = &self.snapshot.templates else { return 0 };
+        let count = self.to_sweep.min(SWEEP_AT_ONCE);
+        self.to_sweep -= count;
         let (snapshot, counters) = (&self.snapshot, &self.counters);
         self.sweep_at = templates.sweep(
             self.sweep_at,
-            SWEEP_BUCKETS * ticks,
+            count,
             now,
             |real| snapshot.has_ended(real),
             |real| counters.persistent(real).sub(1),
         );
+        count
     }
 }

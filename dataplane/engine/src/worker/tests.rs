@@ -168,7 +168,7 @@ impl Rig {
     fn pass(&mut self, seconds: u32) {
         for _ in 0..seconds * 4 {
             self.now = self.now.plus(Ticks(25));
-            self.worker.housekeep(self.now);
+            while self.worker.housekeep(self.now) > 0 {}
         }
     }
 }
