@@ -93,11 +93,11 @@ fn render(view: &View<'_>) -> String {
     );
     let generation =
         if status.generation == 0 { "none yet".to_owned() } else { status.generation.to_string() };
-    let _ = writeln!(
-        text,
-        "           generation {generation}, steering {}, idle {}",
-        status.steering, status.idle
-    );
+    let steering = match status.flow_rules {
+        0 => status.steering.clone(),
+        count => format!("{} ({count} rules)", status.steering),
+    };
+    let _ = writeln!(text, "           generation {generation}, steering {steering}, idle {}", status.idle);
     if !status.steering_note.is_empty() {
         let _ = writeln!(text, "           steering: {}", status.steering_note);
     }
@@ -212,7 +212,7 @@ fn warnings(view: &View<'_>) -> Vec<String> {
     let (misdirected, received) = (sum(|worker| worker.misdirected), sum(|worker| worker.rx_packets));
     if misdirected * 100 > received * MISDIRECTED_WARN_PERCENT {
         found.push(format!(
-            "the NICs brought {misdirected} of {received} packets to another worker than their RSS key says; if that \
+            "the NICs brought {misdirected} of {received} packets to another worker than their RSS key or a flow rule says; if that \
              goes on, set steering = \"software\" in [dataplane]"
         ));
     }
@@ -241,6 +241,7 @@ mod tests {
             warnings: vec!["no huge pages".to_owned()],
             steering: "rss".to_owned(),
             steering_note: "the ports do not hash UDP over IPv6".to_owned(),
+            flow_rules: 0,
             idle: "adaptive".to_owned(),
             workers: vec![WorkerStatus {
                 cpus: vec![0, 1],
