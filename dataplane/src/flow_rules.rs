@@ -1,5 +1,6 @@
-//! Flow rules that bring replies to their owner: on every port that takes such rules, one per protocol and local address
-//! that is a worker's ([`engine::Planner::dealt_locals`]). They are hints: what no rule brings is handed over.
+//! Flow rules that bring replies to their owner: on every port that takes such rules, one per protocol and local
+//! address that is a worker's ([`engine::Planner::dealt_locals`]). They are hints: what no rule brings is handed
+//! over.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

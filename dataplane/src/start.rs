@@ -130,7 +130,7 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
         open.push(port);
         queues.push(of_port);
     }
-    let steering = steer(config, &open, &deals, &mut warnings);
+    let steering = steer(config, &mut open, &deals, &mut warnings);
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -140,8 +140,12 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
 }
 
 /// Finds out how packets are brought to their owners.
-fn steer(config: &Config, open: &[OpenPort], deals: &[Deal], warnings: &mut Vec<String>) -> Steering {
+fn steer(config: &Config, open: &mut [OpenPort], deals: &[Deal], warnings: &mut Vec<String>) -> Steering {
     let told: Vec<Told> = open.iter().zip(deals).map(|(port, deal)| Told::by(port, deal)).collect();
+    for (port, told) in open.iter_mut().zip(&told) {
+        port.receive_hash = told.summary();
+    }
+    let open = &*open;
     let (wanted, workers) = (config.dataplane.steering, config.dataplane.workers);
     let steering = steering::choose(wanted, workers, &told, || flow_rules::probe(open, deals, workers));
     match steering.note.as_str() {

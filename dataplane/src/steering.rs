@@ -106,6 +106,26 @@ impl Told {
     }
 }
 
+impl Told {
+    /// All of it in one line.
+    pub(crate) fn summary(&self) -> String {
+        if !self.has_rss {
+            return "no receive hash".to_owned();
+        }
+        let table = match &self.table {
+            Some(table) => format!("redirection table of {}", table.len()),
+            None => "no redirection table".to_owned(),
+        };
+        let Some(RssState { key, tcp4, udp4, tcp6, udp6 }) = &self.state else {
+            return format!("receive hash with a hidden key, {table}");
+        };
+        let kinds = [(tcp4, "TCP/IPv4"), (udp4, "UDP/IPv4"), (tcp6, "TCP/IPv6"), (udp6, "UDP/IPv6")];
+        let hashed: Vec<&str> = kinds.iter().filter(|(is, _)| **is).map(|(_, name)| *name).collect();
+        let hashed = if hashed.is_empty() { "nothing".to_owned() } else { hashed.join(", ") };
+        format!("receive hash with a key of {} bytes, {table}; hashes {hashed} with ports", key.len())
+    }
+}
+
 /// Why the NICs' hash does not steer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Why {
@@ -314,6 +334,17 @@ mod tests {
     /// One port does.
     fn lan_alone() -> Takers {
         Takers { takers: vec![Taker::default()], refusals: vec!["port wan cannot".to_owned()] }
+    }
+
+    #[test]
+    fn what_a_port_tells_of_its_hash_is_summed_up() {
+        let port = told("wan", 2, 128);
+        let all = "receive hash with a key of 40 bytes, redirection table of 128; hashes TCP/IPv4, UDP/IPv4, TCP/IPv6, \
+                   UDP/IPv6 with ports";
+        assert_eq!(port.summary(), all);
+        let hidden = Told { state: None, table: None, ..port.clone() };
+        assert_eq!(hidden.summary(), "receive hash with a hidden key, no redirection table");
+        assert_eq!(Told { has_rss: false, ..port }.summary(), "no receive hash");
     }
 
     #[test]

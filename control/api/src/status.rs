@@ -92,6 +92,8 @@ pub struct PortStatus {
     pub rx_queues: u16,
     /// Transmit queues.
     pub tx_queues: u16,
+    /// What it tells of its receive hash: key, redirection table, what it hashes with ports.
+    pub receive_hash: String,
     /// Received packets.
     pub rx_packets: u64,
     /// Received bytes.

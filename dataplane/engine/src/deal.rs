@@ -1,9 +1,10 @@
-//! Whose a local address is, where NICs bring packets to their owner by flow rules ("destination is this local address:
-//! to that queue"): each is one worker's, who takes all of its ports.
+//! Whose a local address is, where NICs bring packets to their owner by flow rules ("destination is this local
+//! address: to that queue"): each is one worker's, who takes all of its ports.
 //!
-//! Every worker needs one of its own among the local addresses of each service and family, because any worker may get
-//! a client. An address keeps its worker for as long as it is known: connections remember it. Addresses that are too few
-//! for that are shared by all workers, as in software (the port tells the owner), unless the operator insists.
+//! Every worker needs one of its own among the local addresses of each service and family, because any worker may
+//! get a client. An address keeps its worker for as long as it is known: connections remember it. Addresses that are
+//! too few for that are shared by all workers, as in software (the port tells the owner), unless the operator
+//! insists.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};

@@ -5,8 +5,8 @@
 //! their destination port. In NAT the replies are addressed to the client, so the same hash finds the owner.
 //! Nothing else is asked, in particular no configuration but which addresses are local or virtual ones.
 //!
-//! Where NICs take flow rules, local addresses are dealt to the workers ([`crate::deal`]): replies tell their owner by
-//! their destination address, and a rule brings them to its queue. Clients' packets are owned as in software.
+//! Where NICs take flow rules, local addresses are dealt to the workers (`crate::deal`): replies tell their owner
+//! by their destination address, and a rule brings them to its queue. Clients' packets are owned as in software.
 //!
 //! With a NIC whose hash is known ([`Rss`]), the owner is whoever the NIC gives a client's packets to, and
 //! local ports are picked so that it gives the replies to the same one. Only replies in NAT name neither a

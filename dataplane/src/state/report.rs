@@ -195,6 +195,7 @@ fn port_status(port: &OpenPort) -> PortStatus {
         mtu: port.mtu,
         rx_queues: port.rx_queues,
         tx_queues: port.tx_queues,
+        receive_hash: port.receive_hash.clone(),
         rx_packets: stats.rx_packets,
         rx_bytes: stats.rx_bytes,
         tx_packets: stats.tx_packets,

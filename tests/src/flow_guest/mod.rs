@@ -1,8 +1,8 @@
-//! A guest that runs the gateway on ports that take flow rules: DPDK's TAP driver makes them rules of the kernel's
-//! traffic control, with modules that Debian's kernel has.
+//! A guest that runs the gateway on ports that take flow rules: DPDK's TAP driver makes them rules of the
+//! kernel's traffic control, with modules that Debian's kernel has.
 //!
-//! The kernel is the network at the other end of each TAP: clients are programs that speak from its address at one, real
-//! servers listen at its address at the other.
+//! The kernel is the network at the other end of each TAP: clients are programs that speak from its address at
+//! one, real servers listen at its address at the other.
 
 use anyhow::Result;
 use serde_json::Value;
