@@ -64,7 +64,7 @@ fn queues_of(deal: &Deal, workers: u16) -> Option<Vec<u16>> {
 
 /// Whether a port takes rules for TCP and UDP to an address; else what is said against it.
 fn takes(port: &OpenPort, to: IpAddr, queue: u16) -> Result<(), String> {
-    let made = PROTOCOLS.map(|protocol| add(port, &FlowRule { to, protocol, queue }));
+    let made = PROTOCOLS.map(|protocol| add(port, to, protocol, queue));
     made.into_iter().try_for_each(|made| made.map(drop)).map_err(|error| {
         let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
         let why = match error {
@@ -76,9 +76,14 @@ fn takes(port: &OpenPort, to: IpAddr, queue: u16) -> Result<(), String> {
     })
 }
 
-fn add(port: &OpenPort, rule: &FlowRule) -> Result<Flow, dpdk::Error> {
-    port.dpdk.check_flow(rule)?;
-    port.dpdk.add_flow(rule)
+/// Makes a rule in the first of two forms that the port takes.
+fn add(port: &OpenPort, to: IpAddr, protocol: u8, queue: u16) -> Result<Flow, dpdk::Error> {
+    let add = |protocol_in_ip| {
+        let rule = FlowRule { to, protocol, protocol_in_ip, queue };
+        port.dpdk.check_flow(&rule)?;
+        port.dpdk.add_flow(&rule)
+    };
+    add(false).or_else(|refusal| add(true).map_err(|_| refusal))
 }
 
 type Key = (u8, IpAddr, WorkerId);
@@ -110,7 +115,7 @@ impl Rules {
                 if self.made.contains_key(&(taker.port, *key)) {
                     continue;
                 }
-                match add(port, &FlowRule { to, protocol, queue }) {
+                match add(port, to, protocol, queue) {
                     Ok(flow) => {
                         self.made.insert((taker.port, *key), flow);
                     }

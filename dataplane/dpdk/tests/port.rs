@@ -252,7 +252,7 @@ fn a_port_without_flow_rules_refuses_them_by_name() {
     let id = eal().attach_vdev("net_null7,no-rx=1").unwrap();
     let (port, _rx, _tx) = Port::open(eal(), id, &small(), &pool).unwrap();
     for to in ["192.0.2.1", "2001:db8::1"] {
-        let rule = FlowRule { to: to.parse().unwrap(), protocol: 6, queue: 0 };
+        let rule = FlowRule { to: to.parse().unwrap(), protocol: 6, protocol_in_ip: false, queue: 0 };
         for refused in [port.check_flow(&rule).err(), port.add_flow(&rule).err()] {
             let Some(Error::Port { port, what, errno, said, .. }) = refused else { panic!("{refused:?}") };
             assert_eq!((port.as_str(), errno.name()), ("net_null7", "ENOSYS"));

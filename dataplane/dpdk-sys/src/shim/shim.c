@@ -56,12 +56,16 @@ flow_parts(struct flow_parts *parts, const struct tg_flow_rule *rule)
 		/* By memory: the address has another type from 24.11 on. */
 		memcpy(&parts->v6.hdr.dst_addr, rule->to, 16);
 		memset(&parts->v6_mask.hdr.dst_addr, 0xff, 16);
+		parts->v6.hdr.proto = rule->protocol_in_ip ? rule->protocol : 0;
+		parts->v6_mask.hdr.proto = rule->protocol_in_ip ? 0xff : 0;
 		parts->items[1].type = RTE_FLOW_ITEM_TYPE_IPV6;
 		parts->items[1].spec = &parts->v6;
 		parts->items[1].mask = &parts->v6_mask;
 	} else {
 		memcpy(&parts->v4.hdr.dst_addr, rule->to, 4);
 		memset(&parts->v4_mask.hdr.dst_addr, 0xff, 4);
+		parts->v4.hdr.next_proto_id = rule->protocol_in_ip ? rule->protocol : 0;
+		parts->v4_mask.hdr.next_proto_id = rule->protocol_in_ip ? 0xff : 0;
 		parts->items[1].type = RTE_FLOW_ITEM_TYPE_IPV4;
 		parts->items[1].spec = &parts->v4;
 		parts->items[1].mask = &parts->v4_mask;

@@ -63,6 +63,8 @@ struct tg_flow_rule {
 	uint8_t to[16];
 	uint8_t is_ipv6;
 	uint8_t protocol;
+	/* Whether the IP header's match names the protocol, too: some filters take it from there alone. */
+	uint8_t protocol_in_ip;
 	uint16_t queue;
 };
 

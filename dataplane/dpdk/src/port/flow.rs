@@ -20,6 +20,9 @@ pub struct FlowRule {
     pub to: IpAddr,
     /// IANA protocol number of TCP or UDP.
     pub protocol: u8,
+    /// Whether the match of the IP header names the protocol, too. The filters of igb and ixgbe take it from there
+    /// alone, others refuse it.
+    pub protocol_in_ip: bool,
     /// The receive queue.
     pub queue: u16,
 }
@@ -31,8 +34,13 @@ impl FlowRule {
             IpAddr::V4(address) => to[..4].copy_from_slice(&address.octets()),
             IpAddr::V6(address) => to = address.octets(),
         }
-        let (is_ipv6, protocol, queue) = (self.to.is_ipv6().into(), self.protocol, self.queue);
-        dpdk_sys::tg_flow_rule { to, is_ipv6, protocol, queue }
+        dpdk_sys::tg_flow_rule {
+            to,
+            is_ipv6: self.to.is_ipv6().into(),
+            protocol: self.protocol,
+            protocol_in_ip: self.protocol_in_ip.into(),
+            queue: self.queue,
+        }
     }
 }
 
