@@ -118,7 +118,7 @@ fn generate(cflags: &[String], out: &Path) {
         // Fields are reached by TG_MBUF_*: the layout holds unions whose generated names are not stable.
         .opaque_type("rte_mbuf")
         // Never looked into, and reaching for their fields would bind half of the headers.
-        .opaque_type("rte_mempool|rte_ring|rte_device")
+        .opaque_type("rte_mempool|rte_ring|rte_device|rte_flow")
         .prepend_enum_name(false)
         .derive_default(true)
         .layout_tests(false)

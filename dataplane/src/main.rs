@@ -10,6 +10,7 @@ mod api_server;
 mod claim;
 mod counts;
 mod cpus;
+mod flow_rules;
 mod memory;
 mod mirror;
 mod ports;

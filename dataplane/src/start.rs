@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use config::{Config, HugePages};
 use crossbeam_channel::{Sender, bounded};
 use dpdk::{Eal, EalConfig, Lcore, LcoreExit, Mempool, ring};
-use engine::{Counters, Fib, Limits, Planner, PortId, Ticks, WorkerConfig, WorkerId};
+use engine::{Counters, Fib, Limits, Planner, PortId, Ticks, TooFew, WorkerConfig, WorkerId};
 
 use crate::counts::{Page, PlatformDrop};
 use crate::cpus::{self, Layout};
+use crate::flow_rules::{self, Rules};
 use crate::memory;
 use crate::mirror::{self, Asker, Twin};
 use crate::ports::{self, Deal, Found, OpenPort, PortQueues};
@@ -132,7 +133,7 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
         open.push(port);
         queues.push(of_port);
     }
-    let steering = steer(config, &open, &deals, &mut warnings);
+    let steering = steer(config, &mut open, &deals, &mut warnings);
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -142,15 +143,22 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
 }
 
 /// Finds out how packets are brought to their owners.
-fn steer(config: &Config, open: &[OpenPort], deals: &[Deal], warnings: &mut Vec<String>) -> Steering {
+fn steer(config: &Config, open: &mut [OpenPort], deals: &[Deal], warnings: &mut Vec<String>) -> Steering {
     let told: Vec<Told> = open.iter().zip(deals).map(|(port, deal)| Told::by(port, deal)).collect();
-    let steering = steering::choose(config.dataplane.steering, config.dataplane.workers, &told);
+    for (port, told) in open.iter_mut().zip(&told) {
+        port.receive_hash = told.summary();
+    }
+    let open = &*open;
+    let (wanted, workers) = (config.dataplane.steering, config.dataplane.workers);
+    let steering = steering::choose(wanted, workers, &told, || flow_rules::probe(open, deals, workers));
     match steering.note.as_str() {
         "" => tracing::info!("steering: {}", steering.name),
         note => tracing::info!("steering: {}; {note}", steering.name),
     }
     if steering.falls_short {
-        warnings.push(format!("steering = \"rss\" is not possible, so it is software: {}", steering.note));
+        let wanted = if wanted == config::Steering::Flow { "flow" } else { "rss" };
+        warnings
+            .push(format!("steering = \"{wanted}\" is not possible, so it is software: {}", steering.note));
     }
     steering
 }
@@ -322,7 +330,8 @@ impl Plan<'_> {
         let parts = Parts {
             workers: links,
             ports: open,
-            planner: Planner::new(limits, counters).with_rss(self.steering.rss.clone()),
+            planner: self.planner(limits, counters),
+            rules: Rules::new(self.steering.takers.clone()),
             slow_path: fib_sender,
             asker: Asker::new(&twins)?,
             services_max: self.config.dataplane.services_max.into(),
@@ -331,6 +340,15 @@ impl Plan<'_> {
             is_running: Box::new(move |worker| eal.is_running(worker_lcore(worker))),
         };
         Ok(Assembled { eal: self.eal.clone(), stop: self.stop.clone(), twins, workers, slow_path, parts })
+    }
+
+    fn planner(&self, limits: Limits, counters: Vec<Arc<Counters>>) -> Planner {
+        let planner = Planner::new(limits, counters).with_rss(self.steering.rss.clone());
+        match (self.steering.name, self.config.dataplane.steering) {
+            ("flow", config::Steering::Flow) => planner.with_dealt_locals(TooFew::Refuse),
+            ("flow", _) => planner.with_dealt_locals(TooFew::Share),
+            _ => planner,
+        }
     }
 
     fn facts(&self, warnings: Vec<String>) -> Facts {

@@ -3,8 +3,9 @@
 //!
 //! All ports are asked to hash with the same key and the same redirection table, because a connection's
 //! packets may come in at any of them. What they then tell about themselves decides: where all agree and each
-//! worker has a queue at each port, the NICs' hash steers ([`engine::rss`]); else the receiving worker hands
-//! over.
+//! worker has a queue at each port, the NICs' hash steers ([`engine::rss`]). Else flow rules bring replies to the
+//! worker whose their local address is, where a port takes such rules ([`crate::flow_rules`]). Else the receiving
+//! worker hands over.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use dpdk::{RssConfig, RssState};
 use engine::Rss;
 use engine::rss::{Hashed, KEY_LEN, RssError};
 
+use crate::flow_rules::{Taker, Takers};
 use crate::ports::{Deal, OpenPort};
 
 /// Longest key of any known driver is 52 bytes (i40e, ice).
@@ -104,6 +106,26 @@ impl Told {
     }
 }
 
+impl Told {
+    /// All of it in one line.
+    pub(crate) fn summary(&self) -> String {
+        if !self.has_rss {
+            return "no receive hash".to_owned();
+        }
+        let table = match &self.table {
+            Some(table) => format!("redirection table of {}", table.len()),
+            None => "no redirection table".to_owned(),
+        };
+        let Some(RssState { key, tcp4, udp4, tcp6, udp6 }) = &self.state else {
+            return format!("receive hash with a hidden key, {table}");
+        };
+        let kinds = [(tcp4, "TCP/IPv4"), (udp4, "UDP/IPv4"), (tcp6, "TCP/IPv6"), (udp6, "UDP/IPv6")];
+        let hashed: Vec<&str> = kinds.iter().filter(|(is, _)| **is).map(|(_, name)| *name).collect();
+        let hashed = if hashed.is_empty() { "nothing".to_owned() } else { hashed.join(", ") };
+        format!("receive hash with a key of {} bytes, {table}; hashes {hashed} with ports", key.len())
+    }
+}
+
 /// Why the NICs' hash does not steer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Why {
@@ -130,31 +152,70 @@ enum Why {
 /// How packets are steered, and why.
 #[derive(Debug)]
 pub(crate) struct Steering {
-    /// "single", "rss" or "software".
+    /// "single", "rss", "flow" or "software".
     pub(crate) name: &'static str,
     /// What keeps it from being better, or is not steered so; empty: nothing.
     pub(crate) note: String,
     /// With "rss": the hash.
     pub(crate) rss: Option<Arc<Rss>>,
+    /// With "flow": the ports that take rules.
+    pub(crate) takers: Vec<Taker>,
     /// Whether the operator wanted what he does not get.
     pub(crate) falls_short: bool,
 }
 
-/// Chooses the best steering that the operator allows and the ports can do.
-pub(crate) fn choose(wanted: config::Steering, workers: u16, ports: &[Told]) -> Steering {
-    let software = |note: String, falls_short| Steering { name: "software", note, rss: None, falls_short };
+impl Steering {
+    fn new(name: &'static str, note: impl Into<String>) -> Steering {
+        Steering { name, note: note.into(), rss: None, takers: Vec::new(), falls_short: false }
+    }
+}
+
+/// Chooses the best steering that the operator allows and the ports can do. Which take flow rules is only asked when
+/// it matters.
+pub(crate) fn choose(
+    wanted: config::Steering,
+    workers: u16,
+    ports: &[Told],
+    takers: impl FnOnce() -> Takers,
+) -> Steering {
     if workers == 1 {
-        return Steering { name: "single", ..software(String::new(), false) };
+        return Steering::new("single", "");
     }
-    if wanted == config::Steering::Software {
-        return software("as configured".to_owned(), false);
-    }
-    match agree(workers, ports) {
-        Ok((rss, hashed)) => {
-            Steering { name: "rss", note: not_hashed(hashed), rss: Some(Arc::new(rss)), falls_short: false }
+    match wanted {
+        config::Steering::Software => Steering::new("software", "as configured"),
+        config::Steering::Flow => by_flow_rules(takers()).unwrap_or_else(falling_short),
+        config::Steering::Rss => by_hash(workers, ports).unwrap_or_else(|why| falling_short(why.to_string())),
+        config::Steering::Auto => {
+            by_hash(workers, ports).unwrap_or_else(|no_hash| second_choice(&no_hash, takers()))
         }
-        Err(why) => software(why.to_string(), wanted == config::Steering::Rss),
     }
+}
+
+/// Flow rules, or else software, where the hash cannot steer.
+fn second_choice(no_hash: &Why, takers: Takers) -> Steering {
+    match by_flow_rules(takers) {
+        Ok(flow) if flow.note.is_empty() => Steering { note: format!("not by hash: {no_hash}"), ..flow },
+        Ok(flow) => Steering { note: format!("not by hash: {no_hash}; {}", flow.note), ..flow },
+        Err(no_flow) => Steering::new("software", format!("{no_hash}; no flow rules: {no_flow}")),
+    }
+}
+
+/// Software instead of what was wanted.
+fn falling_short(why: String) -> Steering {
+    Steering { falls_short: true, ..Steering::new("software", why) }
+}
+
+fn by_hash(workers: u16, ports: &[Told]) -> Result<Steering, Why> {
+    let (rss, hashed) = agree(workers, ports)?;
+    Ok(Steering { rss: Some(Arc::new(rss)), ..Steering::new("rss", not_hashed(hashed)) })
+}
+
+fn by_flow_rules(Takers { takers, refusals }: Takers) -> Result<Steering, String> {
+    let refusals = refusals.join("; ");
+    if takers.is_empty() {
+        return Err(refusals);
+    }
+    Ok(Steering { takers, ..Steering::new("flow", refusals) })
 }
 
 /// What all ports hash with, if they agree.
@@ -262,12 +323,64 @@ mod tests {
         }
     }
 
+    /// No port takes flow rules.
+    fn nobody() -> Takers {
+        Takers {
+            refusals: vec!["port wan cannot".to_owned(), "port lan cannot".to_owned()],
+            ..Takers::default()
+        }
+    }
+
+    /// One port does.
+    fn lan_alone() -> Takers {
+        Takers { takers: vec![Taker::default()], refusals: vec!["port wan cannot".to_owned()] }
+    }
+
+    #[test]
+    fn what_a_port_tells_of_its_hash_is_summed_up() {
+        let port = told("wan", 2, 128);
+        let all = "receive hash with a key of 40 bytes, redirection table of 128; hashes TCP/IPv4, UDP/IPv4, TCP/IPv6, \
+                   UDP/IPv6 with ports";
+        assert_eq!(port.summary(), all);
+        let hidden = Told { state: None, table: None, ..port.clone() };
+        assert_eq!(hidden.summary(), "receive hash with a hidden key, no redirection table");
+        assert_eq!(Told { has_rss: false, ..port }.summary(), "no receive hash");
+    }
+
+    #[test]
+    fn flow_rules_are_the_second_choice() {
+        let good = [told("wan", 3, 128), told("lan", 3, 128)];
+        let mut hidden = good.clone();
+        hidden[1].state = None;
+        let unasked = || -> Takers { panic!("flow rules are tried without need") };
+        assert_eq!(choose(config::Steering::Auto, 3, &good, unasked).name, "rss");
+        assert_eq!(choose(config::Steering::Rss, 3, &hidden, unasked).name, "software");
+        let steering = choose(config::Steering::Auto, 3, &hidden, lan_alone);
+        assert_eq!((steering.name, steering.takers.len(), steering.falls_short), ("flow", 1, false));
+        assert_eq!(steering.note, "not by hash: port lan does not tell its RSS key; port wan cannot");
+    }
+
+    #[test]
+    fn flow_rules_can_be_asked_for() {
+        let good = [told("wan", 3, 128), told("lan", 3, 128)];
+        let steering = choose(config::Steering::Flow, 3, &good, lan_alone);
+        assert_eq!((steering.name, steering.note.as_str()), ("flow", "port wan cannot"));
+        let steering = choose(config::Steering::Flow, 3, &good, nobody);
+        assert_eq!((steering.name, steering.falls_short), ("software", true));
+        assert_eq!(steering.note, "port wan cannot; port lan cannot");
+    }
+
     fn why(change: impl Fn(&mut Told)) -> String {
         let mut ports = [told("wan", 3, 128), told("lan", 3, 128)];
         change(&mut ports[1]);
-        let steering = choose(config::Steering::Auto, 3, &ports);
+        let steering = choose(config::Steering::Auto, 3, &ports, nobody);
         assert_eq!((steering.name, steering.rss.is_none(), steering.falls_short), ("software", true, false));
-        assert!(choose(config::Steering::Rss, 3, &ports).falls_short);
+        assert!(
+            steering.note.ends_with("; no flow rules: port wan cannot; port lan cannot"),
+            "{}",
+            steering.note
+        );
+        assert!(choose(config::Steering::Rss, 3, &ports, nobody).falls_short);
         steering.note
     }
 
@@ -278,6 +391,7 @@ mod tests {
                 config::Steering::Auto,
                 workers,
                 &[told("wan", workers, 128), told("lan", workers, 512)],
+                nobody,
             );
             assert_eq!((steering.name, steering.note.as_str()), ("rss", ""), "{workers} workers");
             assert!(steering.rss.is_some() && !steering.falls_short);
@@ -313,22 +427,22 @@ mod tests {
     fn a_queue_that_nobody_polls_keeps_the_hash_from_steering() {
         let mut port = told("wan", 2, 128);
         port.table.as_mut().unwrap()[3] = u16::MAX;
-        assert!(choose(config::Steering::Auto, 2, &[port]).note.contains("names worker 65535 of 2"));
+        assert!(choose(config::Steering::Auto, 2, &[port], nobody).note.contains("names worker 65535 of 2"));
     }
 
     #[test]
     fn what_is_not_hashed_is_named() {
         let mut port = told("wan", 2, 128);
         port.state.as_mut().unwrap().udp6 = false;
-        let steering = choose(config::Steering::Rss, 2, &[port]);
+        let steering = choose(config::Steering::Rss, 2, &[port], nobody);
         assert_eq!((steering.name, steering.falls_short), ("rss", false));
         assert!(steering.note.contains("do not hash UDP over IPv6 with its ports"), "{}", steering.note);
     }
 
     #[test]
     fn one_worker_needs_no_steering_and_software_can_be_asked_for() {
-        assert_eq!(choose(config::Steering::Rss, 1, &[told("wan", 1, 128)]).name, "single");
-        let steering = choose(config::Steering::Software, 2, &[told("wan", 2, 128)]);
+        assert_eq!(choose(config::Steering::Rss, 1, &[told("wan", 1, 128)], nobody).name, "single");
+        let steering = choose(config::Steering::Software, 2, &[told("wan", 2, 128)], nobody);
         assert_eq!((steering.name, steering.note.as_str()), ("software", "as configured"));
     }
 

@@ -21,10 +21,13 @@ pub struct Status {
     pub generation: u64,
     /// What the start had to do without, or what is wrong now; empty: all is well.
     pub warnings: Vec<String>,
-    /// How packets find their owner: "single" (one worker), "rss" (by the NICs' hash) or "software".
+    /// How packets find their owner: "single" (one worker), "rss" (by the NICs' hash), "flow" (replies by flow
+    /// rules) or "software".
     pub steering: String,
     /// What keeps the steering from being better; empty: nothing.
     pub steering_note: String,
+    /// Flow rules that the ports have.
+    pub flow_rules: u64,
     /// Idle behaviour in force: "poll", "pause" or "adaptive".
     pub idle: String,
     /// One entry per worker.
@@ -60,7 +63,7 @@ pub struct WorkerStatus {
     pub tx_packets: u64,
     /// Packets that another worker owned and that were moved to it.
     pub handed_over: u64,
-    /// Of these, packets that the NIC's hash should have brought to their owner.
+    /// Of these, packets that the NIC's hash or a flow rule should have brought to their owner.
     pub misdirected: u64,
     /// Share of turns that found packets since start, 0 to 1.
     pub busy: f64,
@@ -92,6 +95,8 @@ pub struct PortStatus {
     pub rx_queues: u16,
     /// Transmit queues.
     pub tx_queues: u16,
+    /// What it tells of its receive hash: key, redirection table, what it hashes with ports.
+    pub receive_hash: String,
     /// Received packets.
     pub rx_packets: u64,
     /// Received bytes.

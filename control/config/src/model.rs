@@ -94,10 +94,12 @@ pub enum Idle {
 /// How packets find their owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Steering {
-    /// By the NICs' hash if all ports can, else in software.
+    /// By the NICs' hash if all ports can, else by flow rules if one can, else in software.
     Auto,
     /// By the NICs' hash; where that is not possible, in software with a warning.
     Rss,
+    /// By flow rules, a local address for each worker; where that is not possible, in software with a warning.
+    Flow,
     /// The receiving worker hands over.
     Software,
 }

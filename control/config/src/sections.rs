@@ -128,13 +128,15 @@ pub(crate) fn dataplane(table: &Reader<'_>) -> Dataplane {
 }
 
 fn steering(text: &str) -> Result<Steering, Fault> {
-    match text {
-        "rte_flow" => Err(value::not_built("steering", text, &["auto", "rss", "software"])),
-        _ => choose(
-            text,
-            &[("auto", Steering::Auto), ("rss", Steering::Rss), ("software", Steering::Software)],
-        ),
-    }
+    choose(
+        text,
+        &[
+            ("auto", Steering::Auto),
+            ("rss", Steering::Rss),
+            ("flow", Steering::Flow),
+            ("software", Steering::Software),
+        ],
+    )
 }
 
 fn cpus(table: &Reader<'_>, workers: u16) -> Vec<u32> {

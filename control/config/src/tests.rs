@@ -281,11 +281,16 @@ fn a_port_is_in_one_vlan_or_in_none() {
 }
 
 #[test]
-fn steering_is_one_of_three_and_what_is_not_built_says_so() {
+fn steering_is_one_of_four() {
     let with = |steering: &str| format!("[dataplane]\nsteering = \"{steering}\"\n{MINIMAL}");
-    complains(&with("rte_flow"), "2:12", "steering `rte_flow` is not built yet; what exists is");
-    for (text, wanted) in [("auto", Steering::Auto), ("rss", Steering::Rss), ("software", Steering::Software)]
-    {
+    complains(&with("rte_flow"), "2:12", "flow");
+    let all = [
+        ("auto", Steering::Auto),
+        ("rss", Steering::Rss),
+        ("flow", Steering::Flow),
+        ("software", Steering::Software),
+    ];
+    for (text, wanted) in all {
         assert_eq!(Config::from_str("t", &with(text)).unwrap().dataplane.steering, wanted);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod check;
 mod connections;
+mod doctor;
 mod peer;
 mod services;
 mod stats;
@@ -9,7 +10,7 @@ mod status;
 mod table;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -24,7 +25,7 @@ use peer::{Peer, PeerError};
     name = "tollgate",
     version,
     after_help = "\
-Exit codes: 0 done; 1 the dataplane or control cannot be asked, or refused; 64 the configuration has mistakes.
+Exit codes: 0 done; 1 the dataplane or control cannot be asked, or refused, or doctor has found problems; 64 the configuration has mistakes.
 Command lines that cannot be understood end with 2."
 )]
 pub struct Arguments {
@@ -61,6 +62,12 @@ enum Command {
         #[arg(default_value = config::DEFAULT_PATH)]
         file: PathBuf,
     },
+    /// What is wrong with the gateway and its machine, and what to do about it; also before the first start.
+    Doctor {
+        /// The configuration file.
+        #[arg(default_value = config::DEFAULT_PATH)]
+        file: PathBuf,
+    },
     /// Make control read its configuration again. Live connections are not touched.
     Reload,
 }
@@ -91,6 +98,9 @@ enum CliError {
     /// A file with mistakes.
     #[error("{0}")]
     Mistakes(check::Mistakes),
+    /// What doctor has found.
+    #[error("{0} of the checks found a problem")]
+    Problems(usize),
     /// Control keeps the old configuration.
     #[error("not reloaded, the old configuration stays in force\n{0}")]
     NotReloaded(ctl::NotReloaded),
@@ -142,6 +152,7 @@ fn execute(arguments: &Arguments) -> Result<(), CliError> {
         Command::Connections(filter) => connections::run(&sockets, filter, arguments.json),
         Command::Stats { rate } => stats::run(&sockets, *rate, arguments.json),
         Command::CheckConfig { file } => check_config(file, arguments.json),
+        Command::Doctor { file } => doctor::run(&sockets, file, arguments.json),
         Command::Reload => reload(&sockets, arguments.json),
     }
 }
@@ -157,8 +168,12 @@ impl Sockets {
         let (mut dataplane, mut control) =
             (config::Dataplane::default().api_socket, config::Control::default().socket);
         // The configuration is read only for what is not given: with many services that takes a moment.
+        let file = match &arguments.command {
+            Command::Doctor { file } => file,
+            _ => Path::new(config::DEFAULT_PATH),
+        };
         if (arguments.socket.is_none() || arguments.control_socket.is_none())
-            && let Ok(config) = Config::load(config::DEFAULT_PATH)
+            && let Ok(config) = Config::load(file)
         {
             dataplane = config.dataplane.api_socket;
             control = config.control.socket;
@@ -199,7 +214,7 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
-fn check_config(file: &std::path::Path, json: bool) -> Result<(), CliError> {
+fn check_config(file: &Path, json: bool) -> Result<(), CliError> {
     match check::load(file) {
         Ok(_) if json => print_json(&serde_json::json!({ "valid": true, "mistakes": [] })),
         Ok(config) => print(&format!("{}\n", check::summary(file, &config))),

@@ -62,7 +62,7 @@ fn by_forward(stats: &Stats) -> BTreeMap<&'static str, usize> {
     counts
 }
 
-fn is_scarce(port: &LocalPortUse) -> bool {
+pub(super) fn is_scarce(port: &LocalPortUse) -> bool {
     port.exhausted > 0 || port.in_use * 100 >= port.capacity.max(1) * LOCAL_PORTS_WARN_PERCENT
 }
 
@@ -93,11 +93,11 @@ fn render(view: &View<'_>) -> String {
     );
     let generation =
         if status.generation == 0 { "none yet".to_owned() } else { status.generation.to_string() };
-    let _ = writeln!(
-        text,
-        "           generation {generation}, steering {}, idle {}",
-        status.steering, status.idle
-    );
+    let steering = match status.flow_rules {
+        0 => status.steering.clone(),
+        count => format!("{} ({count} rules)", status.steering),
+    };
+    let _ = writeln!(text, "           generation {generation}, steering {steering}, idle {}", status.idle);
     if !status.steering_note.is_empty() {
         let _ = writeln!(text, "           steering: {}", status.steering_note);
     }
@@ -192,6 +192,18 @@ fn ports(status: &Status) -> String {
     table.render()
 }
 
+/// The sum of a worker's count over all workers.
+pub(super) fn sum(status: &Status, of: fn(&WorkerStatus) -> u64) -> u64 {
+    status.workers.iter().map(of).sum()
+}
+
+/// Whether the NICs bring packets elsewhere than they say.
+pub(super) fn is_misdirecting(status: &Status) -> bool {
+    let (misdirected, received) =
+        (sum(status, |worker| worker.misdirected), sum(status, |worker| worker.rx_packets));
+    misdirected * 100 > received * MISDIRECTED_WARN_PERCENT
+}
+
 fn warnings(view: &View<'_>) -> Vec<String> {
     let mut found = view.dataplane.warnings.clone();
     for worker in &view.dataplane.workers {
@@ -208,12 +220,12 @@ fn warnings(view: &View<'_>) -> Vec<String> {
             ));
         }
     }
-    let sum = |of: fn(&WorkerStatus) -> u64| view.dataplane.workers.iter().map(of).sum::<u64>();
-    let (misdirected, received) = (sum(|worker| worker.misdirected), sum(|worker| worker.rx_packets));
-    if misdirected * 100 > received * MISDIRECTED_WARN_PERCENT {
+    if is_misdirecting(view.dataplane) {
+        let misdirected = sum(view.dataplane, |worker| worker.misdirected);
+        let received = sum(view.dataplane, |worker| worker.rx_packets);
         found.push(format!(
-            "the NICs brought {misdirected} of {received} packets to another worker than their RSS key says; if that \
-             goes on, set steering = \"software\" in [dataplane]"
+            "the NICs brought {misdirected} of {received} packets to another worker than their RSS key or a flow rule \
+             says; if that goes on, set steering = \"software\" in [dataplane]"
         ));
     }
     for port in &view.local_ports_scarce {
@@ -241,6 +253,7 @@ mod tests {
             warnings: vec!["no huge pages".to_owned()],
             steering: "rss".to_owned(),
             steering_note: "the ports do not hash UDP over IPv6".to_owned(),
+            flow_rules: 0,
             idle: "adaptive".to_owned(),
             workers: vec![WorkerStatus {
                 cpus: vec![0, 1],

@@ -1,5 +1,6 @@
 //! Ports: finding, asking, opening, watching.
 
+mod flow;
 mod open;
 mod query;
 
@@ -7,6 +8,8 @@ use crate::eal::EalShared;
 use crate::error::{Errno, Error};
 use crate::{Eal, Mempool, ffi, log, pci};
 use std::sync::{Arc, PoisonError};
+
+pub use flow::{Flow, FlowRule};
 
 /// The number of a port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

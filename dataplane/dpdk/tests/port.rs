@@ -6,7 +6,8 @@ mod common;
 
 use common::{eal, eventually, frames, read_pcap, write_pcap};
 use dpdk::{
-    Burst, DATA_ROOM_DEFAULT, Direction, Error, Mbuf, Mempool, Port, PortConfig, RssConfig, RssState, RxQueue,
+    Burst, DATA_ROOM_DEFAULT, Direction, Error, FlowRule, Mbuf, Mempool, Port, PortConfig, RssConfig,
+    RssState, RxQueue,
 };
 use wire::PacketBuf;
 
@@ -243,4 +244,19 @@ fn a_port_without_rss_says_so_and_works() {
     assert!(port.warnings()[0].contains("no RSS"));
     assert_eq!((port.rss(), port.reta()), (Ok(None), Ok(None)));
     assert_eq!((port.mtu(), port.mac().len()), (1500, 6));
+}
+
+#[test]
+fn a_port_without_flow_rules_refuses_them_by_name() {
+    let pool = common::pool("noflow", 511);
+    let id = eal().attach_vdev("net_null7,no-rx=1").unwrap();
+    let (port, _rx, _tx) = Port::open(eal(), id, &small(), &pool).unwrap();
+    for to in ["192.0.2.1", "2001:db8::1"] {
+        let rule = FlowRule { to: to.parse().unwrap(), protocol: 6, protocol_in_ip: false, queue: 0 };
+        for refused in [port.check_flow(&rule).err(), port.add_flow(&rule).err()] {
+            let Some(Error::Port { port, what, errno, said, .. }) = refused else { panic!("{refused:?}") };
+            assert_eq!((port.as_str(), errno.name()), ("net_null7", "ENOSYS"));
+            assert!(what.ends_with(to) && said == "Function not implemented", "{what}: {said}");
+        }
+    }
 }

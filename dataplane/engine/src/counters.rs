@@ -86,7 +86,7 @@ named_counters! {
         Replied = "replied",
         /// Packets that another worker owned.
         HandedOver = "handed_over",
-        /// Packets that the NIC should have brought to their owner by its hash, but brought to another
+        /// Packets that the NIC should have brought to their owner by its hash or a flow rule, but brought to another
         /// worker.
         Misdirected = "misdirected",
         /// Packets whose next hop had no known MAC address yet.

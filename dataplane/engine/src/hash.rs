@@ -299,42 +299,70 @@ impl EndpointMap {
 }
 
 /// A set of addresses, small and read for every packet.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct AddressSet {
-    /// As loaded from a header.
-    v4: Open<u32, ()>,
-    v6: Open<u128, ()>,
-}
+pub(crate) type AddressSet = AddressMap<()>;
 
 impl AddressSet {
-    /// Addresses 0.0.0.0 and :: are left out: they never name a host.
+    /// A set of these.
     pub(crate) fn new(addresses: impl Iterator<Item = Addr>) -> AddressSet {
-        let mut set = AddressSet::default();
-        for address in addresses {
-            match address.v4() {
-                Some(0) => {}
-                Some(word) => set.v4.insert(word, ()),
-                None if address.bits() == 0 => {}
-                None => set.v6.insert(address.bits(), ()),
-            }
-        }
-        set
+        addresses.map(|address| (address, ())).collect()
     }
 
+    #[inline(always)]
+    pub(crate) fn contains4(&self, word: u32) -> bool {
+        self.get4(word).is_some()
+    }
+
+    #[inline(always)]
+    pub(crate) fn contains(&self, address: Addr) -> bool {
+        self.get(address).is_some()
+    }
+}
+
+/// Something for each of some addresses, few and read for every packet.
+#[derive(Debug, Clone)]
+pub(crate) struct AddressMap<V> {
+    /// As loaded from a header.
+    v4: Open<u32, V>,
+    v6: Open<u128, V>,
+}
+
+impl<V: Copy + Default> Default for AddressMap<V> {
+    fn default() -> Self {
+        AddressMap { v4: Open::default(), v6: Open::default() }
+    }
+}
+
+/// Addresses 0.0.0.0 and :: are left out: they never name a host.
+impl<V: Copy + Default> FromIterator<(Addr, V)> for AddressMap<V> {
+    fn from_iter<I: IntoIterator<Item = (Addr, V)>>(entries: I) -> Self {
+        let mut map = AddressMap::default();
+        for (address, value) in entries {
+            match address.v4() {
+                Some(0) => {}
+                Some(word) => map.v4.insert(word, value),
+                None if address.bits() == 0 => {}
+                None => map.v6.insert(address.bits(), value),
+            }
+        }
+        map
+    }
+}
+
+impl<V: Copy + Default> AddressMap<V> {
     pub(crate) fn is_empty(&self) -> bool {
         self.v4.len == 0 && self.v6.len == 0
     }
 
     #[inline(always)]
-    pub(crate) fn contains4(&self, word: u32) -> bool {
-        self.v4.get(word).is_some()
+    pub(crate) fn get4(&self, word: u32) -> Option<V> {
+        self.v4.get(word)
     }
 
     #[inline(always)]
-    pub(crate) fn contains(&self, address: Addr) -> bool {
+    pub(crate) fn get(&self, address: Addr) -> Option<V> {
         match address.v4() {
-            Some(word) => self.contains4(word),
-            None => self.v6.get(address.bits()).is_some(),
+            Some(word) => self.get4(word),
+            None => self.v6.get(address.bits()),
         }
     }
 }

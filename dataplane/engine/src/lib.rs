@@ -19,6 +19,7 @@
 mod addr;
 pub mod conn;
 pub mod counters;
+mod deal;
 mod embryonic;
 pub mod fib;
 mod fragments;
@@ -46,6 +47,7 @@ pub mod worker;
 pub use addr::{Addr, Endpoint};
 pub use conn::{ConnFilter, ConnInfo};
 pub use counters::{Counter, Counters};
+pub use deal::TooFew;
 pub use fib::{Fib, FibBuilder};
 pub use ids::{AdjacencyId, PairId, PortId, RealId, ServiceId, WorkerId};
 pub use persist::{Template, Templates};

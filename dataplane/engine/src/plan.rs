@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::counters::Counters;
+use crate::deal::{Deal, TooFew};
 use crate::fib::Fib;
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId, WorkerId};
@@ -196,6 +197,20 @@ pub enum PlanError {
     /// Two services at one endpoint.
     #[error("services {0} and {1} both listen at {2}")]
     ListenTwice(SocketAddr, SocketAddr, SocketAddr),
+    /// Workers without a local address of their own, where each needs one.
+    #[error(
+        "service {service}: {missing} of {workers} workers would have no local address of their own, which steering by \
+         flow rules needs: add {missing} of the real servers' family to its local pool, or set steering = \"auto\" or \
+         \"software\"; local addresses that the service had before keep their worker while connections live"
+    )]
+    TooFewLocals {
+        /// The service.
+        service: SocketAddr,
+        /// How many workers there are.
+        workers: u16,
+        /// How many addresses are missing.
+        missing: usize,
+    },
     /// A FULLNAT real server whose family has no local address.
     #[error("service {service}: no local address of the family of real server {real}")]
     NoLocalAddress {
@@ -326,6 +341,8 @@ pub struct Planner {
     /// are found by the client from then on.
     by_client: HashSet<IpAddr>,
     rss: Option<Arc<Rss>>,
+    /// Whose local addresses are, if they are dealt to the workers.
+    deal: Option<Deal>,
     /// By slot of the service: how many tenants it had.
     tenants: Vec<u32>,
     /// By slot of the real server.
@@ -357,6 +374,7 @@ impl Planner {
             addresses: HashMap::new(),
             by_client: HashSet::new(),
             rss: None,
+            deal: None,
             tenants: vec![0; limits.services_max],
             tunnels: Vec::new(),
             expiring: HashSet::new(),
@@ -374,6 +392,24 @@ impl Planner {
     pub fn with_rss(mut self, rss: Option<Arc<Rss>>) -> Planner {
         self.rss = rss;
         self
+    }
+
+    /// Local addresses are dealt to the workers, for NICs that bring packets to their owner by flow rules.
+    pub fn with_dealt_locals(mut self, too_few: TooFew) -> Planner {
+        self.deal = Some(Deal::new(self.workers, too_few));
+        self
+    }
+
+    /// Local addresses that are one worker's, with each protocol that they are used with; in no order.
+    pub fn dealt_locals(&self) -> HashSet<(u8, IpAddr, WorkerId)> {
+        let keys = self.pairs.by_key.keys().chain(self.pairs.leaving.keys());
+        let owned = |address| self.deal.as_ref().and_then(|deal| deal.owner(address));
+        keys.filter_map(|(protocol, address, ..)| Some((*protocol, *address, owned(*address)?))).collect()
+    }
+
+    /// How many local addresses all workers share although local addresses are dealt: there are too few.
+    pub fn shared_locals(&self) -> usize {
+        self.deal.as_ref().map_or(0, Deal::shared)
     }
 
     /// Plans `spec`: one update per worker, in order. All of them must be taken by their workers before the next
@@ -399,6 +435,7 @@ impl Planner {
         self.reals.check_room(&reals)?;
         self.pairs.check_room(&pairs)?;
         self.check_sides(spec, &pairs)?;
+        self.deal = self.dealt_for(spec)?;
         self.services.retarget(&services);
         self.reals.retarget(&reals);
         self.pairs.retarget(&pairs);
@@ -423,7 +460,7 @@ impl Planner {
                 fib: None,
                 port_sets: new_pairs
                     .iter()
-                    .map(|(id, key)| (*id, Some(Box::new(PortSet::new(self.share(key, WorkerId(worker)))))))
+                    .map(|(id, key)| (*id, self.port_set(key, WorkerId(worker))))
                     .collect(),
                 localities: localities
                     .iter()
@@ -433,7 +470,40 @@ impl Planner {
             .collect())
     }
 
-    /// The local ports of a pair that are a worker's.
+    /// The deal with what `spec` adds.
+    fn dealt_for(&self, spec: &Spec) -> Result<Option<Deal>, PlanError> {
+        let Some(mut deal) = self.deal.clone() else { return Ok(None) };
+        let known = self.pairs.by_key.keys().chain(self.pairs.leaving.keys()).map(|key| key.1);
+        deal.retain(&known.collect());
+        let mut seen = HashSet::new();
+        let mut sets = Vec::new();
+        for service in &spec.services {
+            for is_ipv4 in [true, false] {
+                let mut of_family = service
+                    .all_reals()
+                    .filter(|real| real.mode == Mode::FullNat && real.real.is_ipv4() == is_ipv4);
+                let set: Vec<IpAddr> =
+                    service.locals.iter().copied().filter(|local| local.is_ipv4() == is_ipv4).collect();
+                if of_family.next().is_some() && seen.insert(set.clone()) {
+                    sets.push((service.virtual_, set));
+                }
+            }
+        }
+        deal.add(sets)?;
+        Ok(Some(deal))
+    }
+
+    /// The ports of a pair for a worker; none of a local address that is another's.
+    fn port_set(&self, key: &PairSlotKey, worker: WorkerId) -> Option<Box<PortSet>> {
+        let share = match self.deal.as_ref().and_then(|deal| deal.owner(key.1)) {
+            Some(owner) if owner != worker => return None,
+            Some(_) => Share::strided(key.2, WorkerId(0), 1),
+            None => self.share(key, worker),
+        };
+        Some(Box::new(PortSet::new(share)))
+    }
+
+    /// The local ports of a pair that are a worker's, of a local address that all share.
     fn share(&self, (protocol, local, range, real): &PairSlotKey, worker: WorkerId) -> Share {
         match &self.rss {
             Some(rss) if rss.hashes(*protocol, local.is_ipv6()) => {
@@ -556,12 +626,14 @@ impl Planner {
             resetting[*slot as usize] = true;
         }
         let locals = self.pairs.by_key.keys().chain(self.pairs.leaving.keys()).map(|key| key.1.into());
+        let dealt = self.deal.iter().flat_map(Deal::owned);
         let virtuals = self.addresses.values().flatten().map(|address| (*address).into());
         Snapshot {
             generation: spec.generation,
             services,
             by_endpoint,
             locals: AddressSet::new(locals),
+            dealt: dealt.map(|(address, worker)| (address.into(), worker)).collect(),
             virtuals: AddressSet::new(virtuals),
             by_client: AddressSet::new(self.by_client.iter().map(|address| (*address).into())),
             tunnels: self.tunnels.clone(),

@@ -11,8 +11,8 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::addr::{Addr, Endpoint};
 use crate::conn::ToaForm;
-use crate::hash::{AddressSet, EndpointMap};
-use crate::ids::{PairId, RealId, ServiceId};
+use crate::hash::{AddressMap, AddressSet, EndpointMap};
+use crate::ids::{PairId, RealId, ServiceId, WorkerId};
 use crate::persist::Templates;
 use crate::tcp::Timeouts;
 use crate::time::Ticks;
@@ -246,6 +246,8 @@ pub struct Snapshot {
     pub(crate) by_endpoint: EndpointMap,
     /// All local addresses, also of services that are gone while their connections live.
     pub(crate) locals: AddressSet,
+    /// Of these, those that are one worker's; of the others the port tells whose a packet is.
+    pub(crate) dealt: AddressMap<WorkerId>,
     /// All virtual addresses, also of services that are gone while their connections live.
     pub(crate) virtuals: AddressSet,
     /// Of these, those that have or had real servers in NAT, whose replies name the client alone.

@@ -5,6 +5,9 @@
 //! their destination port. In NAT the replies are addressed to the client, so the same hash finds the owner.
 //! Nothing else is asked, in particular no configuration but which addresses are local or virtual ones.
 //!
+//! Where NICs take flow rules, local addresses are dealt to the workers (`crate::deal`): replies tell their owner
+//! by their destination address, and a rule brings them to its queue. Clients' packets are owned as in software.
+//!
 //! With a NIC whose hash is known ([`Rss`]), the owner is whoever the NIC gives a client's packets to, and
 //! local ports are picked so that it gives the replies to the same one. Only replies in NAT name neither a
 //! local nor a virtual address. So packets to a virtual address that has real servers in NAT ([`Snapshot`]:
@@ -42,7 +45,8 @@ pub(crate) fn owner_by_rss(snapshot: &Snapshot, rss: &Rss, tuple: &Tuple) -> Opt
 pub(crate) fn owner4(snapshot: &Snapshot, secret: Secret, workers: u16, key: Key) -> WorkerId {
     let ((src, dst), (sport, dport)) = (halves64(key.addrs), halves32(key.ports));
     if snapshot.locals.contains4(dst) {
-        return owner_of_local_port(u16::from_be(dport), workers);
+        let dealt = snapshot.dealt.get4(dst);
+        return dealt.unwrap_or_else(|| owner_of_local_port(u16::from_be(dport), workers));
     }
     let (addr, port) = if snapshot.virtuals.contains4(dst) { (src, sport) } else { (dst, dport) };
     owner_of_client(secret.hash_endpoint4(addr, port), workers)
@@ -55,7 +59,8 @@ pub(crate) fn owner(snapshot: &Snapshot, secret: Secret, workers: u16, tuple: &T
         return owner4(snapshot, secret, workers, key);
     }
     if snapshot.locals.contains(tuple.dst.addr) {
-        return owner_of_local_port(u16::from_be(tuple.dst.port), workers);
+        let dealt = snapshot.dealt.get(tuple.dst.addr);
+        return dealt.unwrap_or_else(|| owner_of_local_port(u16::from_be(tuple.dst.port), workers));
     }
     let client = if snapshot.virtuals.contains(tuple.dst.addr) { tuple.src } else { tuple.dst };
     owner_of_client(secret.hash_endpoint(client), workers)

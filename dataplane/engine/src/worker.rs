@@ -356,6 +356,7 @@ impl Worker {
         match parse(data, mac) {
             Parsed::Segment(segment) => {
                 if STEER && let Some(owner) = self.other_owner(&segment.tuple(data)) {
+                    self.note_misdirected(&segment.tuple(data));
                     return self.hand_over(owner);
                 }
                 self.segment(now, packet, &segment)
@@ -384,6 +385,13 @@ impl Worker {
         let owner =
             by_rss.unwrap_or_else(|| steer::owner(&self.snapshot, self.steering, self.workers, tuple));
         (owner != self.id).then_some(owner)
+    }
+
+    /// Counts a packet that a flow rule should have brought to its owner, which is somebody else.
+    fn note_misdirected(&self, tuple: &Tuple) {
+        if self.snapshot.dealt.get(tuple.dst.addr).is_some() {
+            self.counters.event(Counter::Misdirected).add(1);
+        }
     }
 
     fn hand_over(&self, owner: WorkerId) -> Verdict {

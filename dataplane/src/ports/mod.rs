@@ -121,6 +121,8 @@ pub(crate) struct OpenPort {
     pub(crate) rx_queues: u16,
     /// Transmit queues.
     pub(crate) tx_queues: u16,
+    /// What it tells of its receive hash.
+    pub(crate) receive_hash: String,
     /// Its kernel twin.
     pub(crate) twin: Option<Twin>,
     /// Whether its twin was last told that there is a link.
@@ -268,6 +270,7 @@ pub(crate) fn open(
         mtu,
         rx_queues: found.queues.rx,
         tx_queues: found.queues.tx,
+        receive_hash: String::new(),
         twin: None,
         // A TAP begins with a carrier.
         link_told: true,

@@ -26,6 +26,7 @@ use engine::fib::FibPort;
 use engine::{ConnFilter, Counters, Fib, Planner, PortId, Update};
 
 use crate::counts::Page;
+use crate::flow_rules::Rules;
 use crate::mirror::{Asker, Change};
 use crate::ports::OpenPort;
 use crate::worker::{Export, FromWorker, ToWorker};
@@ -116,6 +117,7 @@ pub(crate) struct Core {
     ports: Vec<OpenPort>,
     port_ids: HashMap<String, PortId>,
     planner: Planner,
+    rules: Rules,
     pair_counts: PairCounts,
     routing: Routing,
     slow_path: Sender<Arc<Fib>>,
@@ -133,6 +135,7 @@ pub(crate) struct Parts {
     pub(crate) workers: Vec<WorkerLink>,
     pub(crate) ports: Vec<OpenPort>,
     pub(crate) planner: Planner,
+    pub(crate) rules: Rules,
     pub(crate) slow_path: Sender<Arc<Fib>>,
     pub(crate) asker: Asker,
     pub(crate) facts: Facts,
@@ -155,6 +158,7 @@ impl Core {
             workers: parts.workers,
             ports: parts.ports,
             planner: parts.planner,
+            rules: parts.rules,
             pair_counts: PairCounts::default(),
             routing: Routing::new(fib_ports),
             slow_path: parts.slow_path,
@@ -273,6 +277,8 @@ impl Core {
             // The slow path is slower to take a table than this thread to make one only when it hangs.
             let _ = self.slow_path.send_timeout(fib, WORKER_TIMEOUT);
         }
+        // Before the workers take local addresses, so that already the first replies are brought to them.
+        self.rules.follow(&self.ports, &self.planner.dealt_locals());
         self.hand_over(updates)?;
         let generation = state.generation;
         tracing::info!("generation {generation} with {} services is in force", state.services.len());

@@ -22,13 +22,34 @@ impl Core {
             pid: std::process::id(),
             uptime_s: facts.started.elapsed().as_secs(),
             generation: self.desired.generation,
-            warnings: facts.warnings.iter().cloned().chain(self.ports.iter().flat_map(troubles)).collect(),
+            warnings: facts
+                .warnings
+                .iter()
+                .cloned()
+                .chain(self.rules.trouble())
+                .chain(self.ports.iter().flat_map(troubles))
+                .collect(),
             steering: facts.steering.to_owned(),
-            steering_note: facts.steering_note.clone(),
+            steering_note: self.steering_note(),
+            flow_rules: self.rules.len() as u64,
             idle: facts.idle.to_owned(),
             workers: self.workers.iter().enumerate().map(|(id, worker)| worker_status(id, worker)).collect(),
             ports: self.ports.iter().map(port_status).collect(),
         }
+    }
+
+    /// What the start found out, and that local addresses are too few for flow rules.
+    fn steering_note(&self) -> String {
+        let mut note = self.facts.steering_note.clone();
+        let shared = self.planner.shared_locals();
+        if shared > 0 {
+            note.push_str(if note.is_empty() { "" } else { "; " });
+            note.push_str(&format!(
+                "{shared} local addresses are shared by all workers, since a service has fewer than there are workers: \
+                 handed over in software"
+            ));
+        }
+        note
     }
 
     /// All counters.
@@ -185,6 +206,7 @@ fn port_status(port: &OpenPort) -> PortStatus {
         mtu: port.mtu,
         rx_queues: port.rx_queues,
         tx_queues: port.tx_queues,
+        receive_hash: port.receive_hash.clone(),
         rx_packets: stats.rx_packets,
         rx_bytes: stats.rx_bytes,
         tx_packets: stats.tx_packets,

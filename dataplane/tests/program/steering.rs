@@ -47,6 +47,20 @@ fn software_is_what_ports_without_a_hash_leave_and_a_warning_if_more_was_wanted(
 }
 
 #[test]
+fn ports_that_take_no_flow_rules_say_so() {
+    let status = status_on("net_ring", "auto");
+    assert!(status.steering_note.contains("no flow rules: port wan"), "{}", status.steering_note);
+    let status = status_on(HASHES, "flow");
+    assert_eq!((status.steering.as_str(), status.flow_rules), ("software", 0));
+    assert!(
+        status.steering_note.contains("port wan (net_null) takes none for IPv4 (Function not implemented)"),
+        "{}",
+        status.steering_note
+    );
+    assert!(status.warnings.iter().any(|warning| warning.contains("\"flow\" is not possible")), "{status:?}");
+}
+
+#[test]
 fn software_can_be_asked_for() {
     let status = status_on(HASHES, "software");
     assert_eq!((status.steering.as_str(), status.steering_note.as_str()), ("software", "as configured"));

@@ -4,29 +4,22 @@
 //! The cards' other ends are TAPs in a network namespace of their own, where frames are sent and received as
 //! they are.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::agent::{Agent, Listening};
 use crate::frames::{FrameReceiver, FrameSender};
-use crate::gateway::binary;
+use crate::gateway_guest::{self, GatewayGuest, PATIENCE};
 use crate::guest_image::{self, Contents, Image};
 use crate::netns::Netns;
 use crate::run::Cmd;
 use crate::wait::wait_for;
 
-/// How long booting and every step may take on a busy machine: some ten seconds on an idle one.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// How long fetching a qemu may take.
 const FETCH_LIMIT: Duration = Duration::from_secs(240);
-/// Memory of the guest in MiB; 128 of it become huge pages.
-const MEMORY_MIB: u32 = 512;
 /// Modules that are loaded, besides those that they need.
 const MODULES: [&str; 2] = ["uio", "uio_pci_generic"];
 /// What EAL opens by itself out of its folder of plug-ins.
@@ -70,6 +63,19 @@ impl Card {
     }
 }
 
+impl Card {
+    /// The arguments of qemu for both cards.
+    fn devices(self) -> Vec<String> {
+        let of_side = |side: Side| {
+            let (name, queues) = (side.name(), self.tap_queues());
+            let tap =
+                format!("tap,id={name},ifname={name},queues={queues},script=no,downscript=no,vhost=off");
+            [vec!["-netdev".to_owned(), tap], self.arguments(side)].concat()
+        };
+        Side::ALL.into_iter().flat_map(of_side).collect()
+    }
+}
+
 /// The most queues, and so workers, that cards are asked for.
 const QUEUES_MAX: u16 = 4;
 
@@ -110,8 +116,7 @@ struct Wire {
 /// A running guest; ended when dropped.
 #[derive(Debug)]
 pub struct Guest {
-    _qemu: Qemu,
-    agent: Agent,
+    inner: GatewayGuest,
     wires: [Wire; 2],
     // Dropped behind qemu, which holds the TAPs.
     _netns: Netns,
@@ -137,57 +142,28 @@ impl Guest {
             })
         };
         let wires = [wire(Side::Wan)?, wire(Side::Lan)?];
-        let console = dir.path().join("console");
-        let listening = Listening::new(dir.path(), &console)?;
-        let mut qemu = Qemu(spawn_qemu(&image, &netns, dir.path(), card)?);
-        let agent = listening.accept(PATIENCE, || match qemu.0.try_wait()? {
-            None => Ok(()),
-            Some(status) => {
-                bail!("qemu has ended with {status}:\n{}", std::fs::read_to_string(&console)?)
-            }
-        })?;
-        Ok(Guest { _qemu: qemu, agent, wires, _netns: netns, _dir: dir })
+        let wrapper = ["ip", "netns", "exec", netns.name()];
+        let inner = GatewayGuest::boot(&image, dir.path(), &wrapper, &qemu_root(card)?, &card.devices())?;
+        Ok(Guest { inner, wires, _netns: netns, _dir: dir })
     }
 
     /// Starts dataplane and control and waits until the services are in force. `config` gets the cards' PCI
     /// addresses in place of `WAN` and `LAN`.
     pub fn start_gateway(&mut self, config: &str) -> Result<()> {
-        let cards = self.agent.run("cat /cards")?;
+        let cards = self.inner.agent.run("cat /cards")?;
         let cards: Vec<&str> = cards.split_whitespace().collect();
-        ensure!(cards.len() == 2, "two cards are wanted, DPDK has {cards:?}:\n{}", self.agent.console());
+        ensure!(
+            cards.len() == 2,
+            "two cards are wanted, DPDK has {cards:?}:\n{}",
+            self.inner.agent.console()
+        );
         let config = config.replace("WAN", cards[0]).replace("LAN", cards[1]);
-        self.agent.run("rm -f /config")?;
-        for line in config.lines() {
-            ensure!(!line.contains('\''), "a shell would take this for something else: {line}");
-            self.agent.run(&format!("echo '{line}' >>/config"))?;
-        }
-        for program in ["dataplane", "control"] {
-            self.agent.run(&format!("tollgate-{program} --config /config >/{program}.log 2>&1 &"))?;
-            let socket = format!("test -S /run/tollgate/{program}.sock");
-            self.wait_for(&format!("{program}'s socket"), |guest| {
-                Ok((guest.agent.run_any(&socket)?.status == 0).then_some(()))
-            })?;
-        }
-        self.wait_for("the services and the links", |guest| {
-            if guest.agent.run_any("pidof tollgate-dataplane && pidof tollgate-control")?.status != 0 {
-                bail!("one of them has ended");
-            }
-            // The dataplane's socket is there before it answers.
-            let said = guest.agent.run_any("tollgate status --json")?;
-            let status: Value = serde_json::from_str(&said.text).unwrap_or_default();
-            let ports = status["dataplane"]["ports"].as_array().into_iter().flatten();
-            let links = ports.filter(|port| port["link_up"] == true).count();
-            let in_force = status["dataplane"]["generation"].as_u64() > Some(0);
-            Ok((in_force && links == Side::ALL.len()).then_some(()))
-        })
+        self.inner.start_gateway(&config, cards.len())
     }
 
     /// Ends both.
     pub fn stop_gateway(&mut self) -> Result<()> {
-        self.agent.run("killall tollgate-control tollgate-dataplane")?;
-        self.wait_for("both programs' end", |guest| {
-            Ok((guest.agent.run_any("pidof tollgate-control tollgate-dataplane")?.status != 0).then_some(()))
-        })
+        self.inner.stop_gateway()
     }
 
     /// `tollgate status --json`.
@@ -197,8 +173,7 @@ impl Guest {
 
     /// What the command line says with `--json`.
     pub fn json(&mut self, arguments: &str) -> Result<Value> {
-        let text = self.agent.run(&format!("tollgate {arguments} --json"))?;
-        serde_json::from_str(&text).with_context(|| format!("`tollgate {arguments} --json` said:\n{text}"))
+        self.inner.json(arguments)
     }
 
     /// Sends frames to one card; what then comes out of the other, which must be as many.
@@ -220,70 +195,21 @@ impl Guest {
                 Ok((out.len() >= wanted).then_some(()))
             });
             if let Err(error) = waited {
-                return Err(error.context(format!("{} came\n{}", out.len(), self.last_words())));
+                return Err(error.context(format!("{} came\n{}", out.len(), self.inner.last_words())));
             }
         }
         ensure!(out.len() == frames.len(), "{} frames came of {}", out.len(), frames.len());
         Ok(out)
-    }
-
-    fn wait_for<T>(
-        &mut self,
-        what: &str,
-        mut probe: impl FnMut(&mut Guest) -> Result<Option<T>>,
-    ) -> Result<T> {
-        let waited = wait_for(what, PATIENCE, || probe(self));
-        waited.map_err(|error| error.context(self.last_words()))
-    }
-
-    /// The logs and the counters.
-    fn last_words(&mut self) -> String {
-        let logs = "tail -n 30 /dataplane.log /control.log; tollgate status; tollgate stats";
-        let said = self.agent.run_any(logs).map_or_else(|error| format!("{error:#}"), |said| said.text);
-        format!("{said}\n{}", self.agent.console())
     }
 }
 
 /// Fewer than a card's queue has descriptors, whatever queues they reach.
 const FRAMES_AT_ONCE: usize = 32;
 
-/// The emulator; ended when dropped.
-#[derive(Debug)]
-struct Qemu(Child);
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
-            eprintln!("qemu (pid {}) is left behind: {error}", self.0.id());
-        }
-    }
-}
-
 fn make_image(dir: &Path) -> Result<Image> {
-    let mut programs = Vec::new();
-    for name in ["tollgate-dataplane", "tollgate-control", "tollgate"] {
-        let stripped = dir.join(name);
-        Cmd::line("strip --strip-debug -o").arg(&stripped).arg(binary(name)?).run()?;
-        programs.push(stripped);
-    }
-    let plug_ins = plug_ins()?;
+    let (programs, plug_ins) = (gateway_guest::programs(dir)?, gateway_guest::plug_ins(&PLUG_INS)?);
     let init = include_bytes!("init.sh");
     guest_image::make(dir, &Contents { init, programs: &programs, plug_ins: &plug_ins, modules: &MODULES })
-}
-
-/// DPDK's plug-ins: `/usr/lib/TRIPLE/dpdk/pmds-VERSION/librte_NAME.so.VERSION`.
-fn plug_ins() -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for library in std::fs::read_dir("/usr/lib")?.flatten() {
-        for folder in std::fs::read_dir(library.path().join("dpdk")).into_iter().flatten().flatten() {
-            for name in PLUG_INS {
-                let path = folder.path().join(format!("librte_{name}.so"));
-                found.extend(path.canonicalize());
-            }
-        }
-    }
-    ensure!(found.len() == PLUG_INS.len(), "of DPDK's plug-ins {PLUG_INS:?} there are only {found:?}");
-    Ok(found)
 }
 
 /// The folder of a qemu that has such cards: `/`, or one that is fetched.
@@ -294,31 +220,4 @@ fn qemu_root(card: Card) -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/guest-qemu.sh");
     let said = Cmd::new(script).arg("igb").limit(FETCH_LIMIT).run()?;
     Ok(PathBuf::from(said.stdout.trim()))
-}
-
-fn spawn_qemu(image: &Image, netns: &Netns, dir: &Path, card: Card) -> Result<Child> {
-    let root = qemu_root(card)?;
-    let console = File::create(dir.join("console"))?;
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", netns.name(), "setpriv", "--pdeathsig", "KILL", "--"]);
-    // One emulating thread: patching code under several is not emulated right and hangs now and then.
-    command.arg(root.join("usr/bin/qemu-system-x86_64"));
-    for folder in ["usr/share/qemu", "usr/share/seabios"] {
-        command.arg("-L").arg(root.join(folder));
-    }
-    command.args(["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1"]);
-    command.args(["-m", &MEMORY_MIB.to_string()]);
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
-    command.args(["-chardev", &format!("socket,id=agent,path={}", dir.join("agent").display())]);
-    command.args(["-device", "isa-serial,chardev=agent"]);
-    command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
-    // On a busy machine the check of the timer finds none.
-    command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check"]);
-    for side in Side::ALL {
-        let (name, queues) = (side.name(), card.tap_queues());
-        let tap = format!("tap,id={name},ifname={name},queues={queues},script=no,downscript=no,vhost=off");
-        command.args(["-netdev", &tap]).args(card.arguments(side));
-    }
-    command.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console);
-    command.spawn().context("qemu does not start; scripts/setup.sh installs qemu-system-x86")
 }

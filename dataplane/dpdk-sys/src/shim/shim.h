@@ -22,6 +22,7 @@
 #include <rte_mbuf.h>
 #include <rte_ring.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_thash.h>
 
 /* Where the fields of an mbuf are that are read and written per packet. */
@@ -55,6 +56,26 @@ int tg_link_get(uint16_t port, struct tg_link *link);
 
 /* The name of the bus device behind a port. */
 const char *tg_device_name(const struct rte_device *device);
+
+/* A rule: packets of a protocol (IANA number, TCP or UDP) to an address go to a receive queue. */
+struct tg_flow_rule {
+	/* Network order; of IPv4 the first four bytes. */
+	uint8_t to[16];
+	uint8_t is_ipv6;
+	uint8_t protocol;
+	/* Whether the IP header's match names the protocol, too: some filters take it from there alone. */
+	uint8_t protocol_in_ip;
+	uint16_t queue;
+};
+
+/* Whether a port would take the rule: 0 or a negative errno; then why, terminated, as far as the driver says. */
+int tg_flow_validate(uint16_t port, const struct tg_flow_rule *rule, char *why, size_t why_len);
+
+/* Gives a port the rule; NULL: it is refused, see rte_errno and why. */
+struct rte_flow *tg_flow_create(uint16_t port, const struct tg_flow_rule *rule, char *why, size_t why_len);
+
+/* Takes a rule back. */
+int tg_flow_destroy(uint16_t port, struct rte_flow *flow);
 
 /* Receives one complete piece of log output; level is one of RTE_LOG_*. */
 typedef void (*tg_log_fn)(uint32_t level, const char *text, size_t len);

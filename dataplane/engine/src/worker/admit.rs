@@ -266,8 +266,10 @@ impl Sources<'_> {
                 return Some((pair, outbound));
             }
         }
-        // Only what is refused counts, once per local address.
-        real.locals.iter().for_each(|(_, pair)| self.counters.pair(*pair).exhausted.add(1));
+        // Only what is refused counts, once per local address; those of other workers have no ports for us.
+        let own =
+            real.locals.iter().filter(|(_, pair)| self.ports.get(pair.index()).is_some_and(Option::is_some));
+        own.for_each(|(_, pair)| self.counters.pair(*pair).exhausted.add(1));
         None
     }
 

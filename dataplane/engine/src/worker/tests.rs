@@ -1,4 +1,5 @@
 mod client_address;
+mod dealt;
 mod families;
 mod fragments;
 mod icmp_errors;

@@ -1,0 +1,215 @@
+//! What the kernel tells of the machine.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use config::{Config, Device};
+
+/// Huge pages of one size on one NUMA node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pages {
+    pub(super) node: u32,
+    pub(super) size_kib: u64,
+    pub(super) total: u64,
+    pub(super) free: u64,
+}
+
+/// What the kernel tells of the machine, as far as checks want it. What it does not tell is missing.
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    pub(super) pages: Vec<Pages>,
+    /// Flags of the first CPU in /proc/cpuinfo.
+    pub(super) cpu_flags: BTreeSet<String>,
+    pub(super) isolated: Vec<u32>,
+    pub(super) governors: BTreeMap<u32, String>,
+    /// Hyper-threads of one core, by CPU.
+    pub(super) siblings: BTreeMap<u32, Vec<u32>>,
+    /// Drivers of the configured PCI devices; an empty one: none is bound; missing: no such device.
+    pub(super) drivers: BTreeMap<String, String>,
+    pub(super) iommu_groups: usize,
+    pub(super) noiommu: bool,
+    pub(super) synchronized: bool,
+    pub(super) sysctls: BTreeMap<String, String>,
+    /// Names of running programs.
+    pub(super) programs: HashSet<String>,
+    /// Addresses of interfaces; `None`: they cannot be asked for.
+    pub(super) addresses: Option<HashSet<(String, IpAddr)>>,
+}
+
+fn text(path: &Path) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+fn number<T: std::str::FromStr>(path: &Path) -> Option<T> {
+    text(path)?.parse().ok()
+}
+
+/// The names in a folder.
+fn names(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Numbers as the kernel lists them: `0-3,8`.
+fn cpu_list(list: &str) -> Vec<u32> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
+    };
+    list.split(',').filter_map(range).flatten().collect()
+}
+
+/// The number at the end of names such as `cpu12`.
+fn numbered(names: Vec<String>, prefix: &str) -> Vec<u32> {
+    names.iter().filter_map(|name| name.strip_prefix(prefix)?.parse().ok()).collect()
+}
+
+impl Machine {
+    /// Reads what is below `root`, which is `/` but in tests.
+    pub(super) fn read(root: &Path, config: Option<&Config>) -> Machine {
+        let cpus = root.join("sys/devices/system/cpu");
+        let of_cpus = numbered(names(&cpus), "cpu");
+        let of_cpu = |cpu: &u32, file: &str| text(&cpus.join(format!("cpu{cpu}")).join(file));
+        Machine {
+            pages: pages(root),
+            cpu_flags: cpu_flags(root),
+            isolated: text(&cpus.join("isolated")).map(|list| cpu_list(&list)).unwrap_or_default(),
+            governors: of_cpus
+                .iter()
+                .filter_map(|cpu| Some((*cpu, of_cpu(cpu, "cpufreq/scaling_governor")?)))
+                .collect(),
+            siblings: of_cpus
+                .iter()
+                .filter_map(|cpu| Some((*cpu, cpu_list(&of_cpu(cpu, "topology/thread_siblings_list")?))))
+                .collect(),
+            drivers: config.map(|config| drivers(root, config)).unwrap_or_default(),
+            iommu_groups: names(&root.join("sys/kernel/iommu_groups")).len(),
+            noiommu: text(&root.join("sys/module/vfio/parameters/enable_unsafe_noiommu_mode")).as_deref()
+                == Some("Y"),
+            synchronized: root.join("run/systemd/timesync/synchronized").exists(),
+            sysctls: config.map(|config| sysctls(root, config)).unwrap_or_default(),
+            programs: programs(root),
+            addresses: addresses(),
+        }
+    }
+}
+
+fn pages(root: &Path) -> Vec<Pages> {
+    let nodes = root.join("sys/devices/system/node");
+    let mut found = Vec::new();
+    let mut of_folder = |node: u32, folder: &Path| {
+        for name in names(folder) {
+            let size = name.strip_prefix("hugepages-").and_then(|rest| rest.strip_suffix("kB"));
+            let Some(size_kib) = size.and_then(|size| size.parse().ok()) else { continue };
+            let count = |file: &str| number(&folder.join(&name).join(file)).unwrap_or(0);
+            found.push(Pages { node, size_kib, total: count("nr_hugepages"), free: count("free_hugepages") });
+        }
+    };
+    let all = numbered(names(&nodes), "node");
+    all.iter().for_each(|node| of_folder(*node, &nodes.join(format!("node{node}/hugepages"))));
+    if all.is_empty() {
+        of_folder(0, &root.join("sys/kernel/mm/hugepages"));
+    }
+    found
+}
+
+fn cpu_flags(root: &Path) -> BTreeSet<String> {
+    let cpuinfo = text(&root.join("proc/cpuinfo")).unwrap_or_default();
+    let line = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':'));
+    line.map(|(_, flags)| flags.split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// The configured PCI devices.
+pub(super) fn pci_addresses(config: &Config) -> impl Iterator<Item = &str> {
+    config.ports.iter().filter_map(|port| match &port.device {
+        Device::Pci(address) => Some(address.as_str()),
+        Device::Vdev(_) => None,
+    })
+}
+
+fn drivers(root: &Path, config: &Config) -> BTreeMap<String, String> {
+    let devices = root.join("sys/bus/pci/devices");
+    let driver = |address: &str| {
+        let device = devices.join(address);
+        let link = fs::read_link(device.join("driver")).ok();
+        let name = link.as_ref().and_then(|path| path.file_name()?.to_str()).unwrap_or_default();
+        device.exists().then(|| (address.to_owned(), name.to_owned()))
+    };
+    pci_addresses(config).filter_map(driver).collect()
+}
+
+/// Settings of the kernel that twins depend on, by their path below /proc/sys/net.
+fn sysctls(root: &Path, config: &Config) -> BTreeMap<String, String> {
+    let twins = config.ports.iter().filter_map(|port| port.kernel_interface.as_deref());
+    let of_interface = twins.chain(["all"]).flat_map(|interface| {
+        ["rp_filter", "arp_ignore"].map(|name| format!("ipv4/conf/{interface}/{name}"))
+    });
+    let forward = ["ipv4/ip_forward".to_owned(), "ipv6/conf/all/forwarding".to_owned()];
+    let read = |name: String| Some((name.clone(), text(&root.join("proc/sys/net").join(name))?));
+    of_interface.chain(forward).filter_map(read).collect()
+}
+
+fn programs(root: &Path) -> HashSet<String> {
+    let proc = root.join("proc");
+    let processes = numbered(names(&proc), "");
+    processes.iter().filter_map(|pid| text(&proc.join(pid.to_string()).join("comm"))).collect()
+}
+
+fn addresses() -> Option<HashSet<(String, IpAddr)>> {
+    let ip = |address: &nix::sys::socket::SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    let all = nix::ifaddrs::getifaddrs().ok()?;
+    Some(all.filter_map(|entry| Some((entry.interface_name.clone(), ip(entry.address.as_ref()?)?))).collect())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A configuration with a port on a PCI device and one on a virtual one.
+    pub(in super::super) fn config(dataplane: &str) -> Config {
+        let text = format!(
+            "[dataplane]\n{dataplane}\n\
+             [[port]]\nname = \"wan\"\ndevice = \"0000:01:00.0\"\n\
+             [[port]]\nname = \"lan\"\ndevice = \"net_af_xdp,iface=eth1\"\n\
+             [[service]]\nlisten = \"10.1.0.100:80\"\nprotocol = \"tcp\"\nport = \"wan\"\nmode = \"nat\"\n\
+             [[service.real_server]]\naddress = \"10.2.0.11:80\"\n"
+        );
+        Config::from_str("test", &text).unwrap()
+    }
+
+    fn write(root: &Path, file: &str, content: &str) {
+        let path = root.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    #[test]
+    fn the_kernels_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let pages = "sys/devices/system/node/node1/hugepages/hugepages-2048kB";
+        write(root, &format!("{pages}/nr_hugepages"), "64\n");
+        write(root, &format!("{pages}/free_hugepages"), "16\n");
+        write(root, "proc/cpuinfo", "processor : 0\nflags\t\t: fpu avx2 constant_tsc\n");
+        write(root, "proc/77/comm", "bird\n");
+        write(root, "sys/devices/system/cpu/isolated", "2-3,5\n");
+        write(root, "sys/devices/system/cpu/cpu2/cpufreq/scaling_governor", "powersave\n");
+        write(root, "sys/devices/system/cpu/cpu2/topology/thread_siblings_list", "0,2\n");
+        write(root, "proc/sys/net/ipv4/conf/wan/rp_filter", "1\n");
+        write(root, "sys/bus/pci/devices/0000:01:00.0/vendor", "0x8086\n");
+        let machine = Machine::read(root, Some(&config("")));
+        assert_eq!(machine.pages, [Pages { node: 1, size_kib: 2048, total: 64, free: 16 }]);
+        assert_eq!((machine.isolated, machine.governors[&2].as_str()), (vec![2, 3, 5], "powersave"));
+        assert_eq!(
+            (machine.siblings[&2].clone(), machine.drivers["0000:01:00.0"].as_str()),
+            (vec![0, 2], "")
+        );
+        assert!(machine.cpu_flags.contains("avx2") && machine.programs.contains("bird"));
+        assert_eq!(machine.sysctls["ipv4/conf/wan/rp_filter"], "1");
+    }
+}
