@@ -1,6 +1,7 @@
 use super::*;
 use crate::counters::Counters;
-use crate::snapshot::TunnelKind;
+use crate::snapshot::{Scheduler, SchedulerFlags, Tunnel, TunnelKind};
+use crate::tcp::Timeouts;
 
 const LIMITS: Limits = Limits { services_max: 2, reals_max: 4, pairs_max: 8 };
 
