@@ -23,8 +23,8 @@ use crate::ids::{PairId, RealId, ServiceId, WorkerId};
 use crate::persist::Templates;
 use crate::ports::{PortSet, Share};
 use crate::rss::Rss;
-use crate::sched::Locality;
-use crate::snapshot::{Mode, Options, Snapshot};
+use crate::sched::{Memory, Wants};
+use crate::snapshot::{Mode, Options, Service, Snapshot};
 use crate::translate::tunnel::Wrapper;
 use check::check;
 use slots::{PairSlotKey, RealSlotKey, ServiceSlotKey, Slots, pair_keys};
@@ -42,8 +42,8 @@ pub struct Update {
     pub fib: Option<Arc<Fib>>,
     /// Port sets of new pairs; the worker takes them.
     pub(crate) port_sets: Vec<(PairId, Option<Box<PortSet>>)>,
-    /// What schedulers of services remember of destinations, new (to be taken) or none (to be given back).
-    pub(crate) localities: Vec<(ServiceId, Option<Box<Locality>>)>,
+    /// What schedulers of services need more room for, new (to be taken) or none (to be given back).
+    pub(crate) memories: Vec<(ServiceId, Option<Memory>)>,
 }
 
 impl Update {
@@ -106,8 +106,6 @@ pub struct Planner {
     ended: Vec<bool>,
     ends: u64,
     templates: Option<Arc<Templates>>,
-    /// Services whose localities the workers have.
-    localities: HashSet<ServiceId>,
     /// What was planned last; the next one shares what stays.
     last: Arc<Snapshot>,
     counters: Vec<Arc<Counters>>,
@@ -132,7 +130,6 @@ impl Planner {
             ended: Vec::new(),
             ends: 0,
             templates: None,
-            localities: HashSet::new(),
             last: Arc::default(),
             counters,
         }
@@ -183,7 +180,7 @@ impl Planner {
             .filter(|(id, _)| !self.installed.contains(id))
             .collect();
         self.installed.extend(new_pairs.iter().map(|(id, _)| *id));
-        let localities = self.changed_localities(&snapshot);
+        let memories = changed_memories(&self.last, &snapshot);
         self.last = snapshot.clone();
         Ok((0..self.workers)
             .map(|worker| Update {
@@ -193,9 +190,11 @@ impl Planner {
                     .iter()
                     .map(|(id, key)| (*id, Some(Box::new(PortSet::new(self.share(key, WorkerId(worker)))))))
                     .collect(),
-                localities: localities
+                memories: memories
                     .iter()
-                    .map(|(id, is_new)| (*id, is_new.then(|| Box::new(Locality::new()))))
+                    .map(|(id, new)| {
+                        (*id, new.and_then(|(wants, service)| wants.make(service, &self.counters)))
+                    })
                     .collect(),
             })
             .collect())
@@ -209,16 +208,6 @@ impl Planner {
             }
             _ => Share::strided(*range, worker, self.workers),
         }
-    }
-
-    /// Services whose scheduler begins (true) or ceases to remember destinations.
-    fn changed_localities(&mut self, snapshot: &Snapshot) -> Vec<(ServiceId, bool)> {
-        let with = snapshot.services().filter(|service| service.scheduler.has_locality());
-        let wanted: HashSet<ServiceId> = with.map(|service| service.id).collect();
-        let new = wanted.difference(&self.localities).map(|id| (*id, true));
-        let changed = new.chain(self.localities.difference(&wanted).map(|id| (*id, false))).collect();
-        self.localities = wanted;
-        changed
     }
 
     /// Every pair that is in use or wanted.
@@ -340,6 +329,22 @@ impl Planner {
             self.pairs.by_key.values().chain(self.pairs.leaving.values()).map(|slot| PairId(*slot)).collect();
         self.installed.retain(|id| live.contains(id));
     }
+}
+
+/// Services whose scheduler needs another memory than it has, with what it wants and for which service, or none.
+fn changed_memories<'a>(old: &Snapshot, new: &'a Snapshot) -> Vec<(ServiceId, Option<(Wants, &'a Service)>)> {
+    let slots = old.services.len().max(new.services.len()) as u32;
+    let changed = (0..slots).map(ServiceId).filter_map(|id| {
+        let (old, new) = (old.service(id), new.service(id));
+        let wants = new.map_or(Wants::Nothing, Wants::of);
+        let is_served = match (old, new) {
+            (Some(old), Some(new)) => wants.is_served_by(old, new),
+            (Some(old), None) => Wants::of(old) == Wants::Nothing,
+            (None, _) => wants == Wants::Nothing,
+        };
+        (!is_served).then_some((id, new.map(|new| (wants, new))))
+    });
+    changed.collect()
 }
 
 #[cfg(test)]

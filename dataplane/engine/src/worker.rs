@@ -8,6 +8,7 @@ mod admit;
 mod errors;
 mod forward;
 mod fragment;
+mod hops;
 mod persistence;
 mod reset;
 mod shift;
@@ -48,6 +49,7 @@ use crate::tcp::{ConnState, Timeouts};
 use crate::time::Ticks;
 use crate::verdict::{DropReason, PuntClass, Released, Verdict};
 use crate::wheel::Wheel;
+use hops::Hops;
 
 /// Records that one [`Worker::housekeep`] looks at: about 10 µs when every one is a cache miss.
 const HOUSEKEEP_MAX: usize = 64;
@@ -126,6 +128,7 @@ pub struct Worker {
     ports: Vec<Option<Box<PortSet>>>,
     /// By service.
     sched: Vec<SchedState>,
+    hops: Hops,
     snapshot: Arc<Snapshot>,
     fib: Arc<Fib>,
     counters: Arc<Counters>,
@@ -181,6 +184,7 @@ impl Worker {
             limiter: Limiter::new(config.punt_per_second, config.now),
             ports: std::iter::repeat_with(|| None).take(config.limits.pairs_max).collect(),
             sched: vec![SchedState::default(); config.limits.services_max],
+            hops: Hops::new(config.limits.reals_max),
             snapshot: Arc::new(Snapshot::default()),
             fib: Arc::new(Fib::empty()),
             counters,
@@ -474,9 +478,9 @@ impl Worker {
                 std::mem::swap(slot, set);
             }
         }
-        for (service, locality) in &mut update.localities {
+        for (service, memory) in &mut update.memories {
             if let Some(state) = self.sched.get_mut(service.index()) {
-                std::mem::swap(&mut state.locality, locality);
+                std::mem::swap(&mut state.memory, memory);
             }
         }
     }
@@ -562,8 +566,8 @@ impl Worker {
         self.table.unlink(index);
         self.wheel.disarm(&mut self.table.conns, index);
         self.embryonic.remove(&mut self.table.conns, index);
-        let outbound = self.table.tuples(index).outbound;
-        self.give_port_back(self.table.conns[index as usize].pair, &outbound);
+        let conn = &self.table.conns[index as usize];
+        self.give_port_back(conn.pair, conn.ports[Direction::Outbound as usize]);
         let conn = &self.table.conns[index as usize];
         let real = self.counters.real(conn.real_id);
         if conn.state.is_active() { &real.active } else { &real.inactive }.sub(1);
