@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | rr | each in turn | one look; past unusable ones log n |
 //! | wrr | in turn by weight, IPVS's order | log n |
-//! | lc, wlc, sed, nq | the least loaded | n; from 64 on log n, of loads as last looked at (see [`ranking`]) |
+//! | lc, wlc, sed, nq | the least loaded | n; from 32 on log n, of loads as last looked at (see [`ranking`]) |
 //! | lblc, lblcr | the one that the destination had, while it is not overloaded | n at most |
 //! | dh, sh, mh | by hash of destination, source or connection id | one look |
 //! | fo, ovf | the greatest weight that still takes connections | one look; one more per full server |

@@ -208,12 +208,12 @@ fn a_ranking_comes_with_many_servers_and_a_new_one_whenever_they_change() {
         let updates = plan(&mut planner, vec![spec]).unwrap();
         updates[1].memories.iter().map(|(_, new)| new.is_some()).collect::<Vec<_>>()
     };
-    assert!(memories(63, 1).is_empty(), "few are all looked at");
-    assert_eq!(memories(64, 1), [true]);
-    assert!(memories(64, 1).is_empty(), "nothing has changed");
-    assert_eq!(memories(64, 2), [true]);
-    assert_eq!(memories(65, 2), [true]);
-    assert_eq!(memories(63, 2), [false]);
+    assert!(memories(31, 1).is_empty(), "few are all looked at");
+    assert_eq!(memories(32, 1), [true]);
+    assert!(memories(32, 1).is_empty(), "nothing has changed");
+    assert_eq!(memories(32, 2), [true]);
+    assert_eq!(memories(33, 2), [true]);
+    assert_eq!(memories(31, 2), [false]);
 }
 
 #[test]

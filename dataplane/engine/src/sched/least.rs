@@ -21,8 +21,8 @@ fn open<'a>(
     last: usize,
     counters: &'a [Arc<Counters>],
 ) -> impl Iterator<Item = (usize, &'a Real)> + Clone {
-    let n = reals.len();
-    let around = (1..=n).map(move |step| (last % n + step) % n).map(|i| (i, &reals[i]));
+    let (before, behind) = reals.split_at(reals.len().min(last + 1));
+    let around = (before.len()..).zip(behind).chain(before.iter().enumerate());
     around.filter(|(_, real)| overload::is_open(real, counters))
 }
 
@@ -32,18 +32,16 @@ pub(super) fn least<'a>(
     load: impl Fn(&Real) -> u64,
     weight: impl Fn(&Real) -> u32,
 ) -> Option<usize> {
-    let mut best: Option<(usize, u64, u32)> = None;
-    for (i, real) in reals {
-        let (load, weight) = (load(real), weight(real));
-        // load / weight < best_load / best_weight, without dividing.
-        let is_better = best.is_none_or(|(_, best_load, best_weight)| {
-            u128::from(load) * u128::from(best_weight) < u128::from(best_load) * u128::from(weight)
-        });
-        if is_better {
-            best = Some((i, load, weight));
-        }
-    }
-    best.map(|(i, ..)| i)
+    // A weight of 0 stands for none yet: whatever its load is, the first one is less.
+    let none = (0usize, 0u64, 0u64);
+    let (best, _, weight) = reals.fold(none, |best, (i, real)| {
+        let (load, weight) = (load(real), u64::from(weight(real)));
+        // load / weight < best_load / best_weight, without dividing. A load is below 2^40 (2^32 connections at 256), a
+        // weight below 2^23.
+        let is_better = best.2 == 0 || load.saturating_mul(best.2) < best.1.saturating_mul(weight);
+        if is_better { (i, load, weight) } else { best }
+    });
+    (weight > 0).then_some(best)
 }
 
 /// lc, wlc, sed and nq, by a look at all.

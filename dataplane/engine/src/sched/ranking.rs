@@ -16,8 +16,8 @@ use crate::counters::Counters;
 use crate::snapshot::{Real, Scheduler, Service};
 use crate::time::Ticks;
 
-/// Servers from which on a service has a ranking; with fewer all are looked at, which costs some 20 instructions each.
-pub(crate) const RANKED_FROM: usize = 64;
+/// Servers from which on a service has a ranking; with fewer all are looked at, which costs 50 to 70 instructions each.
+pub(crate) const RANKED_FROM: usize = 32;
 /// Servers that every pick looks at beside its own.
 const LOOKS: usize = 4;
 /// The same for the first pick of a tick: where connections are few, they can be scheduled well.
