@@ -109,6 +109,12 @@ pub(crate) enum Traffic {
     /// Clients' first packets, each of a connection of its own; not among the throughput's cases.
     #[value(skip)]
     New,
+    /// The same, into a table that is full of unanswered connections.
+    #[value(skip)]
+    Full,
+    /// The same, to 20,000 services.
+    #[value(skip)]
+    Many,
 }
 
 impl Traffic {
@@ -118,6 +124,8 @@ impl Traffic {
             Traffic::Inbound => "inbound",
             Traffic::Both => "both",
             Traffic::New => "new",
+            Traffic::Full => "full",
+            Traffic::Many => "many",
         }
     }
 }

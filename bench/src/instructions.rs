@@ -23,10 +23,19 @@ pub(crate) fn cases() -> Vec<Case> {
         Family::value_variants(),
         Traffic::value_variants(),
     );
-    let opening =
-        [(Fullnat, Tcp, Ipv4), (Fullnat, Udp, Ipv4), (Fullnat, Tcp, Ipv6), (Nat, Tcp, Ipv4), (Dr, Tcp, Ipv4)];
-    let opening =
-        opening.into_iter().filter_map(|(mode, proto, family)| Case::new(mode, proto, family, Traffic::New));
+    let opening = [
+        (Fullnat, Tcp, Ipv4, Traffic::New),
+        (Fullnat, Tcp, Ipv4, Traffic::Full),
+        (Fullnat, Tcp, Ipv4, Traffic::Many),
+        (Fullnat, Udp, Ipv4, Traffic::New),
+        (Fullnat, Tcp, Ipv6, Traffic::New),
+        (Fullnat, Tcp, Ipv6, Traffic::Many),
+        (Nat, Tcp, Ipv4, Traffic::New),
+        (Dr, Tcp, Ipv4, Traffic::New),
+    ];
+    let opening = opening
+        .into_iter()
+        .filter_map(|(mode, proto, family, traffic)| Case::new(mode, proto, family, traffic));
     steady.into_iter().chain(opening).collect()
 }
 

@@ -9,10 +9,11 @@
 mod rig;
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use engine::Ticks;
+use engine::{Counters, Limits, Planner, Ticks};
 use rig::{BURST, Burst, Kind, Rig};
 
 /// Times `iterations` bursts, taking their frames from `frames` in turn.
@@ -37,11 +38,14 @@ fn translate(criterion: &mut Criterion) {
         let mut rig = Rig::established(Kind::PLAINEST, flows);
         for (name, both) in [("inbound", false), ("both", true)] {
             let frames = rig.data_frames(both, (2 * flows as usize).clamp(1024, 1 << 20));
-            let before = rig.forwarded();
             group.bench_function(BenchmarkId::new(name, flows), |bencher| {
-                bencher.iter_custom(|iterations| time_bursts(&mut rig, &frames, iterations));
+                bencher.iter_custom(|iterations| {
+                    let before = rig.forwarded();
+                    let spent = time_bursts(&mut rig, &frames, iterations);
+                    assert!(rig.forwarded() > before);
+                    spent
+                });
             });
-            assert!(rig.forwarded() > before);
         }
     }
     group.finish();
@@ -66,7 +70,7 @@ fn admit(criterion: &mut Criterion) {
     const ROOM: u32 = 200_000;
     let mut group = criterion.benchmark_group("admit");
     group.throughput(Throughput::Elements(BURST as u64));
-    let mut rig = Rig::empty(Kind::PLAINEST, ROOM + 1024);
+    let mut rig = Rig::empty(Kind::PLAINEST, &Kind::PLAINEST.spec(), ROOM + 1024);
     let frames: Vec<Vec<u8>> = (0..ROOM).map(|n| Kind::PLAINEST.first_frame(n)).collect();
     group.bench_function("syn", |bencher| {
         bencher.iter_custom(|iterations| {
@@ -91,12 +95,34 @@ fn expire_all(rig: &mut Rig) {
     }
 }
 
+/// What the main thread does for a configuration: 20,000 services with 100,000 real servers at once, and a change of the
+/// weight of one of them.
+fn plan(criterion: &mut Criterion) {
+    let spec = Kind::PLAINEST.spec_of(20_000, 5);
+    let limits = Limits { services_max: 40_000, reals_max: 200_000, pairs_max: 400_000 };
+    let counters = vec![Arc::new(Counters::new(limits.services_max, limits.reals_max, limits.pairs_max))];
+    let mut group = criterion.benchmark_group("plan");
+    group.sample_size(10);
+    group.bench_function("20k services", |bencher| {
+        bencher.iter_with_large_drop(|| Planner::new(limits, counters.clone()).plan(&spec).expect("it fits"));
+    });
+    let (mut planner, mut changed) = (Planner::new(limits, counters), spec);
+    let _updates = planner.plan(&changed).expect("it fits");
+    group.bench_function("one weight of 20k services", |bencher| {
+        bencher.iter_with_large_drop(|| {
+            changed.services[0].reals[0].weight ^= 3;
+            planner.plan(&changed).expect("it fits")
+        });
+    });
+    group.finish();
+}
+
 /// Not timed: how much memory a connection takes.
 fn memory(_criterion: &mut Criterion) {
-    let worker = Rig::empty(Kind::PLAINEST, 1_000_000).worker;
+    let worker = Rig::empty(Kind::PLAINEST, &Kind::PLAINEST.spec(), 1_000_000).worker;
     let bytes = worker.table_bytes() as f64 / f64::from(worker.connections_max());
     println!("memory: {bytes:.1} bytes per connection, record and index");
 }
 
-criterion_group!(benches, translate, refuse, admit, memory);
+criterion_group!(benches, translate, refuse, admit, plan, memory);
 criterion_main!(benches);

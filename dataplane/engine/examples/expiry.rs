@@ -41,7 +41,7 @@ fn main() {
     let mut rig = Rig::established(Kind { mode, is_udp, ..Kind::PLAINEST }, flows);
     rig.scatter(GROUPS);
     for _ in 0..rounds {
-        rig.open(flows);
+        rig.open_first(flows);
         report(&end_all(&mut rig));
     }
 }

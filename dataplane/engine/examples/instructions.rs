@@ -12,6 +12,7 @@
 mod rig;
 
 use std::hint::black_box;
+use std::ops::Range;
 
 use engine::snapshot::Mode;
 use engine::{Ticks, Worker};
@@ -26,7 +27,14 @@ enum Traffic {
     Both,
     /// The first of their connections.
     New,
+    /// The same, into a table that is full of unanswered ones.
+    Full,
+    /// The same, to 20,000 services, each of which has had a connection before.
+    Many,
 }
+
+/// Services of [`Traffic::Many`], with a real server each.
+const SERVICES: u32 = 20_000;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -35,20 +43,38 @@ fn main() {
         panic!("usage: instructions MODE PROTOCOL FAMILY TRAFFIC FLOWS BURSTS")
     };
     let kind = kind(mode, proto, family);
-    let traffics = [("inbound", Traffic::Inbound), ("both", Traffic::Both), ("new", Traffic::New)];
+    let traffics = [
+        ("inbound", Traffic::Inbound),
+        ("both", Traffic::Both),
+        ("new", Traffic::New),
+        ("full", Traffic::Full),
+        ("many", Traffic::Many),
+    ];
     let traffic = one_of("traffic", traffic, &traffics);
     let both = traffic == Traffic::Both;
     assert!(!(both && kind.is_one_way()), "real servers answer clients themselves in this mode");
     let flows: u32 = flows.parse().expect("flows: a number");
     let bursts: usize = bursts.parse().expect("bursts: a number");
 
-    let (mut rig, frames) = if traffic == Traffic::New {
-        let count = (bursts * BURST) as u32;
-        (Rig::with_room(kind, flows, count), (flows..flows + count).map(|n| kind.first_frame(n)).collect())
-    } else {
-        let rig = Rig::established(kind, flows);
-        let frames = rig.data_frames(both, (4 * flows as usize).clamp(4096, 1 << 20));
-        (rig, frames)
+    let count = (bursts * BURST) as u32;
+    let (mut rig, frames) = match traffic {
+        Traffic::Inbound | Traffic::Both => {
+            let rig = Rig::established(kind, flows);
+            let frames = rig.data_frames(both, (4 * flows as usize).clamp(4096, 1 << 20));
+            (rig, frames)
+        }
+        Traffic::New => (Rig::with_room(kind, flows, count), first_frames(kind, flows..flows + count)),
+        Traffic::Full => {
+            let mut rig = Rig::empty(kind, &kind.spec(), flows);
+            rig.open((0..flows).map(|n| kind.first_frame(n)));
+            (rig, first_frames(kind, flows..flows + count))
+        }
+        Traffic::Many => {
+            let mut rig = Rig::empty(kind, &kind.spec_of(SERVICES, 1), 2 * (SERVICES + count));
+            let frame = |n: u32| kind.first_frame_to(n, n.wrapping_mul(7919) % SERVICES);
+            rig.open((0..SERVICES).map(frame));
+            (rig, (SERVICES..SERVICES + count).map(frame).collect())
+        }
     };
     let mut burst = Burst::new();
     let mut at = 0;
@@ -58,6 +84,10 @@ fn main() {
         assert!(burst.all_forwarded(), "{:?}", burst.verdicts);
     }
     println!("packets {}", bursts * burst.packets.len());
+}
+
+fn first_frames(kind: Kind, clients: Range<u32>) -> Vec<Vec<u8>> {
+    clients.map(|n| kind.first_frame(n)).collect()
 }
 
 fn kind(mode: &str, proto: &str, family: &str) -> Kind {

@@ -11,7 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Addr(u128);
 
-const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+/// Bytes in place of an IPv4 address, and those of the mapped form in front of it.
+const V4: u128 = u128::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+const MAPPED: u128 = u128::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0]);
 
 impl Addr {
     /// From 16 bytes as they stand in an IPv6 header.
@@ -23,24 +25,21 @@ impl Addr {
     /// From the word that the four bytes of an IPv4 header make when they are loaded.
     #[inline(always)]
     pub fn from_v4(word: u32) -> Addr {
-        let mut bytes = [0; 16];
-        bytes[..12].copy_from_slice(&MAPPED);
-        bytes[12..].copy_from_slice(&word.to_ne_bytes());
-        Addr(u128::from_ne_bytes(bytes))
+        let [a, b, c, d] = word.to_ne_bytes();
+        Addr(MAPPED | u128::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]))
     }
 
     /// The IPv4 address as a loaded word; `None` for an IPv6 address.
     #[inline(always)]
     pub fn v4(self) -> Option<u32> {
-        let bytes = self.0.to_ne_bytes();
-        let (front, back) = bytes.split_at(12);
-        (front == MAPPED).then(|| u32::from_ne_bytes([back[0], back[1], back[2], back[3]]))
+        let [.., a, b, c, d] = self.0.to_ne_bytes();
+        self.is_v4().then_some(u32::from_ne_bytes([a, b, c, d]))
     }
 
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub fn is_v4(self) -> bool {
-        self.v4().is_some()
+        self.0 & !V4 == MAPPED
     }
 
     /// The 16 bytes; of an IPv4 address the mapped form.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::addr::{Endpoint, Tuple};
-use crate::hash::Key;
+use crate::hash::{AnyKey, Key};
 use crate::ids::{AdjacencyId, PairId, RealId, ServiceId};
 use crate::snapshot::{Mode, Tunnel};
 use crate::tcp::ConnState;
@@ -326,6 +326,9 @@ pub(crate) const fn condition(protocol: u8, state: u8, flags: u8, traits: u8, fi
     u64::from_ne_bytes([protocol, state, flags, traits, epoch, epoch_, 0, 0])
 }
 
+/// By [`Direction`]: the five-tuples of what comes in, as the table keeps them.
+pub(crate) type Keys = [AnyKey; 2];
+
 /// The five-tuples of what comes in in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tuples {
@@ -336,13 +339,6 @@ pub(crate) struct Tuples {
 }
 
 impl Tuples {
-    pub(crate) fn by(&self, direction: Direction) -> Tuple {
-        match direction {
-            Direction::Inbound => self.inbound,
-            Direction::Outbound => self.outbound,
-        }
-    }
-
     pub(crate) fn client(&self) -> Endpoint {
         self.inbound.src
     }

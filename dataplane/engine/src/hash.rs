@@ -64,6 +64,50 @@ impl Key6 {
     }
 }
 
+/// The five-tuple of a packet of either family, as the table keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnyKey {
+    V4(Key),
+    V6(Key6),
+}
+
+impl AnyKey {
+    #[inline(always)]
+    pub(crate) fn of(tuple: &Tuple) -> AnyKey {
+        match Key::of(tuple) {
+            Some(key) => AnyKey::V4(key),
+            None => AnyKey::V6(Key6::of(tuple)),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn tuple(&self) -> Tuple {
+        match self {
+            AnyKey::V4(key) => key.tuple(),
+            AnyKey::V6(key) => key.tuple(),
+        }
+    }
+
+    /// Source, then destination port.
+    #[inline(always)]
+    pub(crate) fn ports(&self) -> u32 {
+        match self {
+            AnyKey::V4(key) => key.ports,
+            AnyKey::V6(key) => key.ports,
+        }
+    }
+
+    /// The same with another destination port, as loaded.
+    #[inline(always)]
+    pub(crate) fn with_dst_port(self, port: u16) -> AnyKey {
+        let ports = pair32(halves32(self.ports()).0, port);
+        match self {
+            AnyKey::V4(key) => AnyKey::V4(Key { ports, ..key }),
+            AnyKey::V6(key) => AnyKey::V6(Key6 { ports, ..key }),
+        }
+    }
+}
+
 /// Two words that stand one behind the other in memory, as one.
 #[inline(always)]
 pub(crate) fn pair64(first: u32, second: u32) -> u64 {
@@ -112,11 +156,12 @@ impl Secret {
         fold(second ^ ports ^ self.0[0], first ^ 0x9e37_79b9_7f4a_7c15 ^ self.0[1])
     }
 
-    /// 64 well-mixed bits of a tuple of either family.
-    pub(crate) fn hash_tuple(self, tuple: &Tuple) -> u64 {
-        match Key::of(tuple) {
-            Some(key) => self.hash(key),
-            None => self.hash6(&Key6::of(tuple)),
+    /// 64 well-mixed bits of a key of either family.
+    #[inline(always)]
+    pub(crate) fn hash_any(self, key: &AnyKey) -> u64 {
+        match key {
+            AnyKey::V4(key) => self.hash(*key),
+            AnyKey::V6(key) => self.hash6(key),
         }
     }
 

@@ -4,6 +4,14 @@
 //! slots, allocates what workers need for new ones, and reuses a slot only when every worker's counters say that
 //! no connection remembers its former tenant.
 
+mod check;
+mod slots;
+mod snapshot;
+mod spec;
+
+pub use check::PlanError;
+pub use spec::{Listen, RealSpec, ServiceSpec, Spec};
+
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -12,15 +20,15 @@ use std::sync::Arc;
 use crate::counters::Counters;
 use crate::deal::{Deal, TooFew};
 use crate::fib::Fib;
-use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId, WorkerId};
 use crate::persist::Templates;
 use crate::ports::{PortSet, Share};
 use crate::rss::Rss;
-use crate::sched::{self, Locality};
-use crate::snapshot::{Mode, Options, Real, Scheduler, SchedulerFlags, Service, Snapshot, Tunnel};
-use crate::tcp::Timeouts;
+use crate::sched::{Memory, Wants};
+use crate::snapshot::{Mode, Options, Service, Snapshot};
 use crate::translate::tunnel::Wrapper;
+use check::check;
+use slots::{PairSlotKey, RealSlotKey, ServiceSlotKey, Slots, pair_keys};
 
 /// Clients that persistence remembers at most, over all services: 35 MB, which the first persistent service takes.
 const TEMPLATES_MAX: usize = 1 << 20;
@@ -35,8 +43,8 @@ pub struct Update {
     pub fib: Option<Arc<Fib>>,
     /// Port sets of new pairs; the worker takes them.
     pub(crate) port_sets: Vec<(PairId, Option<Box<PortSet>>)>,
-    /// What schedulers of services remember of destinations, new (to be taken) or none (to be given back).
-    pub(crate) localities: Vec<(ServiceId, Option<Box<Locality>>)>,
+    /// What schedulers of services need more room for, new (to be taken) or none (to be given back).
+    pub(crate) memories: Vec<(ServiceId, Option<Memory>)>,
 }
 
 impl Update {
@@ -58,260 +66,6 @@ pub struct Limits {
     /// Pairs of a local address and a real server endpoint.
     pub pairs_max: usize,
 }
-
-/// The configuration that is wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Spec {
-    /// Its generation.
-    pub generation: u64,
-    /// The services.
-    pub services: Vec<ServiceSpec>,
-}
-
-/// One wanted service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceSpec {
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// VIP:vport; names the service.
-    pub virtual_: SocketAddr,
-    /// What else it listens at.
-    pub also: Vec<Listen>,
-    /// Scheduler.
-    pub scheduler: Scheduler,
-    /// Its options.
-    pub flags: SchedulerFlags,
-    /// TOA option kind; `None`: off.
-    pub toa: Option<u8>,
-    /// Timeouts.
-    pub timeouts: Timeouts,
-    /// Local addresses.
-    pub locals: Vec<IpAddr>,
-    /// First and last local port.
-    pub local_ports: (u16, u16),
-    /// What else it wants.
-    pub options: Options,
-    /// Gets connections that no real server can have; none of the real servers.
-    pub sorry: Option<RealSpec>,
-    /// Real servers.
-    pub reals: Vec<RealSpec>,
-}
-
-/// A protocol, an address and a range of ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Listen {
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// VIP.
-    pub address: IpAddr,
-    /// First and last port.
-    pub ports: (u16, u16),
-}
-
-impl ServiceSpec {
-    /// The real servers and the sorry server.
-    fn all_reals(&self) -> impl Iterator<Item = &RealSpec> {
-        self.reals.iter().chain(&self.sorry)
-    }
-
-    /// Everything that it listens at. Port 0 means every port.
-    pub fn listens(&self) -> impl Iterator<Item = Listen> {
-        let ports = match self.virtual_.port() {
-            0 => (1, u16::MAX),
-            port => (port, port),
-        };
-        let first = Listen { protocol: self.protocol, address: self.virtual_.ip(), ports };
-        std::iter::once(first).chain(self.also.iter().copied())
-    }
-}
-
-/// One wanted real server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RealSpec {
-    /// RIP:rport; port 0: that of the packet.
-    pub real: SocketAddr,
-    /// How it is reached.
-    pub mode: Mode,
-    /// How packets to it are wrapped, in mode TUN.
-    pub tunnel: Option<Tunnel>,
-    /// Weight; 0: drain.
-    pub weight: u16,
-    /// Whether it may get new connections.
-    pub up: bool,
-    /// Hundredths of the weight that count; 100 but while it is slowly loaded.
-    pub ramp_percent: u8,
-    /// Connections from which on it gets no new ones; 0: any number.
-    pub upper: u32,
-    /// Connections below which it gets new ones again; 0: 3/4 of `upper`.
-    pub lower: u32,
-    /// Its connections and templates end now.
-    pub end_connections: bool,
-}
-
-impl RealSpec {
-    /// A real server that is up, at its full weight, without tunnel and thresholds.
-    pub fn new(real: SocketAddr, mode: Mode, weight: u16) -> RealSpec {
-        RealSpec {
-            real,
-            mode,
-            tunnel: None,
-            weight,
-            up: true,
-            ramp_percent: 100,
-            upper: 0,
-            lower: 0,
-            end_connections: false,
-        }
-    }
-}
-
-/// Why a [`Spec`] cannot be planned. The planner is then as before.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// More of something than there are slots.
-    #[error("too many {what}: {wanted} wanted, {limit} slots")]
-    TooMany {
-        /// "services", "real servers" or "local pairs".
-        what: &'static str,
-        /// Slots that would be needed.
-        wanted: usize,
-        /// Slots there are.
-        limit: usize,
-    },
-    /// The same service twice.
-    #[error("service {0} is there twice")]
-    DuplicateService(SocketAddr),
-    /// The same real server twice in one service.
-    #[error("service {service} has real server {real} twice")]
-    DuplicateReal {
-        /// The service.
-        service: SocketAddr,
-        /// The real server.
-        real: SocketAddr,
-    },
-    /// A virtual address that is a local address too, or was one that connections still use.
-    #[error(
-        "{0} is both a virtual and a local address, or was the other while connections of that time live"
-    )]
-    VirtualIsLocal(IpAddr),
-    /// Two services at one endpoint.
-    #[error("services {0} and {1} both listen at {2}")]
-    ListenTwice(SocketAddr, SocketAddr, SocketAddr),
-    /// Workers without a local address of their own, where each needs one.
-    #[error(
-        "service {service}: {missing} of {workers} workers would have no local address of their own, which steering by \
-         flow rules needs: add {missing} of the real servers' family to its local pool, or set steering = \"auto\" or \
-         \"software\"; local addresses that the service had before keep their worker while connections live"
-    )]
-    TooFewLocals {
-        /// The service.
-        service: SocketAddr,
-        /// How many workers there are.
-        workers: u16,
-        /// How many addresses are missing.
-        missing: usize,
-    },
-    /// A FULLNAT real server whose family has no local address.
-    #[error("service {service}: no local address of the family of real server {real}")]
-    NoLocalAddress {
-        /// The service.
-        service: SocketAddr,
-        /// The real server.
-        real: SocketAddr,
-    },
-    /// A real server that cannot be reached in its mode.
-    #[error("service {service}: real server {real}: {reason}")]
-    ModeImpossible {
-        /// The service.
-        service: SocketAddr,
-        /// The real server.
-        real: SocketAddr,
-        /// Why.
-        reason: &'static str,
-    },
-    /// An empty port range, or port 0 in it.
-    #[error("service {service}: local ports {first}-{last} are no range within 1-65535")]
-    PortRange {
-        /// The service.
-        service: SocketAddr,
-        /// First port.
-        first: u16,
-        /// Last port.
-        last: u16,
-    },
-}
-
-/// Slots of one kind, by key.
-#[derive(Debug)]
-struct Slots<K> {
-    what: &'static str,
-    by_key: HashMap<K, u32>,
-    free: Vec<u32>,
-    /// Keys that are no longer wanted, while connections may still name their slot.
-    leaving: HashMap<K, u32>,
-    limit: usize,
-    next: u32,
-}
-
-impl<K: Clone + Ord + std::hash::Hash> Slots<K> {
-    fn new(what: &'static str, limit: usize) -> Self {
-        Slots { what, by_key: HashMap::new(), free: Vec::new(), leaving: HashMap::new(), limit, next: 0 }
-    }
-
-    /// Whether these keys fit besides all that are there now. What leaves with this very change makes no room for
-    /// it: until a worker has taken the new snapshot it may open connections to what leaves, and they would then
-    /// be counted, and give their ports back, as the next tenant's.
-    fn check_room(&self, wanted: &HashSet<K>) -> Result<(), PlanError> {
-        let new =
-            wanted.iter().filter(|k| !self.by_key.contains_key(k) && !self.leaving.contains_key(k)).count();
-        let room = self.free.len() + (self.limit - self.next as usize);
-        if new > room {
-            let used = self.limit - room;
-            return Err(PlanError::TooMany { what: self.what, wanted: used + new, limit: self.limit });
-        }
-        Ok(())
-    }
-
-    /// Moves to exactly these keys, which fit.
-    fn retarget(&mut self, wanted: &HashSet<K>) {
-        let gone: Vec<K> = self.by_key.keys().filter(|k| !wanted.contains(k)).cloned().collect();
-        for key in gone {
-            if let Some(slot) = self.by_key.remove(&key) {
-                self.leaving.insert(key, slot);
-            }
-        }
-        // In order, so that the same configurations always give the same slots.
-        let mut new: Vec<&K> = wanted.iter().filter(|key| !self.by_key.contains_key(key)).collect();
-        new.sort_unstable();
-        for key in new {
-            let slot = self.leaving.remove(key).or_else(|| self.free.pop()).unwrap_or_else(|| {
-                self.next += 1;
-                self.next - 1
-            });
-            self.by_key.insert(key.clone(), slot);
-        }
-    }
-
-    /// Frees the slots of keys that left and that nothing remembers, and returns them.
-    fn reclaim(&mut self, in_use: impl Fn(u32) -> bool) -> Vec<u32> {
-        let mut freed = Vec::new();
-        self.leaving.retain(|_, slot| {
-            let keep = in_use(*slot);
-            if !keep {
-                freed.push(*slot);
-            }
-            keep
-        });
-        self.free.extend(&freed);
-        self.free.sort_unstable_by(|a, b| b.cmp(a));
-        freed
-    }
-}
-
-type ServiceSlotKey = (u8, SocketAddr);
-type RealSlotKey = (u8, SocketAddr, SocketAddr);
-/// Protocol, local address, port range, real server: what shares one local port space.
-type PairSlotKey = (u8, IpAddr, (u16, u16), SocketAddr);
 
 /// A pair as status pages want it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -355,8 +109,6 @@ pub struct Planner {
     ended: Vec<bool>,
     ends: u64,
     templates: Option<Arc<Templates>>,
-    /// Services whose localities the workers have.
-    localities: HashSet<ServiceId>,
     /// What was planned last; the next one shares what stays.
     last: Arc<Snapshot>,
     counters: Vec<Arc<Counters>>,
@@ -382,7 +134,6 @@ impl Planner {
             ended: Vec::new(),
             ends: 0,
             templates: None,
-            localities: HashSet::new(),
             last: Arc::default(),
             counters,
         }
@@ -452,7 +203,7 @@ impl Planner {
             .filter(|(id, _)| !self.installed.contains(id))
             .collect();
         self.installed.extend(new_pairs.iter().map(|(id, _)| *id));
-        let localities = self.changed_localities(&snapshot);
+        let memories = changed_memories(&self.last, &snapshot);
         self.last = snapshot.clone();
         Ok((0..self.workers)
             .map(|worker| Update {
@@ -462,9 +213,11 @@ impl Planner {
                     .iter()
                     .map(|(id, key)| (*id, self.port_set(key, WorkerId(worker))))
                     .collect(),
-                localities: localities
+                memories: memories
                     .iter()
-                    .map(|(id, is_new)| (*id, is_new.then(|| Box::new(Locality::new()))))
+                    .map(|(id, new)| {
+                        (*id, new.and_then(|(wants, service)| wants.make(service, &self.counters)))
+                    })
                     .collect(),
             })
             .collect())
@@ -511,16 +264,6 @@ impl Planner {
             }
             _ => Share::strided(*range, worker, self.workers),
         }
-    }
-
-    /// Services whose scheduler begins (true) or ceases to remember destinations.
-    fn changed_localities(&mut self, snapshot: &Snapshot) -> Vec<(ServiceId, bool)> {
-        let with = snapshot.services().filter(|service| service.scheduler.has_locality());
-        let wanted: HashSet<ServiceId> = with.map(|service| service.id).collect();
-        let new = wanted.difference(&self.localities).map(|id| (*id, true));
-        let changed = new.chain(self.localities.difference(&wanted).map(|id| (*id, false))).collect();
-        self.localities = wanted;
-        changed
     }
 
     /// Every pair that is in use or wanted.
@@ -609,79 +352,6 @@ impl Planner {
         }
     }
 
-    fn snapshot(&self, spec: &Spec) -> Snapshot {
-        let mut services = vec![None; self.services.next as usize];
-        let mut by_endpoint = EndpointMap::default();
-        for spec in &spec.services {
-            let service = self.service(spec);
-            for listen in spec.listens() {
-                by_endpoint.insert(listen.protocol, listen.address.into(), listen.ports, service.id);
-            }
-            let slot = service.id.index();
-            services[slot] = Some(service);
-        }
-        let mut resetting = vec![false; self.services.next as usize];
-        let slots = self.services.by_key.iter().chain(&self.services.leaving);
-        for (_, slot) in slots.filter(|(key, _)| self.resetting.contains(key)) {
-            resetting[*slot as usize] = true;
-        }
-        let locals = self.pairs.by_key.keys().chain(self.pairs.leaving.keys()).map(|key| key.1.into());
-        let dealt = self.deal.iter().flat_map(Deal::owned);
-        let virtuals = self.addresses.values().flatten().map(|address| (*address).into());
-        Snapshot {
-            generation: spec.generation,
-            services,
-            by_endpoint,
-            locals: AddressSet::new(locals),
-            dealt: dealt.map(|(address, worker)| (address.into(), worker)).collect(),
-            virtuals: AddressSet::new(virtuals),
-            by_client: AddressSet::new(self.by_client.iter().map(|address| (*address).into())),
-            tunnels: self.tunnels.clone(),
-            ended: self.ended.clone(),
-            resetting,
-            ends: self.ends,
-            templates: self.templates.clone(),
-        }
-    }
-
-    fn service(&self, spec: &ServiceSpec) -> Service {
-        let reals: Vec<Real> = spec.reals.iter().map(|real| self.real(spec, real)).collect();
-        let id = ServiceId(self.services.by_key[&(spec.protocol, spec.virtual_)]);
-        let weights = || reals.iter().map(Real::usable_weight).filter(|w| *w > 0);
-        Service {
-            id,
-            protocol: spec.protocol,
-            virtual_: spec.virtual_.into(),
-            tenant: self.tenants.get(id.index()).copied().unwrap_or(0),
-            scheduler: spec.scheduler,
-            flags: spec.flags,
-            lookup: sched::prepare_or_share(self.last.service(id), spec.scheduler, spec.flags, &reals),
-            toa: spec.toa,
-            timeouts: spec.timeouts,
-            options: spec.options,
-            sorry: spec.sorry.as_ref().map(|real| self.real(spec, real)),
-            weight_max: weights().max().unwrap_or(0),
-            weight_gcd: weights().fold(0, gcd).max(1),
-            reals,
-        }
-    }
-
-    fn real(&self, service: &ServiceSpec, spec: &RealSpec) -> Real {
-        Real {
-            id: RealId(self.reals.by_key[&(service.protocol, service.virtual_, spec.real)]),
-            endpoint: spec.real.into(),
-            mode: spec.mode,
-            weight: spec.weight,
-            up: spec.up,
-            ramp_percent: spec.ramp_percent,
-            upper: spec.upper,
-            lower: spec.lower,
-            locals: pair_keys(service, spec)
-                .map(|key| (key.1.into(), PairId(self.pairs.by_key[&key])))
-                .collect(),
-        }
-    }
-
     fn reclaim(&mut self) {
         let counters = &self.counters;
         let templates = |id| counters.iter().fold(0, |sum: u64, c| sum.wrapping_add(c.persistent(id).get()));
@@ -717,78 +387,20 @@ impl Planner {
     }
 }
 
-/// What a FULLNAT real server takes local ports of.
-fn pair_keys(service: &ServiceSpec, real: &RealSpec) -> impl Iterator<Item = PairSlotKey> {
-    let of_family = |local: &&IpAddr| real.mode == Mode::FullNat && local.is_ipv4() == real.real.is_ipv4();
-    let locals = service.locals.iter().filter(of_family);
-    locals.map(|local| (service.protocol, *local, service.local_ports, real.real))
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-fn check(spec: &Spec) -> Result<(), PlanError> {
-    let mut keys = HashSet::new();
-    for service in &spec.services {
-        if !keys.insert((service.protocol, service.virtual_)) {
-            return Err(PlanError::DuplicateService(service.virtual_));
-        }
-        let (first, last) = service.local_ports;
-        if first == 0 || first > last {
-            return Err(PlanError::PortRange { service: service.virtual_, first, last });
-        }
-        let mut reals = HashSet::new();
-        for real in service.all_reals() {
-            if !reals.insert(real.real) {
-                return Err(PlanError::DuplicateReal { service: service.virtual_, real: real.real });
-            }
-            check_mode(service, real)?;
-        }
-    }
-    check_listens(spec)
-}
-
-/// Whether packets can reach a real server in its mode.
-fn check_mode(service: &ServiceSpec, real: &RealSpec) -> Result<(), PlanError> {
-    let impossible =
-        |reason| Err(PlanError::ModeImpossible { service: service.virtual_, real: real.real, reason });
-    let same_family = service.listens().all(|listen| listen.address.is_ipv4() == real.real.is_ipv4());
-    let same_port = real.real.port() == 0
-        || service.listens().all(|listen| listen.ports == (real.real.port(), real.real.port()));
-    match real.mode {
-        Mode::FullNat if pair_keys(service, real).next().is_none() => {
-            Err(PlanError::NoLocalAddress { service: service.virtual_, real: real.real })
-        }
-        Mode::Nat if !same_family => impossible("mode nat does not translate between families; fullnat does"),
-        Mode::Dr if !same_family => impossible("mode dr cannot change the family; fullnat and tun can"),
-        Mode::Dr | Mode::Tun if !same_port => impossible("modes dr and tun cannot change the port"),
-        Mode::Tun if real.tunnel.is_none_or(|tunnel| tunnel.source.is_ipv4() != real.real.is_ipv4()) => {
-            impossible("mode tun needs a tunnel whose source is of the real server's family")
-        }
-        _ => Ok(()),
-    }
-}
-
-/// No two services may listen at the same endpoint.
-fn check_listens(spec: &Spec) -> Result<(), PlanError> {
-    let mut all: Vec<(Listen, SocketAddr)> = spec
-        .services
-        .iter()
-        .flat_map(|service| service.listens().map(|listen| (listen, service.virtual_)))
-        .collect();
-    all.sort_unstable();
-    for pair in all.windows(2) {
-        let [(a, service_a), (b, service_b)] = pair else { continue };
-        let same = (a.protocol, a.address) == (b.protocol, b.address);
-        // A whole-address service gives way to single ports, as in IPVS.
-        let shadowed = [a, b].iter().any(|listen| listen.ports == (1, u16::MAX)) && a.ports != b.ports;
-        if same && b.ports.0 <= a.ports.1 && !shadowed {
-            let at = SocketAddr::new(b.address, b.ports.0);
-            return Err(PlanError::ListenTwice(*service_a, *service_b, at));
-        }
-    }
-    Ok(())
+/// Services whose scheduler needs another memory than it has, with what it wants and for which service, or none.
+fn changed_memories<'a>(old: &Snapshot, new: &'a Snapshot) -> Vec<(ServiceId, Option<(Wants, &'a Service)>)> {
+    let slots = old.services.len().max(new.services.len()) as u32;
+    let changed = (0..slots).map(ServiceId).filter_map(|id| {
+        let (old, new) = (old.service(id), new.service(id));
+        let wants = new.map_or(Wants::Nothing, Wants::of);
+        let is_served = match (old, new) {
+            (Some(old), Some(new)) => wants.is_served_by(old, new),
+            (Some(old), None) => Wants::of(old) == Wants::Nothing,
+            (None, _) => wants == Wants::Nothing,
+        };
+        (!is_served).then_some((id, new.map(|new| (wants, new))))
+    });
+    changed.collect()
 }
 
 #[cfg(test)]

@@ -91,6 +91,12 @@ impl PortSet {
         None
     }
 
+    /// The port that [`PortSet::take`] will most likely give next: good enough to fetch what goes with it.
+    #[inline(always)]
+    pub(crate) fn likely_next(&self, real_port: u16) -> Option<u16> {
+        self.share.port(self.next, real_port)
+    }
+
     /// Gives a port back that was taken towards `real_port`, both in host order. Ports that are not of this
     /// set or not in use are ignored.
     pub(crate) fn give_back(&mut self, port: u16, real_port: u16) {

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | rr | each in turn | one look; past unusable ones log n |
 //! | wrr | in turn by weight, IPVS's order | log n |
-//! | lc, wlc, sed, nq | the least loaded | n |
+//! | lc, wlc, sed, nq | the least loaded | n; from 32 on log n, of loads as last looked at (see [`ranking`]) |
 //! | lblc, lblcr | the one that the destination had, while it is not overloaded | n at most |
 //! | dh, sh, mh | by hash of destination, source or connection id | one look |
 //! | fo, ovf | the greatest weight that still takes connections | one look; one more per full server |
@@ -23,6 +23,7 @@ mod locality;
 mod maglev;
 mod overload;
 mod quic;
+mod ranking;
 mod rounds;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::snapshot::{Real, Scheduler, SchedulerFlags, Service};
 use crate::time::Ticks;
 
 pub(crate) use locality::Locality;
+pub(crate) use ranking::{RANKED_FROM, Ranking};
 
 /// What a scheduler may look at of the packet that opens a connection.
 #[derive(Debug, Clone, Copy)]
@@ -60,8 +62,33 @@ pub(crate) struct SchedState {
     /// Whether the starting point was set, and for which tenant of the slot.
     started: bool,
     tenant: u32,
-    /// Of lblc and lblcr: which destination has which real servers. The planner brings and takes it.
-    pub(crate) locality: Option<Box<Locality>>,
+    /// The planner brings and takes it.
+    pub(crate) memory: Option<Memory>,
+}
+
+/// What some schedulers need more room for.
+#[derive(Debug, Clone)]
+pub(crate) enum Memory {
+    /// Of lblc and lblcr: which destination has which real servers.
+    Locality(Box<Locality>),
+    /// Of lc, wlc, sed and nq with many real servers: how loaded each is.
+    Ranking(Box<Ranking>),
+}
+
+impl Memory {
+    fn locality(&mut self) -> Option<&mut Locality> {
+        match self {
+            Memory::Locality(locality) => Some(locality),
+            Memory::Ranking(_) => None,
+        }
+    }
+
+    fn ranking(&mut self) -> Option<&mut Ranking> {
+        match self {
+            Memory::Ranking(ranking) => Some(ranking),
+            Memory::Locality(_) => None,
+        }
+    }
 }
 
 impl SchedState {
@@ -81,16 +108,21 @@ impl SchedState {
             (self.last, self.weight) = rounds::start(service, worker, counters.len());
         }
         let last = self.last as usize;
+        let memory = self.memory.as_mut();
         let picked = match service.scheduler {
             Scheduler::Rr => rounds::next(service, last, counters),
             Scheduler::Wrr => rounds::next_weighted(service, last, &mut self.weight, counters),
-            Scheduler::Lc => least::by_connections(&service.reals, last, counters),
-            Scheduler::Wlc => least::by_weighted_connections(&service.reals, last, counters),
-            Scheduler::Sed => least::by_delay(&service.reals, last, counters),
-            Scheduler::Nq => least::idle_or_by_delay(&service.reals, last, counters),
-            Scheduler::Lblc => locality::pick(self.locality.as_deref_mut(), service, flow, last, counters),
+            Scheduler::Lc | Scheduler::Wlc | Scheduler::Sed | Scheduler::Nq => {
+                match memory.and_then(Memory::ranking).filter(|ranking| ranking.fits(service)) {
+                    Some(ranking) => ranking.pick(service, flow.now, last, counters),
+                    None => least::of_all(service, last, counters),
+                }
+            }
+            Scheduler::Lblc => {
+                locality::pick(memory.and_then(Memory::locality), service, flow, last, counters)
+            }
             Scheduler::Lblcr => {
-                locality::pick_replicated(self.locality.as_deref_mut(), service, flow, last, counters)
+                locality::pick_replicated(memory.and_then(Memory::locality), service, flow, last, counters)
             }
             Scheduler::Dh => hashed::by_destination(service, flow, counters),
             Scheduler::Sh => hashed::by_source(service, flow, counters),
@@ -129,13 +161,56 @@ pub(crate) fn prepare_or_share(
     flags: SchedulerFlags,
     reals: &[Real],
 ) -> Arc<[u32]> {
-    let matters = |real: &Real| (real.endpoint, real.weight, real.ramp_percent, real.up);
-    let is_same = |old: &&Service| {
-        old.scheduler == scheduler
-            && old.flags == flags
-            && old.reals.iter().map(matters).eq(reals.iter().map(matters))
-    };
-    old.filter(is_same).map_or_else(|| prepare(scheduler, flags, reals), |old| old.lookup.clone())
+    let old = old.filter(|old| is_alike(old, scheduler, flags, reals));
+    old.map_or_else(|| prepare(scheduler, flags, reals), |old| old.lookup.clone())
+}
+
+/// Whether a service schedules as one with these would.
+fn is_alike(old: &Service, scheduler: Scheduler, flags: SchedulerFlags, reals: &[Real]) -> bool {
+    let matters = |real: &Real| (real.id, real.endpoint, real.weight, real.ramp_percent, real.up);
+    old.scheduler == scheduler
+        && old.flags == flags
+        && old.reals.iter().map(matters).eq(reals.iter().map(matters))
+}
+
+/// Which memory a service's scheduler wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wants {
+    Nothing,
+    Locality,
+    Ranking,
+}
+
+impl Wants {
+    pub(crate) fn of(service: &Service) -> Wants {
+        match service.scheduler {
+            Scheduler::Lblc | Scheduler::Lblcr => Wants::Locality,
+            Scheduler::Lc | Scheduler::Wlc | Scheduler::Sed | Scheduler::Nq
+                if service.reals.len() >= RANKED_FROM =>
+            {
+                Wants::Ranking
+            }
+            _ => Wants::Nothing,
+        }
+    }
+
+    /// Whether what served a service's former self goes on serving it.
+    pub(crate) fn is_served_by(self, old: &Service, service: &Service) -> bool {
+        let same = Wants::of(old) == self && old.tenant == service.tenant;
+        match self {
+            Wants::Nothing | Wants::Locality => same,
+            Wants::Ranking => same && is_alike(old, service.scheduler, service.flags, &service.reals),
+        }
+    }
+
+    /// The memory, empty or with what is known now.
+    pub(crate) fn make(self, service: &Service, counters: &[Arc<Counters>]) -> Option<Memory> {
+        match self {
+            Wants::Nothing => None,
+            Wants::Locality => Some(Memory::Locality(Box::new(Locality::new()))),
+            Wants::Ranking => Some(Memory::Ranking(Box::new(Ranking::new(service, counters)))),
+        }
+    }
 }
 
 #[cfg(test)]

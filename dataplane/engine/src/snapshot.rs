@@ -100,13 +100,6 @@ pub enum Scheduler {
     Ovf,
 }
 
-impl Scheduler {
-    /// Whether it remembers which real servers a destination has.
-    pub(crate) fn has_locality(self) -> bool {
-        matches!(self, Scheduler::Lblc | Scheduler::Lblcr)
-    }
-}
-
 /// Options of the hashing schedulers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SchedulerFlags {
@@ -283,6 +276,12 @@ impl Snapshot {
     #[inline(always)]
     pub fn service(&self, id: ServiceId) -> Option<&Service> {
         self.services.get(id.index())?.as_ref()
+    }
+
+    /// The slot of the service at an address, port and protocol.
+    #[inline(always)]
+    pub(crate) fn find_id(&self, protocol: u8, endpoint: Endpoint) -> Option<ServiceId> {
+        self.by_endpoint.get(protocol, endpoint)
     }
 
     /// The service at an address, port and protocol.

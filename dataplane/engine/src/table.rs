@@ -12,8 +12,8 @@
 use wide::u16x8;
 
 use crate::addr::Tuple;
-use crate::conn::{Conn, Direction, NIL, Tuples, Wide, flag, trait_, wide};
-use crate::hash::{Key, Key6, Secret, reduce};
+use crate::conn::{Conn, Direction, Keys, NIL, Tuples, Wide, flag, trait_, wide};
+use crate::hash::{AnyKey, Key, Key6, Secret, reduce};
 
 /// Entries per bucket.
 const WAYS: usize = 8;
@@ -52,7 +52,8 @@ impl Bucket {
     }
 
     fn free_way(&self) -> Option<usize> {
-        self.tags.iter().position(|tag| *tag == 0)
+        let free = self.matches(0);
+        (free != 0).then(|| free.trailing_zeros() as usize % WAYS)
     }
 }
 
@@ -151,8 +152,9 @@ impl Table {
         self.secret.hash6(key)
     }
 
-    fn hash_tuple(&self, tuple: &Tuple) -> u64 {
-        self.secret.hash_tuple(tuple)
+    #[inline(always)]
+    pub(crate) fn hash_any(&self, key: &AnyKey) -> u64 {
+        self.secret.hash_any(key)
     }
 
     #[inline(always)]
@@ -174,6 +176,12 @@ impl Table {
     #[inline(always)]
     pub(crate) fn bucket(&self, number: u32) -> Option<&Bucket> {
         self.buckets.get(number as usize)
+    }
+
+    /// The buckets where the entries of a record begin, for prefetching.
+    #[inline(always)]
+    pub(crate) fn buckets_of(&self, index: u32) -> [Option<&Bucket>; 2] {
+        [index, index | OUTBOUND].map(|entry| self.bucket(self.bucket_of(self.hash_of(entry))))
     }
 
     /// The entry that a lookup of this hash, which starts at `bucket`, will most likely find; [`NIL`] when there is none.
@@ -216,12 +224,16 @@ impl Table {
 
     /// The connection that a packet with this tuple belongs to.
     pub(crate) fn find_tuple(&self, tuple: &Tuple) -> Option<Found> {
-        match Key::of(tuple) {
-            Some(key) => self.find(key, self.hash(key)),
-            None => {
-                let key = Key6::of(tuple);
-                self.find6(&key, self.hash6(&key))
-            }
+        let key = AnyKey::of(tuple);
+        self.find_any(&key, self.hash_any(&key))
+    }
+
+    /// The connection that a packet with this key belongs to. `hash` must be the key's.
+    #[inline(always)]
+    pub(crate) fn find_any(&self, key: &AnyKey, hash: u64) -> Option<Found> {
+        match key {
+            AnyKey::V4(key) => self.find(*key, hash),
+            AnyKey::V6(key) => self.find6(key, hash),
         }
     }
 
@@ -282,32 +294,47 @@ impl Table {
 
     /// The five-tuple of packets that come in in this direction.
     pub(crate) fn tuple(&self, conn: &Conn, direction: Direction) -> Tuple {
+        self.key(conn, direction).tuple()
+    }
+
+    /// The same as the table keeps it.
+    #[inline(always)]
+    pub(crate) fn key(&self, conn: &Conn, direction: Direction) -> AnyKey {
         if !conn.is_wide(direction) {
-            return conn.key(direction).tuple();
+            return AnyKey::V4(conn.key(direction));
         }
         let addrs = self.wide(conn, direction).copied().unwrap_or_default();
-        Key6 { addrs, ports: conn.ports[direction as usize], protocol: conn.protocol }.tuple()
+        AnyKey::V6(Key6 { addrs, ports: conn.ports[direction as usize], protocol: conn.protocol })
     }
 
     /// Writes a record's endpoints; the record must not have any yet.
-    pub(crate) fn set_tuples(&mut self, index: u32, tuples: &Tuples) -> Result<(), Full> {
+    #[inline(always)]
+    pub(crate) fn set_keys(&mut self, index: u32, keys: &Keys) -> Result<(), Full> {
         let conn = &mut self.conns[index as usize];
-        conn.protocol = tuples.inbound.protocol;
-        let mut number = None;
-        for direction in [Direction::Inbound, Direction::Outbound] {
-            let (i, tuple) = (direction as usize, tuples.by(direction));
-            if let Some(key) = Key::of(&tuple) {
-                (conn.addrs[i], conn.ports[i]) = (key.addrs, key.ports);
-                continue;
+        if let [AnyKey::V4(inbound), AnyKey::V4(outbound)] = keys {
+            conn.protocol = inbound.protocol;
+            conn.addrs = [inbound.addrs, outbound.addrs];
+            conn.ports = [inbound.ports, outbound.ports];
+            return Ok(());
+        }
+        self.set_wide_keys(index, keys)
+    }
+
+    #[inline(never)]
+    fn set_wide_keys(&mut self, index: u32, keys: &Keys) -> Result<(), Full> {
+        let conn = &mut self.conns[index as usize];
+        let number = self.wide.take().ok_or(Full)?;
+        let wide_addrs = &mut self.wide.all[number as usize];
+        for (i, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
+            conn.ports[i] = keys[i].ports();
+            match &keys[i] {
+                AnyKey::V4(key) => (conn.addrs[i], conn.protocol) = (key.addrs, key.protocol),
+                AnyKey::V6(key) => {
+                    wide_addrs[i] = key.addrs;
+                    (conn.addrs[i], conn.protocol) = (number.into(), key.protocol);
+                    conn.flags |= wide(direction);
+                }
             }
-            let key = Key6::of(&tuple);
-            let number = match number {
-                Some(number) => number,
-                None => *number.insert(self.wide.take().ok_or(Full)?),
-            };
-            self.wide.all[number as usize][i] = key.addrs;
-            (conn.addrs[i], conn.ports[i]) = (number.into(), key.ports);
-            conn.flags |= wide(direction);
         }
         Ok(())
     }
@@ -343,25 +370,21 @@ impl Table {
         self.live -= 1;
     }
 
-    /// Enters a record under both its keys, or of one-way modes under the inbound one; on error under none.
-    pub(crate) fn link(&mut self, index: u32) -> Result<(), Full> {
-        let tuples = self.tuples(index);
-        let inbound = self.hash_tuple(&tuples.inbound);
+    /// Enters a record under both its keys, whose hashes these are, or of one-way modes under the inbound one; on error
+    /// under none.
+    pub(crate) fn link(&mut self, index: u32, [inbound, outbound]: [u64; 2]) -> Result<(), Full> {
         self.insert(inbound, index)?;
         if self.conns[index as usize].is(trait_::ONE_WAY) {
             return Ok(());
         }
-        self.insert(self.hash_tuple(&tuples.outbound), index | OUTBOUND).inspect_err(|_| {
-            self.remove(inbound, index);
-        })
+        self.insert(outbound, index | OUTBOUND).inspect_err(|_| self.remove(inbound, index))
     }
 
     /// Takes a record's entries out of the index.
     pub(crate) fn unlink(&mut self, index: u32) {
-        let tuples = self.tuples(index);
-        self.remove(self.hash_tuple(&tuples.inbound), index);
+        self.remove(self.hash_of(index), index);
         if !self.conns[index as usize].is(trait_::ONE_WAY) {
-            self.remove(self.hash_tuple(&tuples.outbound), index | OUTBOUND);
+            self.remove(self.hash_of(index | OUTBOUND), index | OUTBOUND);
         }
     }
 
@@ -410,8 +433,7 @@ impl Table {
     }
 
     fn hash_of(&self, entry: u32) -> u64 {
-        let conn = &self.conns[(entry & !OUTBOUND) as usize];
-        self.hash_tuple(&self.tuple(conn, direction_of(entry)))
+        self.hash_any(&self.key(&self.conns[index_of(entry)], direction_of(entry)))
     }
 
     fn remove(&mut self, hash: u64, entry: u32) {

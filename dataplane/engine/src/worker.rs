@@ -8,6 +8,7 @@ mod admit;
 mod errors;
 mod forward;
 mod fragment;
+mod hops;
 mod persistence;
 mod reset;
 mod shift;
@@ -48,6 +49,7 @@ use crate::tcp::{ConnState, Timeouts};
 use crate::time::Ticks;
 use crate::verdict::{DropReason, PuntClass, Released, Verdict};
 use crate::wheel::{LISTS, Wheel};
+use hops::Hops;
 
 /// Connections that one [`Worker::housekeep`] ends because of a change of the configuration; as many more, one from each of
 /// the wheel's lists, because their time is up. Each takes some 0.5 µs when all of it is out of the caches, so a turn
@@ -131,6 +133,7 @@ pub struct Worker {
     ports: Vec<Option<Box<PortSet>>>,
     /// By service.
     sched: Vec<SchedState>,
+    hops: Hops,
     snapshot: Arc<Snapshot>,
     fib: Arc<Fib>,
     counters: Arc<Counters>,
@@ -187,6 +190,7 @@ impl Worker {
             limiter: Limiter::new(config.punt_per_second, config.now),
             ports: std::iter::repeat_with(|| None).take(config.limits.pairs_max).collect(),
             sched: vec![SchedState::default(); config.limits.services_max],
+            hops: Hops::new(config.limits.reals_max),
             snapshot: Arc::new(Snapshot::default()),
             fib: Arc::new(Fib::empty()),
             counters,
@@ -529,9 +533,9 @@ impl Worker {
                 std::mem::swap(slot, set);
             }
         }
-        for (service, locality) in &mut update.localities {
+        for (service, memory) in &mut update.memories {
             if let Some(state) = self.sched.get_mut(service.index()) {
-                std::mem::swap(&mut state.locality, locality);
+                std::mem::swap(&mut state.memory, memory);
             }
         }
     }
@@ -617,8 +621,8 @@ impl Worker {
         self.table.unlink(index);
         self.wheel.disarm(&mut self.table.conns, index);
         self.embryonic.remove(&mut self.table.conns, index);
-        let outbound = self.table.tuples(index).outbound;
-        self.give_port_back(self.table.conns[index as usize].pair, &outbound);
+        let conn = &self.table.conns[index as usize];
+        self.give_port_back(conn.pair, conn.ports[Direction::Outbound as usize]);
         let conn = &self.table.conns[index as usize];
         let real = self.counters.real(conn.real_id);
         if conn.state.is_active() { &real.active } else { &real.inactive }.sub(1);

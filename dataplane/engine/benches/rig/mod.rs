@@ -39,7 +39,11 @@ const CLIENT_FIRST: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 1);
 const LOCAL_FIRST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 200);
 const TUNNEL_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 199);
 const REAL_FIRST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 11);
+/// Where there are many services, their real servers begin behind the local addresses.
+const MANY_FROM: u32 = 1000;
 const PORT: u16 = 80;
+/// Ports of one virtual address, where there are many services.
+const VPORTS: u32 = 250;
 const REALS: u32 = 20;
 const LOCALS: u32 = 2;
 const CLIENT_ISN: u32 = 1000;
@@ -77,11 +81,12 @@ impl Kind {
     fn client(self, n: u32) -> Endpoints {
         let host = address(CLIENT_FIRST, n / 50_000, self.client_is_v6);
         let src = SocketAddr::new(host, (10_000 + n % 50_000) as u16);
-        Endpoints { src, dst: self.vip() }
+        Endpoints { src, dst: self.vip_of(0) }
     }
 
-    fn vip(self) -> SocketAddr {
-        SocketAddr::new(address(VIP, 0, self.client_is_v6), PORT)
+    /// The n-th service's: 250 ports on each address.
+    fn vip_of(self, n: u32) -> SocketAddr {
+        SocketAddr::new(address(VIP, n / VPORTS, self.client_is_v6), PORT + (n % VPORTS) as u16)
     }
 
     fn real(self, n: u32) -> RealSpec {
@@ -91,11 +96,26 @@ impl Kind {
         RealSpec { tunnel, ..RealSpec::new(real, self.mode, 1) }
     }
 
-    fn spec(self) -> Spec {
+    /// One service.
+    pub fn spec(self) -> Spec {
+        Spec { generation: 1, services: vec![self.service(0, REALS)] }
+    }
+
+    /// That many services, each with its own real servers behind the same local addresses.
+    pub fn spec_of(self, services: u32, reals_each: u32) -> Spec {
+        let services = (0..services).map(|n| {
+            let service = self.service(n, reals_each);
+            let reals = (0..reals_each).map(|i| self.real(MANY_FROM + n * reals_each + i)).collect();
+            ServiceSpec { reals, ..service }
+        });
+        Spec { generation: 1, services: services.collect() }
+    }
+
+    fn service(self, n: u32, reals: u32) -> ServiceSpec {
         let with_locals = self.mode == Mode::FullNat;
-        let service = ServiceSpec {
+        ServiceSpec {
             protocol: if self.is_udp { ipv4::PROTO_UDP } else { ipv4::PROTO_TCP },
-            virtual_: self.vip(),
+            virtual_: self.vip_of(n),
             also: Vec::new(),
             scheduler: Scheduler::Rr,
             flags: Default::default(),
@@ -108,9 +128,8 @@ impl Kind {
             local_ports: (1024, 65_535),
             options: Default::default(),
             sorry: None,
-            reals: (0..REALS).map(|n| self.real(n)).collect(),
-        };
-        Spec { generation: 1, services: vec![service] }
+            reals: (0..reals).map(|n| self.real(n)).collect(),
+        }
     }
 
     /// A segment or, whatever the flags, a datagram.
@@ -142,7 +161,13 @@ impl Kind {
 
     /// What opens the n-th client's connection: a SYN, or a datagram. Those that [`Rig::established`] opened are the first.
     pub fn first_frame(self, n: u32) -> Vec<u8> {
-        self.frame(self.client(n), SYN, (CLIENT_ISN, 0), self.frame_len())
+        self.first_frame_to(n, 0)
+    }
+
+    /// The same, to this service.
+    pub fn first_frame_to(self, n: u32, service: u32) -> Vec<u8> {
+        let endpoints = Endpoints { dst: self.vip_of(service), ..self.client(n) };
+        self.frame(endpoints, SYN, (CLIENT_ISN, 0), self.frame_len())
     }
 
     fn data_frame_inbound(self, endpoints: Endpoints) -> Vec<u8> {
@@ -183,9 +208,11 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A worker that has a service with room for `connections_max` connections, and none yet.
-    pub fn empty(kind: Kind, connections_max: u32) -> Rig {
-        let limits = Limits { services_max: 16, reals_max: 64, pairs_max: 256 };
+    /// A worker that has these services, room for `connections_max` connections, and none yet.
+    pub fn empty(kind: Kind, spec: &Spec, connections_max: u32) -> Rig {
+        let reals_max = spec.services.iter().map(|service| service.reals.len()).sum();
+        let pairs_max = reals_max * LOCALS as usize;
+        let limits = Limits { services_max: spec.services.len(), reals_max, pairs_max };
         let counters = Arc::new(Counters::new(limits.services_max, limits.reals_max, limits.pairs_max));
         let config = WorkerConfig {
             id: WorkerId(0),
@@ -198,7 +225,7 @@ impl Rig {
         };
         let mut worker = Worker::new(&config, counters.clone(), vec![counters.clone()]);
         let mut planner = Planner::new(limits, vec![counters.clone()]);
-        for mut update in planner.plan(&kind.spec()).expect("the plan fits") {
+        for mut update in planner.plan(spec).expect("the plan fits") {
             worker.apply(&mut update);
         }
         worker.apply(&mut Update::of_fib(Arc::new(fib().build())));
@@ -213,13 +240,13 @@ impl Rig {
     /// The same, with room for `more` connections.
     pub fn with_room(kind: Kind, flows: u32, more: u32) -> Rig {
         let room = flows + more;
-        let mut rig = Rig::empty(kind, room + room / 8 + 64);
-        rig.open(flows);
+        let mut rig = Rig::empty(kind, &kind.spec(), room + room / 8 + 64);
+        rig.open_first(flows);
         rig
     }
 
     /// Opens the connections of the first `flows` clients, which has none open.
-    pub fn open(&mut self, flows: u32) {
+    pub fn open_first(&mut self, flows: u32) {
         let kind = self.kind;
         self.inbound = (0..flows).map(|n| kind.client(n)).collect();
         let inbound = self.inbound.clone();
@@ -258,6 +285,14 @@ impl Rig {
             while self.worker.housekeep(self.now) > 0 {}
         }
         assert_eq!(self.worker.connections(), 0);
+    }
+
+    /// Opens connections with these frames.
+    pub fn open(&mut self, frames: impl Iterator<Item = Vec<u8>>) {
+        let mut burst: Vec<HeapBuf> = frames.map(|frame| HeapBuf::from_frame(&frame)).collect();
+        for chunk in burst.chunks_mut(BURST) {
+            self.worker.process(self.now, chunk, &mut [Verdict::NONE; BURST_LEN_MAX]);
+        }
     }
 
     fn run_all(&mut self, endpoints: &[Endpoints], frame: impl Fn(Endpoints) -> Vec<u8>) {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::counters::Counters;
-use crate::snapshot::TunnelKind;
+use crate::snapshot::{Scheduler, SchedulerFlags, Tunnel, TunnelKind};
+use crate::tcp::Timeouts;
 
 const LIMITS: Limits = Limits { services_max: 2, reals_max: 4, pairs_max: 8 };
 
@@ -182,17 +183,37 @@ fn what_a_scheduler_looks_up_is_shared_with_the_next_snapshot_until_it_would_dif
 #[test]
 fn workers_get_memory_for_destinations_when_a_scheduler_needs_it_and_give_it_back() {
     let (mut planner, _) = planner();
-    let mut localities = |scheduler| {
+    let mut memories = |scheduler| {
         let spec = ServiceSpec { scheduler, ..service(80, &[1]) };
         let updates = plan(&mut planner, vec![spec]).unwrap();
-        let of = |update: &Update| update.localities.iter().map(|(_, new)| new.is_some()).collect::<Vec<_>>();
+        let of = |update: &Update| update.memories.iter().map(|(_, new)| new.is_some()).collect::<Vec<_>>();
         assert_eq!(of(&updates[0]), of(&updates[1]));
         of(&updates[0])
     };
-    assert!(localities(Scheduler::Wlc).is_empty());
-    assert_eq!(localities(Scheduler::Lblc), [true]);
-    assert!(localities(Scheduler::Lblcr).is_empty(), "both remember the same");
-    assert_eq!(localities(Scheduler::Wlc), [false]);
+    assert!(memories(Scheduler::Wlc).is_empty());
+    assert_eq!(memories(Scheduler::Lblc), [true]);
+    assert!(memories(Scheduler::Lblcr).is_empty(), "both remember the same");
+    assert_eq!(memories(Scheduler::Wlc), [false]);
+}
+
+#[test]
+fn a_ranking_comes_with_many_servers_and_a_new_one_whenever_they_change() {
+    let limits = Limits { services_max: 1, reals_max: 100, pairs_max: 100 };
+    let counters: Vec<_> = (0..2).map(|_| Arc::new(Counters::new(1, 100, 100))).collect();
+    let mut planner = Planner::new(limits, counters);
+    let mut memories = |servers: u8, weight| {
+        let all: Vec<u8> = (0..servers).collect();
+        let mut spec = service(80, &all);
+        spec.reals[0].weight = weight;
+        let updates = plan(&mut planner, vec![spec]).unwrap();
+        updates[1].memories.iter().map(|(_, new)| new.is_some()).collect::<Vec<_>>()
+    };
+    assert!(memories(31, 1).is_empty(), "few are all looked at");
+    assert_eq!(memories(32, 1), [true]);
+    assert!(memories(32, 1).is_empty(), "nothing has changed");
+    assert_eq!(memories(32, 2), [true]);
+    assert_eq!(memories(33, 2), [true]);
+    assert_eq!(memories(31, 2), [false]);
 }
 
 #[test]

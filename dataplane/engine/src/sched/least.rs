@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::overload::{self, active};
 use crate::counters::Counters;
 use crate::ids::RealId;
-use crate::snapshot::Real;
+use crate::snapshot::{Real, Scheduler, Service};
 
 /// IPVS's measure of load: an active connection counts as much as 256 others.
-fn connections(counters: &[Arc<Counters>], id: RealId) -> u64 {
+pub(super) fn connections(counters: &[Arc<Counters>], id: RealId) -> u64 {
     counters.iter().map(|page| page.real(id)).fold(0, |sum: u64, real| {
         sum.wrapping_add(real.active.get().wrapping_mul(256)).wrapping_add(real.inactive.get())
     })
@@ -21,8 +21,8 @@ fn open<'a>(
     last: usize,
     counters: &'a [Arc<Counters>],
 ) -> impl Iterator<Item = (usize, &'a Real)> + Clone {
-    let n = reals.len();
-    let around = (1..=n).map(move |step| (last % n + step) % n).map(|i| (i, &reals[i]));
+    let (before, behind) = reals.split_at(reals.len().min(last + 1));
+    let around = (before.len()..).zip(behind).chain(before.iter().enumerate());
     around.filter(|(_, real)| overload::is_open(real, counters))
 }
 
@@ -32,23 +32,36 @@ pub(super) fn least<'a>(
     load: impl Fn(&Real) -> u64,
     weight: impl Fn(&Real) -> u32,
 ) -> Option<usize> {
-    let mut best: Option<(usize, u64, u32)> = None;
-    for (i, real) in reals {
-        let (load, weight) = (load(real), weight(real));
-        // load / weight < best_load / best_weight, without dividing.
-        let is_better = best.is_none_or(|(_, best_load, best_weight)| {
-            u128::from(load) * u128::from(best_weight) < u128::from(best_load) * u128::from(weight)
-        });
-        if is_better {
-            best = Some((i, load, weight));
-        }
-    }
-    best.map(|(i, ..)| i)
+    // A weight of 0 stands for none yet: whatever its load is, the first one is less.
+    let none = (0usize, 0u64, 0u64);
+    let (best, _, weight) = reals.fold(none, |best, (i, real)| {
+        let (load, weight) = (load(real), u64::from(weight(real)));
+        // load / weight < best_load / best_weight, without dividing. A load is below 2^40 (2^32 connections at 256), a
+        // weight below 2^23.
+        let is_better = best.2 == 0 || load.saturating_mul(best.2) < best.1.saturating_mul(weight);
+        if is_better { (i, load, weight) } else { best }
+    });
+    (weight > 0).then_some(best)
 }
 
-/// lc.
-pub(super) fn by_connections(reals: &[Real], last: usize, counters: &[Arc<Counters>]) -> Option<usize> {
-    least(open(reals, last, counters), |real| connections(counters, real.id), |_| 1)
+/// lc, wlc, sed and nq, by a look at all.
+pub(super) fn of_all(service: &Service, last: usize, counters: &[Arc<Counters>]) -> Option<usize> {
+    let open = || open(&service.reals, last, counters);
+    match service.scheduler {
+        Scheduler::Lc => least(open(), |real| connections(counters, real.id), |_| 1),
+        // The shortest expected delay, (active + 1) / weight.
+        Scheduler::Sed => by_delay(open(), counters),
+        // One without active connections if there is any, else as sed.
+        Scheduler::Nq => {
+            let mut idle = open().filter(|(_, real)| active(counters, real.id) == 0);
+            idle.next().map(|(i, _)| i).or_else(|| by_delay(open(), counters))
+        }
+        _ => by_weighted_connections(&service.reals, last, counters),
+    }
+}
+
+fn by_delay<'a>(open: impl Iterator<Item = (usize, &'a Real)>, counters: &[Arc<Counters>]) -> Option<usize> {
+    least(open, |real| active(counters, real.id).wrapping_add(1), Real::usable_weight)
 }
 
 /// wlc.
@@ -57,7 +70,7 @@ pub(super) fn by_weighted_connections(
     last: usize,
     counters: &[Arc<Counters>],
 ) -> Option<usize> {
-    least(open(reals, last, counters), |real| connections(counters, real.id), Real::usable_weight)
+    of(open(reals, last, counters), counters)
 }
 
 /// As wlc, of these candidates alone.
@@ -81,15 +94,4 @@ pub(super) fn most_loaded<'a>(
             if is_worse { next } else { best }
         })
         .map(|(i, ..)| i)
-}
-
-/// sed: the shortest expected delay, (active + 1) / weight.
-pub(super) fn by_delay(reals: &[Real], last: usize, counters: &[Arc<Counters>]) -> Option<usize> {
-    least(open(reals, last, counters), |real| active(counters, real.id).wrapping_add(1), Real::usable_weight)
-}
-
-/// nq: one without active connections if there is any, else as sed.
-pub(super) fn idle_or_by_delay(reals: &[Real], last: usize, counters: &[Arc<Counters>]) -> Option<usize> {
-    let mut idle = open(reals, last, counters).filter(|(_, real)| active(counters, real.id) == 0);
-    idle.next().map(|(i, _)| i).or_else(|| by_delay(reals, last, counters))
 }

@@ -10,6 +10,7 @@ use crate::tcp::Timeouts;
 
 mod hashing;
 mod least_loaded;
+mod ranking;
 mod thresholds;
 
 const ALL: [Scheduler; 13] = [
@@ -90,8 +91,7 @@ fn pages(workers: usize, reals: usize) -> Vec<Arc<Counters>> {
 }
 
 fn state(service: &Service) -> SchedState {
-    let locality = service.scheduler.has_locality().then(|| Box::new(Locality::new()));
-    SchedState { locality, ..SchedState::default() }
+    SchedState { memory: Wants::of(service).make(service, &[]), ..SchedState::default() }
 }
 
 /// Picks of one worker for clients 0, 1, …; none of them makes a connection.

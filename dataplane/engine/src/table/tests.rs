@@ -13,11 +13,18 @@ fn table(connections_max: u32) -> Table {
 fn enter(table: &mut Table, n: u32) -> Option<u32> {
     let index = table.take()?;
     table.conns[index as usize] = Conn { flags: flag::LIVE, ..Conn::EMPTY };
-    if table.set_tuples(index, &tuples_of(n)).and_then(|()| table.link(index)).is_err() {
+    let keys = keys_of(n);
+    let hashes = keys.each_ref().map(|key| table.hash_any(key));
+    if table.set_keys(index, &keys).and_then(|()| table.link(index, hashes)).is_err() {
         table.give_back(index);
         return None;
     }
     Some(index)
+}
+
+fn keys_of(n: u32) -> Keys {
+    let tuples = tuples_of(n);
+    [tuples.inbound, tuples.outbound].map(|tuple| AnyKey::of(&tuple))
 }
 
 fn look(table: &Table, tuple: Tuple) -> Option<Found> {

@@ -11,9 +11,10 @@ use super::persistence::Persisting;
 use super::track::{checksum_is_valid, note_sent, scale_in};
 use super::{Origin, Worker};
 use crate::addr::{Addr, Endpoint, Tuple};
-use crate::conn::{Conn, Direction, NIL, TOA_STRIP, Tuples, flag, trait_};
+use crate::conn::{Conn, Direction, NIL, TOA_STRIP, flag, trait_};
 use crate::counters::{Counter, Counters};
-use crate::ids::{PairId, ServiceId, WorkerId};
+use crate::hash::{AnyKey, halves32};
+use crate::ids::{AdjacencyId, PairId, ServiceId, WorkerId};
 use crate::parse::{Piece, Segment};
 use crate::ports::PortSet;
 use crate::sched::Flow;
@@ -41,11 +42,11 @@ impl Worker {
         if from_nic && let Some(owner) = self.somebody_else(&tuple, segment) {
             return self.hand_over(owner);
         }
-        if self.snapshot.find(tuple.protocol, tuple.dst).is_none() {
+        let Some(service) = self.snapshot.find_id(tuple.protocol, tuple.dst) else {
             // Also what real servers in mode NAT send of their own accord: the kernel routes it.
             let local = self.snapshot.locals.contains(tuple.dst.addr);
             return self.punt(if local { PuntClass::Stray } else { PuntClass::Local });
-        }
+        };
         if segment.piece == Piece::Later {
             return self.drop(DropReason::FragmentStray);
         }
@@ -65,7 +66,7 @@ impl Worker {
         if self.workers > 1 && !from_nic && self.other_owner(&tuple).is_some() {
             return self.drop(DropReason::NotOwner);
         }
-        match self.admit(now, packet.data(), segment, &tuple) {
+        match self.admit::<P>(now, packet.data(), segment, &tuple, service) {
             Ok(found) => {
                 let verdict = self.send(packet, segment, found);
                 // The other fragments of the packet need the connection.
@@ -99,16 +100,17 @@ impl Worker {
     }
 
     /// Makes the connection that a packet asks for.
-    fn admit(
+    fn admit<P: PacketBuf>(
         &mut self,
         now: Ticks,
         data: &[u8],
         segment: &Segment,
         tuple: &Tuple,
+        service: ServiceId,
     ) -> Result<Found, DropReason> {
-        let (service, picked) = self.schedule(now, data, segment, tuple)?;
-        let index = self.take_record().ok_or(DropReason::TableFull)?;
-        match self.enter(now, data, segment, tuple, index, (service, picked)) {
+        let picked = self.schedule(now, data, segment, tuple, service)?;
+        let index = self.take_record::<P>().ok_or(DropReason::TableFull)?;
+        match self.enter::<P>(now, data, segment, tuple, index, (service, picked)) {
             Ok(()) => Ok(Found { conn: index, direction: Direction::Inbound }),
             Err(reason) => {
                 self.table.give_back(index);
@@ -118,7 +120,7 @@ impl Worker {
     }
 
     /// Fills in and enters record `index`; on error the caller gives it back.
-    fn enter(
+    fn enter<P: PacketBuf>(
         &mut self,
         now: Ticks,
         data: &[u8],
@@ -132,16 +134,23 @@ impl Worker {
         let real = service.real(picked).ok_or(DropReason::NoRealServer)?;
         let next_local = &mut self.sched[service.id.index()].local;
         let sources = Sources { ports: &mut self.ports, table: &self.table, counters: &self.counters };
-        let (pair, outbound) = match real.mode {
-            Mode::FullNat => sources.take(real, tuple, next_local).ok_or(DropReason::LocalPortsExhausted)?,
-            mode => (PairId::NONE, outbound_tuple(mode, real, tuple, &self.snapshot)),
+        let (pair, outbound, hash) = match real.mode {
+            Mode::FullNat => {
+                sources.take::<P>(real, tuple, next_local).ok_or(DropReason::LocalPortsExhausted)?
+            }
+            mode => {
+                let outbound = AnyKey::of(&outbound_tuple(mode, real, tuple, &self.snapshot));
+                (PairId::NONE, outbound, self.table.hash_any(&outbound))
+            }
         };
-        let ambiguous = real.mode == Mode::Nat && self.table.find_tuple(&outbound).is_some();
-        let tuples = Tuples { inbound: *tuple, outbound };
+        let ambiguous = real.mode == Mode::Nat && self.table.find_any(&outbound, hash).is_some();
+        let keys = [AnyKey::of(tuple), outbound];
         let deadline = now.plus(service.timeouts.of(state_of_new(tuple.protocol)));
         let mut conn = Conn {
             pair,
-            deltas: translate::deltas(&tuples, real.mode),
+            deltas: translate::deltas(&keys, real.mode),
+            fib_epoch: self.fib.epoch(),
+            next_hops: [self.hops.get(&self.fib, real), AdjacencyId::NONE],
             ..new_conn(now, data, segment, service, real)
         };
         if real.mode == Mode::FullNat && !segment.is_udp() {
@@ -159,26 +168,28 @@ impl Worker {
         let entered = if ambiguous {
             Err(DropReason::ReplyAmbiguous)
         } else {
-            let set = self.table.set_tuples(index, &tuples);
-            set.and_then(|()| self.table.link(index)).map_err(|_| DropReason::TableFull)
+            let hashes = [self.table.hash_any(&keys[0]), hash];
+            let set = self.table.set_keys(index, &keys);
+            set.and_then(|()| self.table.link(index, hashes)).map_err(|_| DropReason::TableFull)
         };
         if entered.is_err() {
-            self.give_port_back(pair, &outbound);
+            self.give_port_back(pair, outbound.ports());
             return entered;
         }
         self.account_new(now, index, deadline);
         Ok(())
     }
 
-    /// The service that a packet is for, and the index of the real server that is to have it.
+    /// The index of the real server that is to have a packet for this service.
     fn schedule(
         &mut self,
         now: Ticks,
         data: &[u8],
         segment: &Segment,
         tuple: &Tuple,
-    ) -> Result<(ServiceId, usize), DropReason> {
-        let service = self.snapshot.find(tuple.protocol, tuple.dst).ok_or(DropReason::NoRealServer)?;
+        service: ServiceId,
+    ) -> Result<usize, DropReason> {
+        let service = self.snapshot.service(service).ok_or(DropReason::NoRealServer)?;
         let sched = &mut self.sched[service.id.index()];
         let payload = if segment.is_udp() { usize::from(segment.l4) + udp::HEADER_LEN } else { usize::MAX };
         let flow = Flow {
@@ -190,7 +201,7 @@ impl Worker {
         };
         let templates = Persisting::of(&self.snapshot, service, &self.counters, tuple, now);
         if let Some(known) = templates.as_ref().and_then(|templates| templates.known(&self.snapshot)) {
-            return Ok((service.id, known));
+            return Ok(known);
         }
         let picked = sched.pick(service, &flow, self.id.0, &self.all_counters);
         let picked = match (picked, &templates) {
@@ -199,7 +210,7 @@ impl Worker {
             (picked, None) => picked,
         };
         match picked {
-            Some(picked) => Ok((service.id, picked)),
+            Some(picked) => Ok(picked),
             None => {
                 self.counters.no_real_server(service.id).add(1);
                 Err(DropReason::NoRealServer)
@@ -208,20 +219,40 @@ impl Worker {
     }
 
     /// A free record; of a full table, that of the oldest embryonic connection.
-    fn take_record(&mut self) -> Option<u32> {
+    fn take_record<P: PacketBuf>(&mut self) -> Option<u32> {
         if let Some(index) = self.table.take() {
             return Some(index);
         }
         let oldest = self.embryonic.oldest()?;
+        self.prefetch_victims::<P>(oldest);
         self.counters.event(Counter::EmbryonicRecycled).add(1);
         self.end(oldest);
         self.table.take()
     }
 
+    /// Whoever fills the table has the next records and what the index knows of them nowhere near: fetches of the one
+    /// that will be given up next its entries, and of the one behind it the record.
+    #[inline(always)]
+    fn prefetch_victims<P: PacketBuf>(&self, oldest: u32) {
+        let next = |index: u32| {
+            let conn = self.table.conns.get(index as usize)?;
+            self.table.conns.get(conn.embryonic_next as usize).map(|next| (conn.embryonic_next, next))
+        };
+        let Some((first, _)) = next(oldest) else { return };
+        for bucket in self.table.buckets_of(first).into_iter().flatten() {
+            P::prefetch(bucket);
+        }
+        if let Some((_, second)) = next(first) {
+            P::prefetch(second);
+            P::prefetch(&second.scales);
+        }
+    }
+
     /// Gives back what [`Sources::take`] gave.
-    pub(super) fn give_port_back(&mut self, pair: PairId, outbound: &Tuple) {
+    pub(super) fn give_port_back(&mut self, pair: PairId, outbound_ports: u32) {
         let Some(Some(set)) = self.ports.get_mut(pair.index()) else { return };
-        set.give_back(u16::from_be(outbound.dst.port), u16::from_be(outbound.src.port));
+        let (real, local) = halves32(outbound_ports);
+        set.give_back(u16::from_be(local), u16::from_be(real));
         self.counters.pair(pair).in_use.sub(1);
     }
 
@@ -251,19 +282,26 @@ struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// A free local endpoint towards a real server, from its local addresses in turn: the pair that it is of, and the
-    /// tuple of the real server's replies.
-    fn take(mut self, real: &Real, tuple: &Tuple, next_local: &mut u32) -> Option<(PairId, Tuple)> {
+    /// A free local endpoint towards a real server, from its local addresses in turn: the pair that it is of, the key of
+    /// the real server's replies and its hash.
+    #[inline(always)]
+    fn take<P: PacketBuf>(
+        mut self,
+        real: &Real,
+        tuple: &Tuple,
+        next_local: &mut u32,
+    ) -> Option<(PairId, AnyKey, u64)> {
         let src = real_endpoint(real, tuple);
-        let n = real.locals.len();
-        let first = *next_local as usize;
-        *next_local = next_local.wrapping_add(1) % n.max(1) as u32;
-        for step in 0..n {
-            let (addr, pair) = real.locals[(first + step) % n];
-            let dst = Endpoint { addr, port: 0 };
-            if let Some(outbound) = self.take_port(pair, Tuple { protocol: tuple.protocol, src, dst }) {
-                self.counters.pair(pair).in_use.add(1);
-                return Some((pair, outbound));
+        // An older configuration may have had more of them.
+        let at = *next_local as usize;
+        let (before, behind) = real.locals.split_at(at.min(real.locals.len()));
+        *next_local = if at + 1 < real.locals.len() { *next_local + 1 } else { 0 };
+        for (addr, pair) in behind.iter().chain(before) {
+            let dst = Endpoint { addr: *addr, port: 0 };
+            let outbound = AnyKey::of(&Tuple { protocol: tuple.protocol, src, dst });
+            if let Some((outbound, hash)) = self.take_port::<P>(*pair, outbound, src.port) {
+                self.counters.pair(*pair).in_use.add(1);
+                return Some((*pair, outbound, hash));
             }
         }
         // Only what is refused counts, once per local address; those of other workers have no ports for us.
@@ -274,15 +312,30 @@ impl Sources<'_> {
     }
 
     /// `outbound` with a port at which no connection of this local address and real server stands. Such a one can only
-    /// stem from a configuration with another port range.
-    fn take_port(&mut self, pair: PairId, outbound: Tuple) -> Option<Tuple> {
-        let set = self.ports.get_mut(pair.index())?.as_mut()?;
-        let real_port = u16::from_be(outbound.src.port);
+    /// stem from a configuration with another port range. `real_port` in network order.
+    #[inline(always)]
+    fn take_port<P: PacketBuf>(
+        &mut self,
+        pair: PairId,
+        outbound: AnyKey,
+        real_port: u16,
+    ) -> Option<(AnyKey, u64)> {
+        let Sources { ports, table, .. } = self;
+        let set = ports.get_mut(pair.index())?.as_mut()?;
+        let real_port = u16::from_be(real_port);
         for _ in 0..PORT_TRIES_MAX {
             let port = set.take(real_port)?;
-            let outbound = Tuple { dst: Endpoint { port: port.to_be(), ..outbound.dst }, ..outbound };
-            if self.table.find_tuple(&outbound).is_none() {
-                return Some(outbound);
+            let outbound = outbound.with_dst_port(port.to_be());
+            let hash = table.hash_any(&outbound);
+            if table.find_any(&outbound, hash).is_none() {
+                // Unlike the client's side of the next connection, this one can be told before it is there.
+                if let Some(next) = set.likely_next(real_port) {
+                    let next = outbound.with_dst_port(next.to_be());
+                    table
+                        .bucket(table.bucket_of(table.hash_any(&next)))
+                        .inspect(|bucket| P::prefetch(*bucket));
+                }
+                return Some((outbound, hash));
             }
             set.give_back(port, real_port);
         }

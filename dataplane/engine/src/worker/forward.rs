@@ -469,16 +469,17 @@ impl Worker {
         self.look_up_exit(found)
     }
 
-    /// Looks the next hops of both directions up again.
+    /// Looks the next hop of this direction up again; of the other one, when a packet wants it.
     #[inline(never)]
     fn look_up_exit(&mut self, found: Found) -> Result<Exit, DropReason> {
         let fib = &self.fib;
-        let tuples = self.table.tuples(found.conn);
-        let next_hops = [tuples.real(), tuples.client()].map(|to| fib.lookup(to.addr.to_ip()));
+        let next_hop = fib.lookup(self.target(found).to_ip());
         let conn = &mut self.table.conns[found.conn as usize];
-        conn.fib_epoch = fib.epoch();
-        conn.next_hops = next_hops.map(adjacency_of);
-        let next_hop = next_hops[found.direction as usize];
+        if conn.fib_epoch != fib.epoch() {
+            conn.fib_epoch = fib.epoch();
+            conn.next_hops = [AdjacencyId::NONE; 2];
+        }
+        conn.next_hops[found.direction as usize] = adjacency_of(next_hop);
         exit_of(fib, next_hop)
     }
 

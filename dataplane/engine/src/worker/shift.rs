@@ -16,9 +16,9 @@ use wire::{PacketBuf, U16, view, view_mut};
 
 use super::Worker;
 use super::track::{checksum_is_valid, scale_of};
-use crate::addr::Tuple;
 use crate::conn::{Conn, Direction, Stage, trait_};
 use crate::counters::Counter;
+use crate::hash::AnyKey;
 use crate::parse::{Piece, Segment};
 use crate::snapshot::{Options, Timestamps};
 use crate::table::Found;
@@ -39,13 +39,13 @@ impl Worker {
         &self,
         conn: &mut Conn,
         options: Options,
-        outbound: &Tuple,
+        outbound: &AnyKey,
         now: Ticks,
         syn: &[u8],
     ) {
         let Some(header) = view::<tcp::Header>(syn, 0) else { return };
         if options.rebase_sequence {
-            let start = self.steering.hash_tuple(outbound) as u32;
+            let start = self.steering.hash_any(outbound) as u32;
             let isn = start.wrapping_add(now.0.wrapping_mul(ISN_PER_TICK));
             conn.seq_shift = isn.wrapping_sub(header.seq.get());
             conn.traits |= trait_::SHIFTED;
@@ -55,7 +55,7 @@ impl Worker {
             Timestamps::Strip => conn.traits |= trait_::STRIP_TIMESTAMPS,
             Timestamps::Rewrite => {
                 let Some((value, _)) = tcp::options_of(syn).and_then(options::timestamps) else { return };
-                let start = (self.steering.hash_tuple(outbound) >> 32) as u32;
+                let start = (self.steering.hash_any(outbound) >> 32) as u32;
                 let clock = start.wrapping_add(now.0.wrapping_mul(MILLIS_PER_TICK));
                 conn.timestamp_shift = clock.wrapping_sub(value);
                 conn.traits |= trait_::SHIFTED;
