@@ -18,7 +18,7 @@ pub use status::*;
 use serde::{Deserialize, Serialize};
 
 /// The version of every message here. Raised by any change of a message's shape.
-pub const API_VERSION: u16 = 4;
+pub const API_VERSION: u16 = 5;
 
 /// What a client asks of the dataplane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
