@@ -66,6 +66,15 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The first configuration, with what these want of it.
+    fn tuned(&self, mut spec: Spec) -> Spec {
+        let proxy = self.proxy.filter(|_| self.fault != Fault::NoPreface);
+        spec.services.iter_mut().for_each(|service| service.options.proxy = proxy);
+        spec
+    }
+}
+
 /// What a seed did, for the sum over all seeds.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Report {
@@ -143,10 +152,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let mut shape = Shape::of(&mut rng);
         let cutter = Cutter::of(seed, &mut shape);
-        let mut spec = topology::spec(&mut rng, &shape);
-        if options.fault != Fault::NoPreface {
-            spec.services.iter_mut().for_each(|service| service.options.proxy = options.proxy);
-        }
+        let spec = options.tuned(topology::spec(&mut rng, &shape));
         let tick_offset = if rng.chance(10_000) { u32::MAX - 3_000 } else { rng.next() as u32 };
         let mut hosts = Vec::new();
         let syns = Syns::default();
