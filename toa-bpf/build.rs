@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const SOURCE: &str = "bpf/toa.bpf.c";
-const HEADERS: [&str; 3] = ["bpf/common.h", "bpf/helpers.h", "bpf/udp.h"];
+const HEADERS: [&str; 4] = ["bpf/common.h", "bpf/helpers.h", "bpf/udp.h", "bpf/udp_header.h"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed={SOURCE}");

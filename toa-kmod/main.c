@@ -14,12 +14,6 @@
 #include "toa.h"
 
 #define PROC_NAME "tollgate_toa"
-#define TRUST_PARAMS 64
-
-static char *trust[TRUST_PARAMS];
-static unsigned int trust_count;
-module_param_array(trust, charp, &trust_count, 0444);
-MODULE_PARM_DESC(trust, "prefixes of the gateways whose options are believed, e.g. 10.9.0.0/24");
 
 static unsigned int kinds[3] = { 254, 253, 200 };
 static unsigned int kinds_count = ARRAY_SIZE(kinds);
@@ -61,18 +55,12 @@ static int proc_show(struct seq_file *seq, void *unused)
 
 static int __init toa_init(void)
 {
-	unsigned int i;
 	int ret;
 
 	ret = toa_option_set_kinds(kinds, kinds_count);
 	if (ret)
 		return ret;
-	for (i = 0; i < trust_count; i++) {
-		ret = toa_trust_add(trust[i]);
-		if (ret)
-			return ret;
-	}
-	if (!trust_count)
+	if (!toa_trust_show(NULL))
 		pr_warn("no gateway is trusted, so no client will be shown; load with trust=PREFIX,...\n");
 
 	toa_table_init();

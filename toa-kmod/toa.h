@@ -63,9 +63,8 @@ bool toa_table_remove(const struct sock *sk);
 bool toa_table_find(const struct sock *sk, struct toa_client *client);
 void toa_peer_of(const struct sock *sk, struct in6_addr *peer);
 
-int toa_trust_add(const char *prefix);
 bool toa_trust_has(const struct in6_addr *lip);
-void toa_trust_show(struct seq_file *seq);
+unsigned int toa_trust_show(struct seq_file *seq);
 
 int toa_sockopt_add(void);
 void toa_sockopt_remove(void);

@@ -53,6 +53,7 @@ pub fn state(
             toa: service.toa,
             toa_exid: service.toa_exid,
             toa_no_room: service.toa_no_room,
+            uoa: service.uoa,
             proxy_protocol: service.proxy_protocol,
             one_packet: service.one_packet,
             persistence: service.persistence,

@@ -3,7 +3,7 @@
 
 use wire::checksum::{self, Delta};
 use wire::tcp::options;
-use wire::{arp, ethernet, icmp, ipv4, ipv6, tcp, toa, udp, view, view_mut};
+use wire::{HeapBuf, PacketBuf, arp, ethernet, icmp, ipv4, ipv6, tcp, toa, udp, uoa, view, view_mut};
 
 mod packets;
 
@@ -19,6 +19,7 @@ pub fn run(data: &[u8]) {
         5 => packets::translation(bytes),
         6 => packets::tunnels(bytes),
         7 => packets::fragments(bytes),
+        9 => telling(bytes),
         _ => packets::in_place(bytes),
     }
 }
@@ -78,6 +79,40 @@ fn extensions(packet: &[u8]) {
         && let Ok(len) = header.check(packet.len())
     {
         assert!(len <= packet.len());
+    }
+}
+
+/// UOA in a packet, of either form: what a client says is gone, what the gateway says is read, and nothing else changes. A
+/// right IPv4 checksum stays right, a wrong one wrong.
+fn telling(packet: &[u8]) {
+    let _ = (uoa::decode_option(packet), uoa::decode_header(packet));
+    let client = uoa::Client { addr: [203, 0, 113, 7].into(), port: 4660.into() };
+    for form in [uoa::Form::Option, uoa::Form::Header] {
+        let mut buffer = HeapBuf::with_room(packet, uoa::LEN_MAX, 0);
+        let header_len = view::<ipv4::Header>(packet, 0)
+            .filter(|ip| ip.version() == 4)
+            .and_then(|ip| ip.check(packet.len()).ok());
+        if let Some(len) = header_len {
+            let header = &mut buffer.data_mut()[..len];
+            uoa::strip(header);
+            assert_eq!(uoa::find_option(&header[ipv4::HEADER_LEN..]), None, "{packet:02x?}");
+            assert_eq!(checksum::verify_ipv4(header), checksum::verify_ipv4(&packet[..len]), "{packet:02x?}");
+        }
+        let before = buffer.to_vec();
+        if uoa::insert(&mut buffer, 0, form, client).is_err() {
+            assert_eq!(buffer.data(), before, "{packet:02x?}");
+            continue;
+        }
+        let Some(len) = header_len else { continue };
+        let after = buffer.data();
+        let (old, new) = (&before[..len], &after[..usize::from(after[0] & 0x0f) * 4]);
+        let told = match form {
+            uoa::Form::Option => uoa::find_option(&new[ipv4::HEADER_LEN..]),
+            uoa::Form::Header => uoa::decode_header(&after[new.len()..]).map(|(client, _)| client),
+        };
+        assert_eq!(told, Some(client), "{packet:02x?}");
+        assert_eq!(checksum::verify_ipv4(new), checksum::verify_ipv4(old), "{packet:02x?}");
+        assert!(after.ends_with(&before[len..]), "{packet:02x?}");
     }
 }
 

@@ -6,6 +6,8 @@ use wire::{checksum, ipv4};
 
 use crate::frame::upper_checksum;
 
+/// Protocol of the header that tells a UDP flow's client.
+pub(crate) const UOA: u8 = 248;
 /// The port by which GUE is told from other UDP in all cases.
 pub(crate) const GUE_PORT: u16 = 6080;
 
@@ -76,8 +78,10 @@ impl<'a> Packet<'a> {
 
     /// Source and destination port of TCP and UDP, as far as they are here.
     pub(crate) fn ports(&self) -> Option<[u16; 2]> {
-        let has_ports = matches!(self.protocol, ipv4::PROTO_TCP | ipv4::PROTO_UDP) && !self.is_later;
-        if has_ports { Some([word(self.payload, 0)?, word(self.payload, 2)?]) } else { None }
+        let has_ports = matches!(self.protocol, ipv4::PROTO_TCP | ipv4::PROTO_UDP | UOA) && !self.is_later;
+        // Behind a header that tells the client (UOA), whose length it says.
+        let at = if self.protocol == UOA { usize::from(word(self.payload, 2)?) } else { 0 };
+        if has_ports { Some([word(self.payload, at)?, word(self.payload, at + 2)?]) } else { None }
     }
 
     /// The packet in this one, if it is a tunnel's.

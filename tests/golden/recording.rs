@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use api::{ServiceKey, UoaForm};
 use tollgate_tests::pcap;
 use wire::build::summary;
 
@@ -13,7 +14,7 @@ use crate::case::Case;
 use crate::run::Went;
 
 /// Cases about TOA whose recordings are conformance vectors for any gateway (tests/toa-vectors/README.md).
-const VECTORS: [&str; 19] = [
+const VECTORS: [&str; 25] = [
     "fast_open",
     "forged_toa",
     "full_segments",
@@ -33,6 +34,12 @@ const VECTORS: [&str; 19] = [
     "toa_kind_253_66",
     "toa_lost_ack",
     "toa_until_acknowledged",
+    "uoa_forged",
+    "uoa_header_44",
+    "uoa_header_46",
+    "uoa_header_64",
+    "uoa_header_66",
+    "uoa_option_44",
 ];
 
 /// Whether a case's recording is a conformance vector.
@@ -74,9 +81,9 @@ pub(crate) fn vectors_index(cases: &[Case]) -> String {
         let _ = write!(
             index,
             "\n[[case]]\nname = \"{name}\"\nabout = \"{}\"\nfile = \"gateways/{name}.pcap\"\n\
-                 steps = \"gateways/{name}.txt\"\ntoa_kind = {}\nconnections = [\n",
+                 steps = \"gateways/{name}.txt\"\n{}\nconnections = [\n",
             case.about,
-            case.service.toa.unwrap_or_default()
+            told_by(case)
         );
         for conn in case.conns() {
             let ends = [conn.client, conn.virtual_, conn.local, conn.real].map(SocketAddr::from);
@@ -89,6 +96,18 @@ pub(crate) fn vectors_index(cases: &[Case]) -> String {
         index.push_str("]\n");
     }
     index
+}
+
+/// How real servers are told the clients.
+fn told_by(case: &Case) -> String {
+    let virtual_ = SocketAddr::from(([0; 4], 0));
+    let mut service = api::Service::new(ServiceKey { protocol: case.service.protocol, virtual_ }, case.name);
+    case.service.tune.into_iter().for_each(|tune| tune(&mut service));
+    match service.uoa.map(|uoa| uoa.form) {
+        None => format!("toa_kind = {}", case.service.toa.unwrap_or_default()),
+        Some(UoaForm::Option) => "uoa = \"option\"".to_owned(),
+        Some(UoaForm::Header) => "uoa = \"header\"".to_owned(),
+    }
 }
 
 pub(crate) struct Recording {

@@ -7,7 +7,7 @@ use crate::case::{Case, Step};
 use crate::conn::Conn;
 use crate::frame::{Frame, Port, family_of};
 use crate::load::Endpoint;
-use crate::look::{GUE_PORT, Packet};
+use crate::look::{GUE_PORT, Packet, UOA};
 
 /// The kinds of options that a real server might take for the client's address.
 const TOA_KINDS: [u8; 6] = [254, 253, 252, 250, 249, 200];
@@ -29,8 +29,8 @@ pub(crate) fn check(frame: &Frame, step: &Step, conns: &[Conn], case: &Case) -> 
         return Ok(());
     }
     let ends = [(packet.src, src), (packet.dst, dst)];
-    let conn =
-        conns.iter().find(|conn| conn.protocol() == packet.protocol && ends_at(conn, frame.port) == ends);
+    let protocol = if packet.protocol == UOA { ipv4::PROTO_UDP } else { packet.protocol };
+    let conn = conns.iter().find(|conn| conn.protocol() == protocol && ends_at(conn, frame.port) == ends);
     if conn.is_none() && case.service.tune.is_some() {
         return Ok(());
     }

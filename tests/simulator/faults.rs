@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     WrongChecksum,
     /// The TTL is kept.
     KeptTtl,
+    /// Services have no PROXY protocol though real servers expect it.
+    NoPreface,
     /// The TOA option is overwritten with NOPs, checksums right.
     DroppedToa,
     /// The TOA option tells another port.

@@ -16,9 +16,10 @@ use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 
 use crate::fragments::Receiver;
 use crate::packet::{Mac, ip_of, parse_ip, segment_of, unwrap_tunnel};
+use crate::preface::Preface;
 use crate::rng::Rng;
 use crate::stream::{Close, End, Plan, Pump, Side, datagram, read_datagram};
-use crate::topology::{ROUTER, ROUTER6};
+use crate::topology::{LISTEN_PORTS, ROUTER, ROUTER6};
 
 const MTU: usize = 1500;
 /// Sockets that wait on each listening port.
@@ -124,6 +125,8 @@ pub(crate) struct Host {
     /// Its own addresses, one of either family.
     pub(crate) ips: [IpAddr; 2],
     pub(crate) mac: Mac,
+    /// A real server that expects the PROXY protocol's header where packets are translated.
+    pub(crate) expects_preface: bool,
     side: Side,
     listens: Vec<u16>,
     interface: Interface,
@@ -178,6 +181,7 @@ impl Host {
         let mut host = Host {
             ips,
             mac,
+            expects_preface: false,
             side,
             listens,
             interface,
@@ -342,6 +346,7 @@ impl Host {
     fn accept(&mut self) {
         let sockets = &mut self.sockets;
         let (next_accept, sessions, ips) = (&mut self.next_accept, &mut self.sessions, self.ips);
+        let expects = &self.expects_preface;
         self.listening.retain(|(handle, port)| {
             let socket = sockets.get::<Socket<'_>>(*handle);
             match socket.state() {
@@ -354,7 +359,10 @@ impl Host {
                     let remote = socket.remote_endpoint().map(|e| SocketAddr::new(e.addr.into(), e.port));
                     let local = socket.local_endpoint().map(|e| SocketAddr::new(e.addr.into(), e.port));
                     let local = local.unwrap_or(SocketAddr::new(ips[0], *port));
-                    let pump = Pump::server(*next_accept);
+                    let mut pump = Pump::server(*next_accept);
+                    if *expects && LISTEN_PORTS.contains(port) {
+                        pump.preface = Preface::Begun(Vec::new());
+                    }
                     sessions.push(Session { handle: *handle, pump, remote, local });
                     *next_accept += 1;
                     false

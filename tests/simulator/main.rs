@@ -20,6 +20,7 @@ mod link;
 mod operator;
 mod oracle;
 mod packet;
+mod preface;
 mod rng;
 mod rules;
 mod stream;
@@ -31,6 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use engine::snapshot::{Mode, Scheduler};
 use faults::Fault;
+use wire::proxy::Version;
 use world::{Options, Report};
 
 const SEEDS_DEFAULT: u64 = 1_000;
@@ -202,4 +204,26 @@ fn the_streams_alone_notice_what_the_packets_would_have_told() {
             "{fault:?} gives: {complaint}"
         );
     }
+}
+
+/// Every seed once with version 1 and once with version 2. Only streams are looked at: what the header does to single
+/// packets is in the engine's own tests.
+#[test]
+fn real_servers_read_the_proxy_header_once_whatever_the_links_do() {
+    let seeds = number("TOLLGATE_SIM_SEEDS").unwrap_or(SEEDS_DEFAULT) / 2;
+    for version in [Version::V1, Version::V2] {
+        let options = Options { proxy: Some(version), blind: true, ..Options::default() };
+        let (report, failures) = run_all(seeds, options);
+        assert!(failures.is_empty(), "{version:?}: {} failures\n{}", failures.len(), failures.join("\n\n"));
+        assert!(report.prefaces > report.connections / 4, "{version:?}: {report:?}");
+    }
+}
+
+/// A gateway that tells nothing, or other than it is, does not get past these real servers.
+#[test]
+fn a_missing_proxy_header_is_noticed() {
+    let options = Options { proxy: Some(Version::V2), fault: Fault::NoPreface, ..Options::default() };
+    let complaint = (0..100).find_map(|seed| world::run(seed, Options { blind: true, ..options }).err());
+    let complaint = complaint.expect("goes unnoticed");
+    assert!(complaint.contains("no PROXY header"), "{complaint}");
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::packet::UDP;
+use crate::preface::Preface;
 use crate::rng::{Rng, mix};
 use crate::topology::REFUSED_PORT;
 
@@ -185,6 +186,7 @@ pub(crate) struct Pump {
     pub(crate) closed: bool,
     pub(crate) end: End,
     pub(crate) slow_until_us: u64,
+    pub(crate) preface: Preface,
 }
 
 impl Pump {
@@ -209,6 +211,7 @@ impl Pump {
             closed: false,
             end: End::Open,
             slow_until_us: 0,
+            preface: Preface::None,
         }
     }
 
@@ -256,7 +259,8 @@ impl Pump {
     }
 
     /// Takes received bytes and says what is wrong with them.
-    pub(crate) fn take(&mut self, plans: &[Plan], mut bytes: &[u8]) -> Result<(), String> {
+    pub(crate) fn take(&mut self, plans: &[Plan], bytes: &[u8]) -> Result<(), String> {
+        let mut bytes = self.preface.take(bytes)?;
         while self.received < HELLO_LEN && !bytes.is_empty() {
             self.head[self.received] = bytes[0];
             self.received += 1;

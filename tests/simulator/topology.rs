@@ -17,7 +17,7 @@ pub(crate) const ROUTER_MAC: Mac = [2, 0, 0, 0, 9, 9];
 /// Where nobody listens on any real server.
 pub(crate) const REFUSED_PORT: u16 = 9;
 /// Where real servers listen that are reached by translation; the others listen where the service does.
-const LISTEN_PORTS: [u16; 2] = [8080, 8443];
+pub(crate) const LISTEN_PORTS: [u16; 2] = [8080, 8443];
 const FIRST_VPORT: u16 = 80;
 pub(crate) const LIMITS: Limits = Limits { services_max: 16, reals_max: 64, pairs_max: 160 };
 /// Those that find a server as long as one takes connections. dh is only where nothing changes: it has no fallback, so

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use engine::snapshot::{Mode, Scheduler};
 use engine::{PortId, Spec, Ticks};
+use wire::proxy::Version;
 
 use crate::faults::Fault;
 use crate::forge::forge;
@@ -56,11 +57,22 @@ pub(crate) struct Options {
     pub(crate) fault: Fault,
     /// Look at byte streams only, not at packets.
     pub(crate) blind: bool,
+    /// All services over TCP have the PROXY protocol. Only for blind ones: packets are not as without.
+    pub(crate) proxy: Option<Version>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { trace: false, fault: Fault::None, blind: false }
+        Options { trace: false, fault: Fault::None, blind: false, proxy: None }
+    }
+}
+
+impl Options {
+    /// The first configuration, with what these want of it.
+    fn tuned(&self, mut spec: Spec) -> Spec {
+        let proxy = self.proxy.filter(|_| self.fault != Fault::NoPreface);
+        spec.services.iter_mut().for_each(|service| service.options.proxy = proxy);
+        spec
     }
 }
 
@@ -71,6 +83,8 @@ pub(crate) struct Report {
     pub(crate) scheduled: HashSet<(Scheduler, Mode)>,
     pub(crate) connections: u64,
     pub(crate) whole: u64,
+    /// Real servers that read who their client is.
+    pub(crate) prefaces: u64,
     pub(crate) reused: u64,
     pub(crate) events: u64,
     /// Of everything that went over the links; two runs of a seed must agree.
@@ -81,6 +95,7 @@ impl Report {
     pub(crate) fn add(&mut self, other: &Report) {
         self.connections += other.connections;
         self.whole += other.whole;
+        self.prefaces += other.prefaces;
         self.reused += other.reused;
         self.events += other.events;
         self.fingerprint ^= other.fingerprint;
@@ -140,7 +155,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let mut shape = Shape::of(&mut rng);
         let cutter = Cutter::of(seed, &mut shape);
-        let spec = topology::spec(&mut rng, &shape);
+        let spec = options.tuned(topology::spec(&mut rng, &shape));
         let tick_offset = if rng.chance(10_000) { u32::MAX - 3_000 } else { rng.next() as u32 };
         let mut hosts = Vec::new();
         let syns = Syns::default();
@@ -162,6 +177,7 @@ impl World {
                 (&vips(), shape.listens()),
                 &syns,
             ));
+            hosts[shape.clients + j].expects_preface = options.proxy.is_some();
             oracle.learn_mac(mac, j);
         }
         let links =

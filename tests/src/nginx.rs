@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::netns::Netns;
 use crate::process::{Bond, Process};
+use crate::receiver;
 use crate::run::Cmd;
 use crate::wait::wait_until;
 
@@ -44,12 +45,7 @@ impl Nginx {
     pub fn start(&mut self, netns: &Netns) -> Result<()> {
         let command = match &self.cgroup {
             None => Cmd::new("nginx"),
-            // Sockets belong to the group of the process that makes them. `ip netns exec` hides the mounts below /sys,
-            // but not those of this process.
-            Some(group) => {
-                let group = format!("/proc/{}/root{}", std::process::id(), group.display());
-                Cmd::line("sh -c").arg(r#"echo $$ >"$0/cgroup.procs" && exec "$@""#).arg(group).arg("nginx")
-            }
+            Some(group) => receiver::member(group, &Cmd::new("nginx")),
         };
         let command = command.arg("-c").arg(&self.config);
         let mut process = Process::spawn(&self.name, netns, &command, &self.dir, self.bond)?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::gateway::binary;
+use crate::netns::Netns;
 use crate::run::Cmd;
 
 /// What it trusts: the local addresses of the rig's pool.
@@ -23,13 +24,27 @@ pub struct Receiver {
 impl Receiver {
     /// Makes the control group `name`, and a BPF file system in `dir`, and attaches.
     pub fn attach(name: &str, dir: &Path) -> Result<Receiver> {
+        Receiver::attach_with(name, dir, |attach| attach)
+    }
+
+    /// The same for UDP, also where the client stands in a header that comes in on an interface of `netns`.
+    pub fn attach_udp(name: &str, dir: &Path, netns: &Netns, interface: &str) -> Result<Receiver> {
+        Receiver::attach_with(name, dir, |attach| {
+            let attach = attach.args(["--udp", "--udp-header"]).arg(interface);
+            // Other than `ip netns exec`, this leaves the mounts below /sys as they are.
+            let inside = Cmd::new("nsenter").arg(format!("--net=/run/netns/{}", netns.name()));
+            inside.args(attach.argv().iter().cloned())
+        })
+    }
+
+    fn attach_with(name: &str, dir: &Path, more: impl FnOnce(Cmd) -> Cmd) -> Result<Receiver> {
         let cgroup = cgroup2_root()?.join(name);
         let bpffs = dir.join("bpf");
         std::fs::create_dir(&cgroup).with_context(|| cgroup.display().to_string())?;
         let receiver = Receiver { cgroup, bpffs, keep: false };
         std::fs::create_dir(&receiver.bpffs)?;
         Cmd::line("mount -t bpf tollgate").arg(&receiver.bpffs).run()?;
-        receiver.tool(&["attach", "--trust", TRUST, "--cgroup"])?.arg(&receiver.cgroup).run()?;
+        more(receiver.tool(&["attach", "--trust", TRUST, "--cgroup"])?.arg(&receiver.cgroup)).run()?;
         Ok(receiver)
     }
 
@@ -64,6 +79,14 @@ impl Drop for Receiver {
             eprintln!("the receiver's group {} is left behind: {error:#}", self.cgroup.display());
         }
     }
+}
+
+/// `command` as a member of a control group: sockets belong to the group of the process that makes them.
+pub fn member(cgroup: &Path, command: &Cmd) -> Cmd {
+    // `ip netns exec` hides the mounts below /sys, but not those of this process.
+    let group = format!("/proc/{}/root{}", std::process::id(), cgroup.display());
+    let join = Cmd::line("sh -c").arg(r#"echo $$ >"$0/cgroup.procs" && exec "$@""#).arg(group);
+    join.args(command.argv().iter().cloned())
 }
 
 /// Removes a group that a receiver left behind, and with it the programs that are attached there.

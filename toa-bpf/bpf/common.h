@@ -22,6 +22,8 @@ enum counter {
 	COUNTER_UDP_LEARNT,	/* datagrams whose option told the client */
 	COUNTER_UDP_SHOWN,	/* datagrams handed over as from the client */
 	COUNTER_UDP_RETURNED,	/* answers to clients, sent to their gateway */
+	COUNTER_UDP_FAMILY,	/* client and gateway are of two families */
+	COUNTER_UDP_UNWRAPPED,	/* headers of protocol 248 taken out */
 	COUNTER_END,
 };
 

@@ -33,6 +33,15 @@ static long (*const bpf_map_update_elem)(void *map, const void *key, const void 
 static __u64 (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) =
 	(void *)BPF_FUNC_skb_load_bytes;
+static long (*const bpf_skb_load_bytes_relative)(const void *skb, __u32 offset, void *to, __u32 len,
+						 __u32 start_header) =
+	(void *)BPF_FUNC_skb_load_bytes_relative;
+static long (*const bpf_skb_store_bytes)(void *skb, __u32 offset, const void *from, __u32 len, __u64 flags) =
+	(void *)BPF_FUNC_skb_store_bytes;
+static long (*const bpf_skb_adjust_room)(void *skb, __s32 len_diff, __u32 mode, __u64 flags) =
+	(void *)BPF_FUNC_skb_adjust_room;
+static __s64 (*const bpf_csum_diff)(const __be32 *from, __u32 from_size, const __be32 *to, __u32 to_size,
+				    __u32 seed) = (void *)BPF_FUNC_csum_diff;
 static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) =
 	(void *)BPF_FUNC_sk_storage_get;
 

@@ -227,6 +227,9 @@ int toa_established(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
+#include "udp.h"
+#include "udp_header.h"
+
 SEC("cgroup/getpeername4")
 int toa_getpeername4(struct bpf_sock_addr *ctx)
 {
@@ -235,6 +238,9 @@ int toa_getpeername4(struct bpf_sock_addr *ctx)
 
 	if (!sk)
 		return 1;
+	/* A connected UDP socket; it talks to the gateway. */
+	if (ctx->protocol == IPPROTO_UDP)
+		return udp_exchange4(ctx, UDP_CLIENT, COUNTER_UDP_SHOWN);
 	client = bpf_sk_storage_get(&clients, sk, 0, 0);
 	/* A sockaddr_in has no room for an IPv6 client: leave the LIP. */
 	if (!client || !client->is_ipv4)
@@ -253,6 +259,8 @@ int toa_getpeername6(struct bpf_sock_addr *ctx)
 
 	if (!sk)
 		return 1;
+	if (ctx->protocol == IPPROTO_UDP)
+		return udp_exchange6(ctx, UDP_CLIENT, COUNTER_UDP_SHOWN);
 	client = bpf_sk_storage_get(&clients, sk, 0, 0);
 	if (!client)
 		return 1;
@@ -265,6 +273,5 @@ int toa_getpeername6(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
-#include "udp.h"
 
 char LICENSE[] SEC("license") = "GPL";

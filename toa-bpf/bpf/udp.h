@@ -1,21 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * UDP: the gateway tells the client in an IPv4 option ("UOA": type 31, length
- * 8, port, address) of a flow's first datagrams. The first program learns who
- * is behind a local address and port of the gateway; the others show datagrams
- * as from the client, and send answers to the client back to the gateway. The
- * server is an unchanged one that calls recvfrom() and sendto().
+ * UDP: the gateway tells the client on a flow's first datagrams ("UOA"), in an
+ * IPv4 option (type 31, length 8, port, address) or in a header of protocol 248
+ * between IP and UDP (see udp_header.h). The first program learns who is behind
+ * a local address and port of the gateway; the others show datagrams as from
+ * the client, and send answers to the client back to the gateway. The server is
+ * an unchanged one that calls recvfrom() and sendto(), or connect().
+ *
+ * A client of another family than the gateway's is not shown: the kernel has no
+ * way to send what a server answers to an address of one family as a packet of
+ * the other.
  *
  * Attached on request only, since the first one sees every packet.
  * Included by toa.bpf.c.
  */
 #define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
 #define IPPROTO_UDP 17
 #define IPV4_HEADER_LEN 20
 #define IPOPT_END 0
 #define IPOPT_NOP 1
 #define IPOPT_UOA 31
 #define UOA_LEN 8
+#define UOA_LEN_V6 20
 /* A power of two, for the mask, that holds the 40 bytes that options have. */
 #define IP_OPTIONS_ROOM 64
 
@@ -74,7 +81,7 @@ static ALWAYS_INLINE int udp_find_option(const __u8 *options, __u32 len)
 			continue;
 		}
 		size = options[at + 1];
-		if (kind == IPOPT_UOA && size == UOA_LEN)
+		if (kind == IPOPT_UOA && (size == UOA_LEN || size == UOA_LEN_V6))
 			return at;
 		if (size < 2)
 			return -1;
@@ -83,20 +90,38 @@ static ALWAYS_INLINE int udp_find_option(const __u8 *options, __u32 len)
 	return -1;
 }
 
-static ALWAYS_INLINE void udp_remember(const struct addr *lip, const __be16 *ports, __be32 client,
-				       __be16 client_port)
+static ALWAYS_INLINE int same_addr(const struct addr *a, const struct addr *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
+}
+
+static ALWAYS_INLINE void udp_remember(const struct addr *lip, const __be16 *ports,
+				       const struct client *client)
 {
 	struct udp_key from_gateway = { .addr = *lip, .port = ports[0], .local_port = ports[1] };
-	struct udp_key to_client = { .port = client_port, .local_port = ports[1] };
-	struct udp_end end = { .seen_ns = bpf_ktime_get_ns(), .port = client_port };
+	struct udp_key to_client = { .addr = client->addr, .port = client->port, .local_port = ports[1] };
+	struct udp_end end = { .addr = client->addr, .seen_ns = bpf_ktime_get_ns(), .port = client->port };
 
-	map_ipv4(&to_client.addr, client);
-	end.addr = to_client.addr;
 	bpf_map_update_elem(&udp_clients, &from_gateway, &end, BPF_ANY);
 	end.addr = *lip;
 	end.port = ports[0];
 	bpf_map_update_elem(&udp_gateways, &to_client, &end, BPF_ANY);
 	count(COUNTER_UDP_LEARNT);
+}
+
+/* What to make of a client that a gateway tells. */
+static ALWAYS_INLINE void udp_learn(const struct addr *lip, int is_ipv4, const __be16 *ports,
+				    const struct client *client)
+{
+	int good = client->is_ipv4 ? ipv4_is_client(client->addr.word[3]) : ipv6_is_client(&client->addr);
+
+	if (!client->port || !good || same_addr(&client->addr, lip))
+		count(COUNTER_BAD_ADDRESS);
+	else if (client->is_ipv4 != is_ipv4)
+		count(COUNTER_UDP_FAMILY);
+	else
+		udp_remember(lip, ports, client);
 }
 
 SEC("cgroup_skb/ingress")
@@ -105,8 +130,9 @@ int toa_udp_learn(struct __sk_buff *skb)
 	const __u8 *data = (const __u8 *)(long)skb->data;
 	const __u8 *end = (const __u8 *)(long)skb->data_end;
 	__u8 options[IP_OPTIONS_ROOM] = {};
-	__be16 ports[2], client_port;
-	__be32 source, client;
+	struct client client = {};
+	__be32 source, ipv4;
+	__be16 ports[2];
 	struct addr lip;
 	__u32 len;
 	int at;
@@ -126,15 +152,20 @@ int toa_udp_learn(struct __sk_buff *skb)
 	at = udp_find_option(options, len);
 	if (at < 0 || at > OPTIONS_MAX - UOA_LEN)
 		return 1;
-	__builtin_memcpy(&client_port, &options[at + 2], sizeof(client_port));
-	__builtin_memcpy(&client, &options[at + 4], sizeof(client));
 	map_ipv4(&lip, source);
-	if (!is_trusted(&lip))
+	if (!is_trusted(&lip)) {
 		count(COUNTER_UNTRUSTED);
-	else if (!client_port || !ipv4_is_client(client) || client == source)
-		count(COUNTER_BAD_ADDRESS);
-	else
-		udp_remember(&lip, ports, client, client_port);
+		return 1;
+	}
+	if (options[at + 1] == UOA_LEN_V6) {
+		count(COUNTER_UDP_FAMILY);
+		return 1;
+	}
+	__builtin_memcpy(&client.port, &options[at + 2], sizeof(client.port));
+	__builtin_memcpy(&ipv4, &options[at + 4], sizeof(ipv4));
+	map_ipv4(&client.addr, ipv4);
+	client.is_ipv4 = 1;
+	udp_learn(&lip, 1, ports, &client);
 	return 1;
 }
 
@@ -152,8 +183,46 @@ static ALWAYS_INLINE struct udp_end *udp_other_end(void *map, const struct addr 
 	return other;
 }
 
+/*
+ * The client behind a gateway's end. Answers to it must find the way back, also when that half was the older one and
+ * had to give way, or another flow of the client was told meanwhile: the one that is shown last is answered.
+ */
+static ALWAYS_INLINE struct udp_end *udp_client(const struct addr *lip, __u32 port, __u32 local_port)
+{
+	struct udp_end *client = udp_other_end(&udp_clients, lip, port, local_port);
+	struct udp_key to_client = { .local_port = NET16((__u16)local_port) };
+	struct udp_end back = { .addr = *lip, .port = port };
+	struct udp_end *known;
+
+	if (!client)
+		return 0;
+	to_client.addr = client->addr;
+	to_client.port = client->port;
+	back.seen_ns = client->seen_ns;
+	known = bpf_map_lookup_elem(&udp_gateways, &to_client);
+	if (known && known->port == back.port && same_addr(&known->addr, lip))
+		known->seen_ns = back.seen_ns;
+	else
+		bpf_map_update_elem(&udp_gateways, &to_client, &back, BPF_ANY);
+	return client;
+}
+
+enum udp_end_wanted {
+	UDP_CLIENT,	/* who is behind the gateway's end that the context has */
+	UDP_GATEWAY,	/* where the client that the context has is reached */
+};
+
+static ALWAYS_INLINE struct udp_end *udp_end_of(enum udp_end_wanted wanted, const struct addr *addr,
+						__u32 port, __u32 local_port)
+{
+	if (wanted == UDP_CLIENT)
+		return udp_client(addr, port, local_port);
+	return udp_other_end(&udp_gateways, addr, port, local_port);
+}
+
 /* Exchanges an IPv4 address and port in the context for the other end's. */
-static ALWAYS_INLINE int udp_exchange4(struct bpf_sock_addr *ctx, void *map, enum counter counter)
+static ALWAYS_INLINE int udp_exchange4(struct bpf_sock_addr *ctx, enum udp_end_wanted wanted,
+				       enum counter counter)
 {
 	__u32 port = READ_CTX(ctx->user_port);
 	struct bpf_sock *sk = ctx->sk;
@@ -163,7 +232,7 @@ static ALWAYS_INLINE int udp_exchange4(struct bpf_sock_addr *ctx, void *map, enu
 	map_ipv4(&addr, ctx->user_ip4);
 	if (!sk)
 		return 1;
-	other = udp_other_end(map, &addr, port, sk->src_port);
+	other = udp_end_of(wanted, &addr, port, sk->src_port);
 	if (!other)
 		return 1;
 	ctx->user_ip4 = other->addr.word[3];
@@ -173,7 +242,8 @@ static ALWAYS_INLINE int udp_exchange4(struct bpf_sock_addr *ctx, void *map, enu
 }
 
 /* The same on an IPv6 socket, whose IPv4 peers are mapped. */
-static ALWAYS_INLINE int udp_exchange6(struct bpf_sock_addr *ctx, void *map, enum counter counter)
+static ALWAYS_INLINE int udp_exchange6(struct bpf_sock_addr *ctx, enum udp_end_wanted wanted,
+				       enum counter counter)
 {
 	__u32 port = READ_CTX(ctx->user_port);
 	struct bpf_sock *sk = ctx->sk;
@@ -186,7 +256,7 @@ static ALWAYS_INLINE int udp_exchange6(struct bpf_sock_addr *ctx, void *map, enu
 	addr.word[3] = READ_CTX(ctx->user_ip6[3]);
 	if (!sk)
 		return 1;
-	other = udp_other_end(map, &addr, port, sk->src_port);
+	other = udp_end_of(wanted, &addr, port, sk->src_port);
 	if (!other)
 		return 1;
 	ctx->user_ip6[0] = other->addr.word[0];
@@ -201,20 +271,26 @@ static ALWAYS_INLINE int udp_exchange6(struct bpf_sock_addr *ctx, void *map, enu
 SEC("cgroup/recvmsg4")
 int toa_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return udp_exchange4(ctx, &udp_clients, COUNTER_UDP_SHOWN);
+	return udp_exchange4(ctx, UDP_CLIENT, COUNTER_UDP_SHOWN);
 }
 
 SEC("cgroup/recvmsg6")
 int toa_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return udp_exchange6(ctx, &udp_clients, COUNTER_UDP_SHOWN);
+	return udp_exchange6(ctx, UDP_CLIENT, COUNTER_UDP_SHOWN);
 }
 
 /* An IPv6 socket's answers to a mapped address come here, too. */
 SEC("cgroup/sendmsg4")
 int toa_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return udp_exchange4(ctx, &udp_gateways, COUNTER_UDP_RETURNED);
+	return udp_exchange4(ctx, UDP_GATEWAY, COUNTER_UDP_RETURNED);
+}
+
+SEC("cgroup/sendmsg6")
+int toa_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return udp_exchange6(ctx, UDP_GATEWAY, COUNTER_UDP_RETURNED);
 }
 
 /* A server that makes a socket of its own for a client: it shall talk to the gateway. */
@@ -223,5 +299,13 @@ int toa_connect4(struct bpf_sock_addr *ctx)
 {
 	if (ctx->protocol != IPPROTO_UDP)
 		return 1;
-	return udp_exchange4(ctx, &udp_gateways, COUNTER_UDP_RETURNED);
+	return udp_exchange4(ctx, UDP_GATEWAY, COUNTER_UDP_RETURNED);
+}
+
+SEC("cgroup/connect6")
+int toa_connect6(struct bpf_sock_addr *ctx)
+{
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	return udp_exchange6(ctx, UDP_GATEWAY, COUNTER_UDP_RETURNED);
 }

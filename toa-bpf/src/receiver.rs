@@ -13,8 +13,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, SockOps,
-    loaded_links,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, LinkOrder, Program, ProgramError,
+    SchedClassifier, SockOps, TcAttachType, loaded_links, tc::TcAttachOptions,
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
@@ -28,16 +28,27 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/to
 /// Order matters: `toa_established` comes last, so that no client is learnt before it can be shown.
 const PROGRAMS_TCP: [&str; 3] = ["toa_getpeername4", "toa_getpeername6", "toa_established"];
 /// The same.
-const PROGRAMS_UDP: [&str; 5] =
-    ["toa_recvmsg4", "toa_recvmsg6", "toa_sendmsg4", "toa_connect4", "toa_udp_learn"];
+const PROGRAMS_UDP: [&str; 7] = [
+    "toa_recvmsg4",
+    "toa_recvmsg6",
+    "toa_sendmsg4",
+    "toa_sendmsg6",
+    "toa_connect4",
+    "toa_connect6",
+    "toa_udp_learn",
+];
+/// Stands at interfaces; its pins have theirs behind it.
+const PROGRAM_HEADER: &str = "toa_udp_header";
+/// Between the program's and the interface's name.
+const AT_INTERFACE: char = '@';
 /// Maps that only UDP needs; they take some megabytes.
 const MAPS_UDP: [&str; 2] = ["udp_clients", "udp_gateways"];
-const MAP_TRUST: &str = "trust";
+pub(crate) const MAP_TRUST: &str = "trust";
 const MAP_COUNTERS: &str = "counters";
 const MAP_ABOUT: &str = "about";
 const MAPS: [&str; 3] = [MAP_TRUST, MAP_COUNTERS, MAP_ABOUT];
 /// Entries of the map `trust` in the BPF program.
-const TRUST_MAX: usize = 1024;
+pub(crate) const TRUST_MAX: usize = 1024;
 /// Bytes of the map `about` in the BPF program.
 const ABOUT_LEN: usize = 256;
 
@@ -46,13 +57,13 @@ const RELEASE_MAX: Duration = Duration::from_secs(5);
 /// How often it is asked.
 const RELEASE_POLL: Duration = Duration::from_millis(2);
 
-/// What is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocols {
-    /// TCP alone: nothing looks at packets after the handshake.
-    Tcp,
-    /// UDP, too: every packet that comes in is looked at.
-    TcpAndUdp,
+/// What is served beside TCP: every packet that comes in is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Udp {
+    /// Flows that are remembered.
+    pub(crate) flows: u32,
+    /// Where headers of protocol 248 are looked for.
+    pub(crate) header_interfaces: Vec<String>,
 }
 
 /// Why the receiver could not be attached, read or detached.
@@ -107,6 +118,22 @@ pub(crate) enum Error {
         /// What the kernel said.
         source: Box<ProgramError>,
     },
+    /// Attached by a link of type tcx.
+    #[error(
+        "cannot look for protocol 248 on interface {interface}; is there one, and is this Linux 6.6 or newer?"
+    )]
+    Interface {
+        /// Which.
+        interface: String,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// A prefix to take away.
+    #[error("{0} is not a trusted prefix; `tollgate-toa trust list` shows them")]
+    NotTrusted(Prefix),
+    /// An empty list would look like an oversight.
+    #[error("no trusted prefix would be left; `tollgate-toa detach` is for believing nobody")]
+    NobodyTrusted,
     /// Somebody else has them open.
     #[error("the pins are removed, but another process holds the BPF links; they last until it ends")]
     Held,
@@ -132,6 +159,8 @@ pub(crate) struct Status {
     pub(crate) cgroup_present: bool,
     /// Whether UDP is served.
     pub(crate) udp: bool,
+    /// Where headers of protocol 248 are looked for.
+    pub(crate) interfaces: Vec<String>,
     /// Trusted prefixes, sorted.
     pub(crate) trust: Vec<Prefix>,
     /// In the order of [`COUNTERS`], summed over all CPUs.
@@ -174,7 +203,7 @@ pub(crate) fn attach(
     pin_dir: &Path,
     cgroup: Option<PathBuf>,
     trust: &[Prefix],
-    protocols: Protocols,
+    udp: Option<&Udp>,
 ) -> Result<PathBuf, Error> {
     kernel::check()?;
     if trust.len() > TRUST_MAX {
@@ -189,29 +218,32 @@ pub(crate) fn attach(
     let group = File::open(&cgroup).map_err(|source| file_error("open", &cgroup, source))?;
 
     let pins = Pins::create(pin_dir)?;
-    let mut object = load(protocols)?;
+    let mut object = load(udp)?;
     fill_maps(&mut object, &cgroup, trust)?;
     for name in MAPS {
         let map = object.map(name).ok_or_else(|| Error::Pin(pin_dir.join(name)))?;
         let path = pin_dir.join(name);
         map.pin(&path).map_err(|error| file_error("pin", &path, io::Error::other(error)))?;
     }
-    let udp = PROGRAMS_UDP.iter().filter(|_| protocols == Protocols::TcpAndUdp);
-    for name in udp.chain(&PROGRAMS_TCP) {
+    let udp_programs = PROGRAMS_UDP.iter().filter(|_| udp.is_some());
+    for name in udp_programs.chain(&PROGRAMS_TCP) {
         let link = attach_program(&mut object, name, &group)?;
         let path = pin_dir.join(name);
+        link.pin(&path).map_err(|error| file_error("pin", &path, io::Error::other(error)))?;
+    }
+    for interface in udp.map_or(&[][..], |udp| &udp.header_interfaces) {
+        let link = attach_at(&mut object, interface)?;
+        let path = pin_dir.join(format!("{PROGRAM_HEADER}{AT_INTERFACE}{interface}"));
         link.pin(&path).map_err(|error| file_error("pin", &path, io::Error::other(error)))?;
     }
     pins.keep();
     Ok(cgroup)
 }
 
-fn load(protocols: Protocols) -> Result<Ebpf, Error> {
+fn load(udp: Option<&Udp>) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
-    if protocols == Protocols::Tcp {
-        for map in MAPS_UDP {
-            loader.map_max_entries(map, 1);
-        }
+    for map in MAPS_UDP {
+        loader.map_max_entries(map, udp.map_or(1, |udp| udp.flows));
     }
     loader.load(OBJECT).map_err(load_error)
 }
@@ -252,6 +284,21 @@ fn attach_program(object: &mut Ebpf, name: &'static str, group: &File) -> Result
     link.map_err(refused)
 }
 
+/// Puts the program that takes headers out at an interface, in front of what else is there.
+fn attach_at(object: &mut Ebpf, interface: &str) -> Result<FdLink, Error> {
+    let refused =
+        |source: ProgramError| Error::Interface { interface: interface.to_owned(), source: Box::new(source) };
+    let program = object.program_mut(PROGRAM_HEADER).ok_or(ProgramError::NotLoaded);
+    let program: &mut SchedClassifier = program.and_then(TryInto::try_into).map_err(refused)?;
+    if program.fd().is_err() {
+        program.load().map_err(|error| program_error(PROGRAM_HEADER, error))?;
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(interface, TcAttachType::Ingress, order).map_err(refused)?;
+    let link = program.take_link(id).map_err(refused)?;
+    FdLink::try_from(link).map_err(|_| refused(ProgramError::UnexpectedProgramType))
+}
+
 fn attach_sock_ops(
     program: &mut SockOps,
     group: &File,
@@ -287,15 +334,7 @@ pub(crate) fn status(pin_dir: &Path) -> Result<Status, Error> {
     let end = path.iter().position(|byte| *byte == 0).unwrap_or(path.len());
     let cgroup = PathBuf::from(String::from_utf8_lossy(&path[..end]).into_owned());
 
-    let trie = open_map(pin_dir, MAP_TRUST)?;
-    let trie = LpmTrie::<_, [u8; 16], u32>::try_from(&trie).map_err(in_map(MAP_TRUST))?;
-    let mut trust = Vec::new();
-    for key in trie.keys() {
-        let key = key.map_err(in_map(MAP_TRUST))?;
-        trust.push(Prefix::from_map(key.data(), key.prefix_len()));
-    }
-    trust.sort();
-
+    let trust = crate::trust::list(pin_dir)?;
     let map = open_map(pin_dir, MAP_COUNTERS)?;
     let map = PerCpuArray::<_, u64>::try_from(&map).map_err(in_map(MAP_COUNTERS))?;
     let mut counters = [0; COUNTERS.len()];
@@ -304,11 +343,22 @@ pub(crate) fn status(pin_dir: &Path) -> Result<Status, Error> {
     }
     let cgroup_present = mounts::require_cgroup2(&cgroup).is_ok();
     let udp = PROGRAMS_UDP.iter().all(|name| pin_dir.join(name).exists());
-    Ok(Status { cgroup, cgroup_present, udp, trust, counters })
+    let pins = interface_pins(pin_dir)?;
+    let interfaces = pins.iter().filter_map(|pin| Some(pin.split_once(AT_INTERFACE)?.1.to_owned()));
+    Ok(Status { cgroup, cgroup_present, udp, interfaces: interfaces.collect(), trust, counters })
+}
+
+/// Names of the pins of programs that stand at interfaces, sorted.
+fn interface_pins(pin_dir: &Path) -> Result<Vec<String>, Error> {
+    let entries = fs::read_dir(pin_dir).map_err(|source| file_error("read", pin_dir, source))?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(PROGRAM_HEADER)).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// Opens a pinned map; its type is checked by the typed view that is made of it.
-fn open_map(pin_dir: &Path, name: &'static str) -> Result<Map, Error> {
+pub(crate) fn open_map(pin_dir: &Path, name: &'static str) -> Result<Map, Error> {
     let path = pin_dir.join(name);
     let data = MapData::from_pin(&path).map_err(|error| {
         if is_permission(&error) {
@@ -323,10 +373,14 @@ fn open_map(pin_dir: &Path, name: &'static str) -> Result<Map, Error> {
 /// Detaches by removing the pins, which hold the links, and returns when the kernel has let the programs go.
 pub(crate) fn detach(pin_dir: &Path) -> Result<(), Error> {
     require_attached(pin_dir)?;
-    let programs = || PROGRAMS_TCP.iter().rev().chain(PROGRAMS_UDP.iter().rev());
+    let at_interfaces = interface_pins(pin_dir)?;
+    let programs = || {
+        let fixed = PROGRAMS_TCP.iter().rev().chain(PROGRAMS_UDP.iter().rev());
+        at_interfaces.iter().map(String::as_str).chain(fixed.copied())
+    };
     let links: Vec<u32> = programs().filter_map(|name| link_id(&pin_dir.join(name))).collect();
     // Learning ends first. A pin that is missing is what we want.
-    for name in programs().chain(&MAPS) {
+    for name in programs().chain(MAPS) {
         let path = pin_dir.join(name);
         match fs::remove_file(&path) {
             Ok(()) => {}
@@ -356,7 +410,7 @@ fn wait_for_release(links: &[u32]) -> Result<(), Error> {
     Ok(())
 }
 
-fn require_attached(pin_dir: &Path) -> Result<(), Error> {
+pub(crate) fn require_attached(pin_dir: &Path) -> Result<(), Error> {
     mounts::require_bpffs(pin_dir)?;
     match fs::metadata(pin_dir) {
         Ok(_) => Ok(()),
@@ -390,7 +444,7 @@ fn program_error(name: &'static str, error: ProgramError) -> Error {
     }
 }
 
-fn in_map(name: &'static str) -> impl Fn(MapError) -> Error {
+pub(crate) fn in_map(name: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { name, source: Box::new(source) }
 }
 

@@ -21,6 +21,9 @@ pub(crate) fn text(status: &Status) -> String {
     }
     let _ = writeln!(out, "\ntrusting     {}", list(&status.trust));
     let _ = writeln!(out, "serving      {}", if status.udp { "TCP and UDP" } else { "TCP" });
+    if !status.interfaces.is_empty() {
+        let _ = writeln!(out, "protocol 248 {}", status.interfaces.join(", "));
+    }
     for (counter, value) in COUNTERS.iter().zip(status.counters) {
         let _ = writeln!(out, "{value:>12} {}", counter.meaning);
     }
@@ -38,6 +41,7 @@ pub(crate) fn json(status: &Status) -> String {
         "attached": status.cgroup_present,
         "cgroup": status.cgroup,
         "udp": status.udp,
+        "udp_header": status.interfaces,
         "trust": status.trust.iter().map(Prefix::to_string).collect::<Vec<_>>(),
         "counters": counters,
     });
@@ -56,7 +60,8 @@ mod tests {
             cgroup_present: false,
             trust: vec!["10.9.0.0/24".parse().unwrap()],
             udp: true,
-            counters: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+            interfaces: vec!["eth0".to_owned()],
+            counters: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
         }
     }
 

@@ -73,6 +73,22 @@ expected="- 10.9.0.2:43001 [2001:db8::7]:4660 10.9.0.2:43002 - 10.9.0.2:43003"
 [ "$asked" = "$expected" ] || end "the socket options tell $asked instead of $expected"
 echo 0 2>/dev/null >/proc/sys/kernel/ftrace_enabled && end "ftrace could be switched off under the module"
 
+echo "== the trust list is changed"
+list=/sys/module/tollgate_toa/parameters/trust
+told=203.0.113.7:4660
+lip=10.9.0.2:43000
+[ "$(cat $list)" = $trust ] || end "the list is $(cat $list)"
+seen=$(peers_around sh -c "echo 10.7.0.0/16 >$list")
+[ "$seen" = "$told $told" ] || end "around a change, an open connection showed: $seen"
+[ "$(peers_around true)" = "$lip $lip" ] || end "a gateway is believed that is trusted no more"
+for wrong in 10.9.0.1/24 10.9.0.0/24,gateway; do
+	echo $wrong 2>/dev/null >$list && end "$wrong was accepted"
+	[ "$(cat $list)" = 10.7.0.0/16 ] || end "$wrong changed the list to $(cat $list)"
+done
+echo 10.7.0.0/16,10.9.0.2 >$list || end "the list cannot be written"
+[ "$(peers_around true)" = "$told $told" ] || end "a gateway is not believed that is trusted now"
+grep -q '^trust 10.9.0.2/32$' /proc/net/tollgate_toa || end "the new list is not shown"
+
 echo "== loading and unloading"
 rmmod tollgate_toa || end "the module does not unload"
 load trust=$trust || end "the module does not load again"

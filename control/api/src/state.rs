@@ -266,6 +266,26 @@ pub enum ToaNoRoom {
     Drop,
 }
 
+/// How real servers of mode FULLNAT are told the client of a UDP flow (UOA).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uoa {
+    /// Where the address stands.
+    pub form: UoaForm,
+    /// How many of a flow's first datagrams carry it; never 0.
+    pub datagrams: u8,
+    /// What becomes of datagrams without room for it.
+    pub no_room: ToaNoRoom,
+}
+
+/// Where a datagram carries the client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UoaForm {
+    /// In an option of the IPv4 header (type 31); over IPv6 as [`UoaForm::Header`].
+    Option,
+    /// In a header between IP and UDP (protocol 248).
+    Header,
+}
+
 /// Versions of the PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProxyVersion {
@@ -338,6 +358,8 @@ pub struct Service {
     pub toa_exid: bool,
     /// What becomes of segments without room for the option.
     pub toa_no_room: ToaNoRoom,
+    /// Client address to FULLNAT real servers over UDP; `None`: they are told nothing.
+    pub uoa: Option<Uoa>,
     /// Client address to FULLNAT and NAT real servers in front of the stream (PROXY protocol); then `toa` is off.
     pub proxy_protocol: Option<ProxyVersion>,
     /// Every packet is scheduled on its own and leaves no connection behind; UDP only.
@@ -368,8 +390,8 @@ pub struct Service {
     pub expire_quiescent_template: bool,
     /// TCP connections that end by timeout or by an administrator are reset on both sides.
     pub reset_on_expiry: bool,
-    /// Client addresses that clients put into TCP options (TOA) themselves are taken out; otherwise they pass, where `toa`
-    /// is off.
+    /// Client addresses that clients put into options of TCP (TOA) or of IPv4 (UOA) themselves are taken out; otherwise
+    /// they pass, where `toa` and `uoa` are off.
     pub strip_toa: bool,
 }
 
@@ -385,6 +407,7 @@ impl Service {
             toa: ToaMode::Off,
             toa_exid: false,
             toa_no_room: ToaNoRoom::Pass,
+            uoa: None,
             proxy_protocol: None,
             one_packet: false,
             persistence: None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::{
     Mode, Persistence, Protocol, ProxyVersion, Scheduler, SchedulerFlags, StaticNeighbour, StaticRoute,
-    TcpTimestamps, Timeouts, ToaMode, ToaNoRoom, VirtualRange,
+    TcpTimestamps, Timeouts, ToaMode, ToaNoRoom, Uoa, VirtualRange,
 };
 
 /// A whole configuration file.
@@ -194,6 +194,8 @@ pub struct Service {
     pub toa_exid: bool,
     /// What becomes of segments without room for the option.
     pub toa_no_room: ToaNoRoom,
+    /// Client address to FULLNAT real servers over UDP.
+    pub uoa: Option<Uoa>,
     /// Client address in front of the stream.
     pub proxy_protocol: Option<ProxyVersion>,
     /// TCP timestamps towards FULLNAT real servers.
@@ -206,7 +208,7 @@ pub struct Service {
     pub expire_quiescent_template: bool,
     /// Reset TCP connections that end by timeout or by an administrator.
     pub reset_on_expiry: bool,
-    /// Take out client addresses that clients put into TCP options themselves.
+    /// Take out client addresses that clients put into options of TCP or IPv4 themselves.
     pub strip_toa: bool,
     /// Gets new connections while no real server can be picked.
     pub sorry_server: Option<RealServer>,

@@ -43,6 +43,9 @@ pub(crate) const SERVICE: Schema = Schema {
         "toa",
         "toa_exid",
         "toa_no_room",
+        "uoa",
+        "uoa_datagrams",
+        "uoa_no_room",
         "proxy_protocol",
         "strip_toa",
         "tcp_timestamps",
@@ -189,13 +192,17 @@ fn assemble(table: &Reader<'_>, base: Timeouts, parts: Parts<'_>) -> ServiceDraf
             toa: fullnat.toa,
             toa_exid: fullnat.toa_exid,
             toa_no_room: fullnat.toa_no_room,
+            uoa: fullnat.uoa,
             proxy_protocol: proxy,
             tcp_timestamps: fullnat.tcp_timestamps,
             rebase_sequence: fullnat.rebase_sequence,
             expire_nodest_conn: switch("expire_nodest_conn"),
             expire_quiescent_template: switch("expire_quiescent_template"),
             reset_on_expiry: reset_on_expiry(table, protocol),
-            strip_toa: strip_toa(table, protocol, fullnat.toa != ToaMode::Off || proxy.is_some()),
+            strip_toa: strip_toa(
+                table,
+                fullnat.toa != ToaMode::Off || proxy.is_some() || fullnat.uoa.is_some(),
+            ),
             sorry_server: None,
             slow_start: slow_start(table, &scheduling),
             health_check: context.check,
@@ -322,13 +329,11 @@ fn proxy_protocol(table: &Reader<'_>, protocol: Option<Protocol>, translates: bo
 }
 
 /// Beside an address that the gateway tells, another one would only be a forgery.
-fn strip_toa(table: &Reader<'_>, protocol: Option<Protocol>, tells_client: bool) -> bool {
+fn strip_toa(table: &Reader<'_>, tells_client: bool) -> bool {
     let wanted = table.boolean("strip_toa").unwrap_or(true);
-    if !wanted && protocol == Some(Protocol::Udp) {
-        table.unfit("strip_toa", NOT_OF_UDP, TAKE_AWAY);
-    } else if !wanted && tells_client {
+    if !wanted && tells_client {
         let message = "the gateway tells the client's address itself, so another one could only be forged";
-        table.unfit("strip_toa", message, "set `toa = \"off\"` or take the key away");
+        table.unfit("strip_toa", message, "set `toa = \"off\"` (`uoa`, over UDP) or take the key away");
     }
     wanted
 }

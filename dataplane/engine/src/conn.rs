@@ -44,7 +44,7 @@ pub(crate) const TOA_STRIP: u8 = wire::tcp::options::KIND_NOP;
 
 /// Bits of [`Conn::flags`].
 pub(crate) mod flag {
-    /// Segments from the client still carry TOA.
+    /// Segments from the client still carry TOA, datagrams UOA.
     pub(crate) const TOA_PENDING: u8 = 1 << 0;
     /// The real server's SYN-ACK was seen, so `real_isn` is valid.
     pub(crate) const SYN_ACK_SEEN: u8 = 1 << 1;
@@ -125,6 +125,18 @@ pub struct ToaForm {
     pub must: bool,
 }
 
+/// How a real server is told the client of a UDP flow (`wire::uoa`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoBytes, Immutable)]
+#[repr(u8)]
+pub(crate) enum Uoa {
+    /// Not at all.
+    Off,
+    /// In an IPv4 option where there is IPv4.
+    Option,
+    /// In a header of its own.
+    Header,
+}
+
 /// How far a real server is with the PROXY protocol's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoBytes, Immutable)]
 #[repr(u8)]
@@ -177,7 +189,7 @@ pub(crate) struct Conn {
     /// Epoch of the forwarding table that the next hops are valid for.
     pub fib_epoch: u16,
     pub mode: Mode,
-    /// TOA option kind; [`TOA_STRIP`]: none is inserted, but clients' own are taken out; 0: neither.
+    /// TOA option kind; [`TOA_STRIP`]: none is inserted, but clients' own (over UDP: UOA) are taken out; 0: neither.
     pub toa_kind: u8,
     /// Time of the last packet.
     pub seen: Ticks,
@@ -209,8 +221,11 @@ pub(crate) struct Conn {
     pub timestamp_shift: u32,
     pub toa_form: ToaForm,
     pub preface: Preface,
+    pub uoa: Uoa,
+    /// How many datagrams are still to carry UOA.
+    pub uoa_left: u8,
     /// Fills the cache line, so that a record is nothing but its fields' bytes.
-    pub unused: [u8; 11],
+    pub unused: [u8; 9],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);
@@ -247,7 +262,9 @@ impl Conn {
         timestamp_shift: 0,
         toa_form: ToaForm { with_exid: false, must: false },
         preface: Preface::NONE,
-        unused: [0; 11],
+        uoa: Uoa::Off,
+        uoa_left: 0,
+        unused: [0; 9],
     };
 
     /// The five-tuple of packets that come in in this direction, which is IPv4.

@@ -119,6 +119,14 @@ named_counters! {
         ToaOverMtu = "toa_over_mtu",
         /// Segments from clients whose own address options were overwritten.
         ToaStripped = "toa_stripped",
+        /// Datagrams that carry UOA.
+        UoaInserted = "uoa_inserted",
+        /// Datagrams that should carry UOA but had no room in the IP header, came in fragments, or behind extension headers.
+        UoaNoRoom = "uoa_no_room",
+        /// Datagrams that should carry UOA but would have exceeded the MTU.
+        UoaOverMtu = "uoa_over_mtu",
+        /// Datagrams from clients whose own UOA options were overwritten.
+        UoaStripped = "uoa_stripped",
         /// SYN segments whose Fast Open option was overwritten.
         FastOpenStripped = "fast_open_stripped",
         /// Segments with malformed TCP options; what stands behind the fault is not looked at.
@@ -202,7 +210,7 @@ impl Counters {
         Counters {
             drops: Default::default(),
             punts: Default::default(),
-            events: Default::default(),
+            events: std::array::from_fn(|_| Count::default()),
             states: Default::default(),
             connections: Count::default(),
             embryonic: Count::default(),

@@ -159,9 +159,11 @@ pub struct Options {
     pub expire_nodest_conn: bool,
     /// Persistent clients of a real server of weight 0 are scheduled anew with their next connection.
     pub expire_quiescent_template: bool,
-    /// What TCP clients say of their own address (TOA options) passes; otherwise it is taken out in every mode. Where the
-    /// gateway tells real servers the client's address itself, it is always taken out.
+    /// What clients say of their own address (TOA and UOA options) passes; otherwise it is taken out in every mode. Where
+    /// the gateway tells real servers the client's address itself, it is always taken out.
     pub pass_toa: bool,
+    /// FULLNAT over UDP: how real servers are told the client's address; `None`: not at all.
+    pub uoa: Option<Uoa>,
     /// How the option that tells the client's address looks, and whether it may be missing.
     pub toa_form: ToaForm,
     /// FULLNAT and NAT over TCP: the client's address is told in front of its stream, and not in TCP options.
@@ -172,6 +174,17 @@ pub struct Options {
     pub rebase_sequence: bool,
     /// FULLNAT: what becomes of TCP timestamps.
     pub timestamps: Timestamps,
+}
+
+/// How real servers are told the clients of UDP flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uoa {
+    /// Where the address stands.
+    pub form: wire::uoa::Form,
+    /// How many of a flow's first datagrams carry it.
+    pub datagrams: u8,
+    /// A datagram that should carry it and cannot is not forwarded.
+    pub must: bool,
 }
 
 /// What becomes of clients' TCP timestamps (RFC 7323) on the way to the real server.

@@ -124,7 +124,7 @@ named_counters! {
         ReplyAmbiguous = "reply_ambiguous",
         /// The routing table has no way to the destination.
         NoRoute = "no_route",
-        /// No room for the option that tells the client's address, in a service that forwards no segment without it.
+        /// No room for what tells the client's address, in a service that forwards nothing without it.
         ClientUntold = "client_untold",
         /// A SYN with data, which would stand in front of the PROXY protocol's header; its sender repeats the data later.
         SynData = "syn_data",

@@ -13,6 +13,7 @@ mod persistence;
 mod reset;
 mod shift;
 mod steady;
+mod tell;
 mod track;
 mod tunnel_errors;
 

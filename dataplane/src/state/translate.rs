@@ -4,18 +4,20 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use api::{
-    DesiredState, ProxyVersion, RealServer, Refusal, Service, TcpTimestamps, ToaMode, ToaNoRoom, VirtualRange,
+    DesiredState, ProxyVersion, RealServer, Refusal, Service, TcpTimestamps, ToaMode, ToaNoRoom, UoaForm,
+    VirtualRange,
 };
 use engine::conn::ToaForm;
 use engine::fib::Route;
 use engine::plan::{Listen, PlanError, RealSpec, ServiceSpec, Spec};
 use engine::snapshot::{
-    Mode, Options, Persistence, Scheduler, SchedulerFlags, Timestamps, Tunnel, TunnelKind,
+    Mode, Options, Persistence, Scheduler, SchedulerFlags, Timestamps, Tunnel, TunnelKind, Uoa,
 };
 use engine::tcp::Timeouts;
 use engine::{ConnState, PortId, Ticks};
 use wire::MacAddr;
 use wire::proxy::Version;
+use wire::uoa::Form;
 
 use super::routing::Statics;
 
@@ -75,6 +77,7 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
             expire_quiescent_template: service.expire_quiescent_template,
             pass_toa: !service.strip_toa,
             toa_form: toa_form(service)?,
+            uoa: service.uoa.map(|uoa| uoa_of(service, uoa)).transpose()?,
             proxy: service.proxy_protocol.map(|version| match version {
                 ProxyVersion::V1 => Version::V1,
                 ProxyVersion::V2 => Version::V2,
@@ -162,6 +165,18 @@ fn toa_form(service: &Service) -> Result<ToaForm, Refusal> {
     }
     let must = service.toa_no_room == ToaNoRoom::Drop;
     Ok(ToaForm { with_exid: service.toa_exid, must })
+}
+
+fn uoa_of(service: &Service, uoa: api::Uoa) -> Result<Uoa, Refusal> {
+    if uoa.datagrams == 0 {
+        let name = &service.name;
+        return Err(invalid(format!("service {name}: UOA on 0 datagrams tells nothing; 1 to 255 is right")));
+    }
+    let form = match uoa.form {
+        UoaForm::Option => Form::Option,
+        UoaForm::Header => Form::Header,
+    };
+    Ok(Uoa { form, datagrams: uoa.datagrams, must: uoa.no_room == ToaNoRoom::Drop })
 }
 
 fn check_host(service: &str, what: &str, address: SocketAddr) -> Result<(), Refusal> {

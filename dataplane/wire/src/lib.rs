@@ -30,6 +30,7 @@ pub mod tcp;
 pub mod toa;
 pub mod tunnel;
 pub mod udp;
+pub mod uoa;
 
 pub use addresses::{Addresses, Family};
 pub use buf::{HeapBuf, PacketBuf};

@@ -11,6 +11,7 @@ mod proxy;
 mod states;
 mod themes;
 mod toa;
+mod uoa;
 
 use crate::case::Case;
 
@@ -24,6 +25,7 @@ pub(crate) fn all() -> Vec<Case> {
         limits::cases(),
         others::cases(),
         toa::cases(),
+        uoa::cases(),
         proxy::cases(),
         of_modes(),
     ]

@@ -8,6 +8,7 @@ use super::{Conn, Event, Node, World};
 use crate::link::InFlight;
 use crate::oracle::Oracle;
 use crate::packet::{ETH_LEN, TCP, UDP, add_forged_option, frame, parse_ip};
+use crate::preface::Preface;
 use crate::stream::End;
 use crate::topology::{gateway_mac, vips};
 
@@ -140,6 +141,13 @@ impl World {
             let client = host < self.shape.clients;
             if client {
                 self.ended_us.insert((host, session.local.port()), self.now_us);
+            }
+            if let Preface::Whole(ends) = session.pump.preface {
+                let right = conn.client.map(|client| (client, self.plans[id as usize].virtual_));
+                if Some(ends) != right {
+                    return Err(format!("connection {id} is {right:?}, its server was told {ends:?}"));
+                }
+                self.report.prefaces += 1;
             }
             let end = if client { &mut conn.client_end } else { &mut conn.server_end };
             if *end == End::Whole {

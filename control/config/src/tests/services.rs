@@ -1,8 +1,8 @@
 //! Addresses, scheduling and the other keys of a service.
 
 use api::{
-    Persistence, Protocol, ProxyVersion, Scheduler, SchedulerFlags, TcpTimestamps, ToaMode, ToaNoRoom,
-    VirtualRange,
+    Persistence, Protocol, ProxyVersion, Scheduler, SchedulerFlags, TcpTimestamps, ToaMode, ToaNoRoom, Uoa,
+    UoaForm, VirtualRange,
 };
 
 use super::{Config, Duration, shown};
@@ -298,6 +298,26 @@ fn the_option_has_an_identifier_and_is_missed_only_where_that_is_wanted() {
 }
 
 #[test]
+fn real_servers_are_told_the_clients_of_udp_flows_where_that_is_wanted() {
+    let udp = "listen = \"10.1.0.100:53\"\nprotocol = \"udp\"\n";
+    assert_eq!(loaded(udp).uoa, None);
+    assert_eq!(loaded(&format!("{udp}uoa = \"off\"\nuoa_datagrams = 3")).uoa, None);
+    let (form, no_room) = (UoaForm::Option, ToaNoRoom::Pass);
+    let option = loaded(&format!("{udp}uoa = \"option\""));
+    assert_eq!(option.uoa, Some(Uoa { form, datagrams: 3, no_room }));
+    let header = loaded(&format!("{udp}uoa = \"header\"\nuoa_datagrams = 255\nuoa_no_room = \"drop\""));
+    let (form, no_room) = (UoaForm::Header, ToaNoRoom::Drop);
+    assert_eq!(header.uoa, Some(Uoa { form, datagrams: 255, no_room }));
+    refuses(&format!("{WEB}uoa = \"option\""), "\"option\"", "this is for UDP");
+    refuses(&format!("{udp}uoa_datagrams = 77"), "77", "datagrams tell nothing (`uoa`)");
+    refuses(&format!("{udp}uoa_no_room = \"drop\""), "\"drop\"", "datagrams tell nothing (`uoa`)");
+    refuses(&format!("{udp}uoa = \"option\"\nuoa_datagrams = 777"), "777", "1 to 255");
+    refuses(&format!("{udp}uoa = \"toa\""), "\"toa\"", "there is `off`, `option` and `header`");
+    refuses(&format!("{udp}uoa = \"header\"\nmode = \"dr\""), "\"header\"", "mode `fullnat`");
+    refuses(&format!("{udp}uoa = \"header\"\nstrip_toa = false"), "false", "could only be forged");
+}
+
+#[test]
 fn the_proxy_protocol_takes_the_place_of_the_option() {
     assert_eq!(loaded(WEB).proxy_protocol, None);
     assert_eq!(loaded(&format!("{WEB}proxy_protocol = \"off\"")).toa, ToaMode::Option { kind: 254 });
@@ -328,11 +348,11 @@ fn what_is_tcps_is_refused_for_udp() {
         ("tcp_timestamps", "\"strip\""),
         ("rebase_sequence", "true"),
         ("reset_on_expiry", "true"),
-        ("strip_toa", "false"),
     ] {
         refuses(&format!("{udp}{key} = {value}"), value, "this is a part of TCP, and the service is UDP");
     }
     assert_eq!(loaded(udp).toa, ToaMode::Off);
+    assert!(!loaded(&format!("{udp}strip_toa = false")).strip_toa);
 }
 
 #[test]

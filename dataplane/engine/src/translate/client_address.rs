@@ -1,20 +1,53 @@
-//! The TOA option and the PROXY protocol's header: which one, how it gets into a segment, and the MSS that leaves room
-//! for it.
+//! The TOA option, the PROXY protocol's header and UOA: which one, how it gets into a packet, and the MSS that leaves
+//! room for it.
 
 use wire::checksum::Delta;
 use wire::proxy::{self, Version};
 use wire::tcp::options::{self, Lowered};
 use wire::toa::{self, Encoded, Inserted};
-use wire::{PacketBuf, U16, ethernet, tcp};
+use wire::uoa::{self, Form};
+use wire::{Family, PacketBuf, U16, ethernet, tcp};
 
 use crate::addr::{Endpoint, Tuple};
-use crate::conn::{Conn, Direction, Preface, Stage};
+use crate::conn::{Conn, Direction, Preface, Stage, Uoa};
 
 /// The MSS is never lowered below the smallest that every IPv4 host must take (RFC 9293 §3.7.1), less TOA.
 const MSS_MIN: u16 = 536;
 
 /// Bytes that a translated packet may need in front: the longest option, and an IPv6 header for an IPv4 header.
 pub(crate) const HEADROOM_MAX: usize = toa::LEN_MAX + 20;
+const _: () = assert!(uoa::LEN_MAX <= toa::LEN_MAX);
+
+impl From<Form> for Uoa {
+    fn from(form: Form) -> Uoa {
+        match form {
+            Form::Option => Uoa::Option,
+            Form::Header => Uoa::Header,
+        }
+    }
+}
+
+impl Uoa {
+    fn form(self) -> Option<Form> {
+        match self {
+            Uoa::Off => None,
+            Uoa::Option => Some(Form::Option),
+            Uoa::Header => Some(Form::Header),
+        }
+    }
+}
+
+/// Bytes by which a datagram of the connection grows that carries its client.
+pub(crate) fn uoa_len(conn: &Conn) -> usize {
+    let leaves = if conn.is_wide(Direction::Outbound) { Family::V6 } else { Family::V4 };
+    conn.uoa.form().map_or(0, |form| form.len(!conn.is_wide(Direction::Inbound), leaves))
+}
+
+/// Puts the client into a datagram that is otherwise as it leaves; `None`, and no change, when there is no room.
+pub(crate) fn insert_uoa<P: PacketBuf>(packet: &mut P, conn: &Conn, client: Endpoint) -> Option<()> {
+    let client = uoa::Client { addr: client.addr.to_ip(), port: U16::from_bytes(client.port.to_ne_bytes()) };
+    uoa::insert(packet, ethernet::HEADER_LEN, conn.uoa.form()?, client).ok()
+}
 
 /// Length of the option that carries a connection's client, in bytes.
 #[inline(always)]
@@ -29,9 +62,13 @@ pub(crate) fn toa_of(conn: &Conn, client: Endpoint) -> Encoded {
     encode(conn.toa_kind, client.addr.to_ip(), U16::from_bytes(client.port.to_ne_bytes()))
 }
 
-/// Bytes that every segment of the client leaves free for either of both.
+/// Bytes that every packet of the client leaves free for whichever it is.
 pub(crate) fn room_of(conn: &Conn) -> usize {
-    if conn.tells_client() { toa_len(conn) } else { conn.preface.len.into() }
+    match conn.uoa {
+        Uoa::Off if conn.tells_client() => toa_len(conn),
+        Uoa::Off => conn.preface.len.into(),
+        Uoa::Option | Uoa::Header => uoa_len(conn),
+    }
 }
 
 /// The PROXY protocol's header of a connection; `inbound` as its packets come in.

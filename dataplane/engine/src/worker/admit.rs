@@ -11,7 +11,7 @@ use super::persistence::Persisting;
 use super::track::{checksum_is_valid, note_sent, scale_in};
 use super::{Origin, Worker};
 use crate::addr::{Addr, Endpoint, Tuple};
-use crate::conn::{Conn, Direction, NIL, TOA_STRIP, flag, trait_};
+use crate::conn::{Conn, Direction, NIL, TOA_STRIP, ToaForm, Uoa, flag, trait_};
 use crate::counters::{Counter, Counters};
 use crate::hash::{AnyKey, halves32};
 use crate::ids::{AdjacencyId, PairId, ServiceId, WorkerId};
@@ -367,11 +367,12 @@ fn state_of_new(protocol: u8) -> ConnState {
 /// The record of a connection that a packet opens, but for what the caller adds.
 fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service, real: &Real) -> Conn {
     let state = state_of_new(segment.key.protocol);
-    let tells_client = real.mode == Mode::FullNat && state == ConnState::SynRecv;
-    let proxy = service.options.proxy;
-    let toa = service.toa.filter(|_| tells_client && proxy.is_none());
-    let strips = state == ConnState::SynRecv && (!service.options.pass_toa || proxy.is_some());
-    let one_packet = service.options.one_packet && state == ConnState::Udp;
+    let (is_fullnat, is_udp) = (real.mode == Mode::FullNat, state == ConnState::Udp);
+    let proxy = service.options.proxy.filter(|_| !is_udp);
+    let toa = service.toa.filter(|_| is_fullnat && !is_udp && proxy.is_none());
+    let uoa = service.options.uoa.filter(|_| is_fullnat && is_udp);
+    let strips = !service.options.pass_toa || proxy.is_some() || uoa.is_some();
+    let one_packet = service.options.one_packet && is_udp;
     let traits = [
         (real.mode.is_one_way(), trait_::ONE_WAY),
         (one_packet, trait_::ONE_PACKET),
@@ -381,9 +382,12 @@ fn new_conn(now: Ticks, data: &[u8], segment: &Segment, service: &Service, real:
         state,
         mode: real.mode,
         traits: traits.iter().map(|(is, bit)| if *is { *bit } else { 0 }).sum(),
-        flags: flag::LIVE | if toa.is_some() { flag::TOA_PENDING } else { 0 },
+        flags: flag::LIVE | if toa.is_some() || uoa.is_some() { flag::TOA_PENDING } else { 0 },
         toa_kind: toa.unwrap_or(if strips { TOA_STRIP } else { 0 }),
-        toa_form: service.options.toa_form,
+        toa_form: uoa
+            .map_or(service.options.toa_form, |uoa| ToaForm { must: uoa.must, ..ToaForm::default() }),
+        uoa: uoa.map_or(Uoa::Off, |uoa| uoa.form.into()),
+        uoa_left: uoa.map_or(0, |uoa| uoa.datagrams),
         seen: now,
         real_id: real.id,
         service: service.id,

@@ -85,7 +85,14 @@ impl Worker {
             return self.answer(packet, segment, Error::TimeExceeded, DropReason::TtlExpired);
         }
         let sent = match self.table.conns[found.conn as usize].mode {
-            Mode::FullNat | Mode::Nat => self.send_translated(packet, segment, found, exit.mtu),
+            Mode::FullNat | Mode::Nat => {
+                let sent = self.send_translated(packet, segment, found, exit.mtu);
+                if segment.is_udp() && self.tells(segment, found) {
+                    sent.and_then(|fit| self.tell_flow(packet, segment, found, exit.mtu).map(|()| fit))
+                } else {
+                    sent
+                }
+            }
             Mode::Dr => self.send_direct(packet, segment, found, exit.mtu),
             Mode::Tun => self.send_tunnelled(packet, segment, found, exit.mtu),
         };
@@ -171,7 +178,7 @@ impl Worker {
             if carries || tells && conn.toa_form.must { client_address::room_of(conn) } else { 0 };
         let own_mtu = mtu.saturating_add_signed(-(change as i16)).saturating_sub(must_grow as u16);
         let fit = fit(packet.data(), segment, segment.total_len(), own_mtu);
-        let fit = fit.inspect_err(|refused| self.count_over_mtu(refused, must_grow, carries))?;
+        let fit = fit.inspect_err(|refused| self.count_over_mtu(refused, must_grow, carries, segment))?;
         // An IPv6 packet cannot be cut by a router.
         if fit == Fit::Cut && leaves_wide {
             return Err(Refused::TooBig { mtu: own_mtu });
@@ -180,6 +187,7 @@ impl Worker {
             return Err(Refused::Drop(DropReason::NoHeadroom));
         }
         trim(packet, segment);
+        self.strip_uoa(packet, segment, found);
         self.shift(packet, segment, found);
         let mut segment = *segment;
         let (mut ip, mut l4) = (Delta::ZERO, Delta::ZERO);
@@ -218,9 +226,13 @@ impl Worker {
 
     /// Counts what does not fit the next link because of what it must carry.
     #[cold]
-    fn count_over_mtu(&self, refused: &Refused, must_grow: usize, carries: bool) {
+    fn count_over_mtu(&self, refused: &Refused, must_grow: usize, carries: bool, segment: &Segment) {
         if must_grow > 0 && matches!(refused, Refused::TooBig { .. }) {
-            let event = if carries { Counter::ProxyOverMtu } else { Counter::ToaOverMtu };
+            let event = match (carries, segment.is_udp()) {
+                (true, _) => Counter::ProxyOverMtu,
+                (false, true) => Counter::UoaOverMtu,
+                (false, false) => Counter::ToaOverMtu,
+            };
             self.counters.event(event).add(1);
         }
     }
@@ -318,6 +330,7 @@ impl Worker {
     /// [`Worker::change_options`] where nothing else changes under the checksum.
     fn strip_in_place<P: PacketBuf>(&self, packet: &mut P, segment: &Segment, found: Found) {
         let conn = &self.table.conns[found.conn as usize];
+        self.strip_uoa(packet, segment, found);
         if segment.is_udp() || conn.toa_kind == 0 || segment.piece == Piece::Later {
             return;
         }

@@ -16,6 +16,7 @@ mod states;
 mod steady;
 mod tunnel_errors;
 mod udp;
+mod uoa;
 
 use std::net::Ipv4Addr;
 
