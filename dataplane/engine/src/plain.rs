@@ -236,6 +236,8 @@ pub(crate) trait Transport: FromBytes + IntoBytes + KnownLayout + Immutable + Un
     /// State and flags of connections whose packets are ordinary.
     const STATE: ConnState;
     const FLAGS: u8;
+    /// Flags without which what comes back is ordinary.
+    const NOT_OUTBOUND: u8;
 
     /// Source and destination port, as loaded.
     fn ports(&self) -> u32;
@@ -257,6 +259,7 @@ impl Transport for tcp::Header {
     const PROTOCOL: u8 = ipv4::PROTO_TCP;
     const STATE: ConnState = ConnState::Established;
     const FLAGS: u8 = flag::INBOUND_ACK | flag::OUTBOUND_ACK;
+    const NOT_OUTBOUND: u8 = 0;
 
     #[inline(always)]
     fn ports(&self) -> u32 {
@@ -299,6 +302,8 @@ impl Transport for udp::Header {
     const PROTOCOL: u8 = ipv4::PROTO_UDP;
     const STATE: ConnState = ConnState::Udp;
     const FLAGS: u8 = 0;
+    // The first answer takes the connection off the list of those that are given up first.
+    const NOT_OUTBOUND: u8 = flag::EMBRYONIC;
 
     #[inline(always)]
     fn ports(&self) -> u32 {
@@ -306,11 +311,9 @@ impl Transport for udp::Header {
     }
 
     #[inline(always)]
-    fn is_ordinary(&self, conn: &Conn, direction: Direction, len: usize, _: &[u8], wide: bool) -> bool {
-        // The first answer takes the connection off the list of those that are given up first.
-        let first_answer = conn.has(flag::EMBRYONIC * direction as u8);
+    fn is_ordinary(&self, _: &Conn, _: Direction, len: usize, _: &[u8], wide: bool) -> bool {
         // IPv6 knows no datagrams without checksum (RFC 8200 §8.1).
-        self.fits(len) && !first_answer && !(wide && self.checksum == U16::ZERO)
+        self.fits(len) && !(wide && self.checksum == U16::ZERO)
     }
 
     #[inline(always)]

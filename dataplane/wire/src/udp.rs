@@ -57,7 +57,9 @@ impl Header {
     #[inline(always)]
     #[must_use]
     pub const fn fits(&self, available: usize) -> bool {
-        (self.len.get() as usize).wrapping_sub(HEADER_LEN) <= available.wrapping_sub(HEADER_LEN)
+        let len = self.len.get() as usize;
+        // Nearly always all of it.
+        len == available || len >= HEADER_LEN && len < available
     }
 
     /// Compares the length field with the `available` bytes from this header to the end of the IP payload, and answers

@@ -23,10 +23,12 @@ use crate::translate::tunnel::{Bare, Wrapper};
 use crate::translate::{client_address, family};
 use crate::verdict::Verdict;
 
-/// What a record's [`Conn::condition`] says of packets that may take the short way.
-const fn condition_of<T: Transport>() -> u64 {
+/// What of a record's [`Conn::condition`] decides whether packets may take the short way.
+#[inline(always)]
+const fn condition_of<T: Transport>(direction: Direction) -> u64 {
     let flags = flag::LIVE | flag::TOA_PENDING | wide(Direction::Inbound) | wide(Direction::Outbound);
     condition(u8::MAX, u8::MAX, flags | T::FLAGS, trait_::SHIFTED, u16::MAX)
+        | condition(0, 0, T::NOT_OUTBOUND, 0, 0) * direction as u64
 }
 
 /// What differs in a condition when packets leave in the other family than they came in.
@@ -105,7 +107,7 @@ impl Worker {
         let conn = conns.get_mut(index_of(likely))?;
         let direction = direction_of(likely);
         let wanted = condition(T::PROTOCOL, T::STATE as u8, flags_of::<I, T>(), 0, self.fib.epoch());
-        let differs = conn.condition() & condition_of::<T>() ^ wanted;
+        let differs = conn.condition() & condition_of::<T>(direction) ^ wanted;
         if differs != if ACROSS { other_family(direction) } else { 0 } {
             let across = !ACROSS && differs == other_family(direction);
             return if across { self.across::<P, I, T>(now, packet, likely, verdict) } else { None };
