@@ -27,8 +27,8 @@ use crate::verdict::Verdict;
 #[inline(always)]
 const fn condition_of<T: Transport>(direction: Direction) -> u64 {
     let flags = flag::LIVE | flag::TOA_PENDING | wide(Direction::Inbound) | wide(Direction::Outbound);
-    condition(u8::MAX, u8::MAX, flags | T::FLAGS, trait_::SHIFTED, u16::MAX)
-        | condition(0, 0, T::NOT_OUTBOUND, 0, 0) * direction as u64
+    let either_way = condition(u8::MAX, u8::MAX, flags | T::FLAGS, trait_::SHIFTED, u16::MAX);
+    either_way | (condition(0, 0, T::NOT_OUTBOUND, 0, 0) * direction as u64)
 }
 
 /// What differs in a condition when packets leave in the other family than they came in.
