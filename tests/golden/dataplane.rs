@@ -1,7 +1,7 @@
 //! The real program on two net_pcap ports, fed in lockstep.
 //!
 //! A receiving net_pcap port reads a file as fast as it can, also before there is a configuration. Here the files are
-//! named pipes, and the port reads whole bursts of 32: it waits until the pipe has given them all. So every step is
+//! named pipes, and the port reads whole bursts of 64: it waits until the pipe has given them all. So every step is
 //! written as a full burst for both ports, filled up with frames for another station, which are dropped and counted.
 //! One turn of the worker's loop is one such round, nothing depends on timing, and a round that has come in proves
 //! that the one before is done with. The program's threads that wait in a pipe cost nothing.
@@ -31,7 +31,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// Frames that a port is read at once.
-const BURST_LEN: usize = 32;
+const BURST_LEN: usize = 64;
 
 /// Rounds until everything that a round leads to has left. With two workers a fragment may be handed to the keeper of its
 /// packet's ports, from there to the connection's owner and to the owner of the port, and each may wait for the next turn
@@ -209,7 +209,7 @@ impl Dataplane {
         }
     }
 
-    /// One burst for each port: at most 32 frames of each, and fillers.
+    /// One burst for each port: at most 64 frames of each, and fillers.
     fn write_round(&mut self, frames: &[Frame]) -> Result<()> {
         self.strangers += frames.iter().filter(|frame| frame.is_for_another_station()).count() as u64;
         for port in Port::ALL {
