@@ -145,7 +145,7 @@ impl Dataplane {
         }
     }
 
-    /// Drops and events, without what every frame counts, what depends on the number of workers, and fillers.
+    /// Drops and events, without what every frame counts, what depends on the number of workers or the machine, and fillers.
     pub(crate) fn counts(&mut self) -> Result<Counts> {
         let (fillers, strangers) = (self.fillers, self.strangers);
         // Those of the last rounds may not have been looked at yet.
@@ -271,7 +271,10 @@ fn ask(stream: &mut UnixStream, request: &Request) -> Result<Response> {
 fn counts_of(stats: &Stats) -> Counts {
     let mut counts = Counts::new();
     for counter in stats.drops.iter().chain(&stats.counters) {
-        if !["forwarded", "handed_over", "connections_expired"].contains(&counter.name.as_str()) {
+        let of_machine = counter.name.starts_with("turns_over_");
+        if !of_machine
+            && !["forwarded", "handed_over", "connections_expired"].contains(&counter.name.as_str())
+        {
             *counts.entry(counter.name.clone()).or_default() += counter.per_worker.iter().sum::<u64>();
         }
     }
