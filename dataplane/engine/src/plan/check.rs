@@ -42,8 +42,8 @@ pub enum PlanError {
     /// Workers without a local address of their own, where each needs one.
     #[error(
         "service {service}: {missing} of {workers} workers would have no local address of their own, which steering by \
-         flow rules needs: add {missing} of the real servers' family to its local pool, or set steering = \"auto\" or \
-         \"software\"; local addresses that the service had before keep their worker while connections live"
+         flow rules needs: add {missing} of the real servers' family to its local pool, or set steering = \"software\"; or \
+         restart the dataplane, which deals the addresses anew: until then those that there were keep their worker"
     )]
     TooFewLocals {
         /// The service.

@@ -74,16 +74,22 @@ impl Ranking {
             self.look_on(self.len, service, counters);
         }
         let mut best: Option<(usize, u64)> = None;
-        for _ in 0..TRIES_MAX {
+        let mut tries = 0;
+        while tries < TRIES_MAX {
             let Some((i, known)) = self.least(last + 1) else { break };
             let load = load_of(&service.reals[i], service.scheduler, counters);
             self.set(i, load);
+            if load == CLOSED {
+                // It is no longer among those to be tried, so this comes to an end.
+                continue;
+            }
             if load <= known {
                 return Some(i);
             }
-            if load != CLOSED && best.is_none_or(|(_, least)| load < least) {
+            if best.is_none_or(|(_, least)| load < least) {
                 best = Some((i, load));
             }
+            tries += 1;
         }
         best.map(|(i, _)| i)
     }

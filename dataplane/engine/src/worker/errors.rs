@@ -11,12 +11,13 @@ use wire::quote::{self, Quote, Rewrite};
 use wire::{Addresses, Family, PacketBuf, U16, U32, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, view, view_mut};
 use zerocopy::IntoBytes;
 
-use super::forward::{Exit, Fit, hops};
+use super::forward::{Exit, Fit, adjacency_of, hops};
 use super::{Worker, tunnel_errors};
 use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Conn, Direction, flag};
 use crate::counters::Counter;
 use crate::hash::Key;
+use crate::ids::AdjacencyId;
 use crate::parse::{Message, Piece, Segment};
 use crate::snapshot::{Mode, Snapshot};
 use crate::table::Found;
@@ -156,7 +157,13 @@ impl Worker {
     /// What the links on both sides of a connection take, for an error that arrives from one and leaves by the other.
     fn mtus(&self, found: Found, leaves: u16) -> NextHopMtus {
         let conn = &self.table.conns[found.conn as usize];
-        let back = self.fib.adjacency(conn.next_hops[found.direction.other() as usize]);
+        let other = Found { direction: found.direction.other(), ..found };
+        let back = match conn.next_hops[other.direction as usize] {
+            // No packet has wanted it yet.
+            AdjacencyId::NONE => adjacency_of(self.fib.lookup(self.target(other).to_ip())),
+            known => known,
+        };
+        let back = self.fib.adjacency(back);
         let arrives = back.map_or(leaves, |adjacency| adjacency.mtu);
         if conn.is_wide(found.direction) {
             NextHopMtus { v4: leaves, v6: arrives }

@@ -433,7 +433,7 @@ impl Worker {
     }
 
     /// Where a connection's packets in this direction are to get to.
-    fn target(&self, found: Found) -> Addr {
+    pub(super) fn target(&self, found: Found) -> Addr {
         let tuples = self.table.tuples(found.conn);
         match found.direction {
             Direction::Inbound => tuples.real().addr,
@@ -539,7 +539,7 @@ fn trim<P: PacketBuf>(packet: &mut P, segment: &Segment) {
     packet.truncate(segment.end.into());
 }
 
-fn adjacency_of(next_hop: NextHop) -> AdjacencyId {
+pub(super) fn adjacency_of(next_hop: NextHop) -> AdjacencyId {
     match next_hop {
         NextHop::Adjacency(id) => id,
         NextHop::Unknown { .. } | NextHop::NoRoute => AdjacencyId::NONE,

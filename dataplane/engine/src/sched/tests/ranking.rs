@@ -117,6 +117,24 @@ fn closed_servers_are_passed_over_and_found_again_when_they_open() {
 }
 
 #[test]
+fn servers_that_others_filled_hide_no_open_one() {
+    for scheduler in LEAST {
+        let mut rig = Rig::new(scheduler, &[1; 300], 2);
+        rig.service.reals.iter_mut().for_each(|real| real.upper = 10);
+        assert!(rig.open(0).is_some());
+        // While this worker rests, others fill all but the last, which is not idle either.
+        for real in 0..300 {
+            let held = if real == 299 { 5 } else { 10 };
+            let page = rig.counters[1].real(RealId(real));
+            page.held.set(held);
+            page.active.set(held);
+        }
+        rig.now = rig.now.plus(Ticks(1));
+        assert_eq!(rig.open(0), Some(299), "{scheduler:?}");
+    }
+}
+
+#[test]
 fn equals_take_turns_even_if_their_connections_end_at_once() {
     for scheduler in LEAST {
         let mut rig = Rig::new(scheduler, &[3; 70], 1);
