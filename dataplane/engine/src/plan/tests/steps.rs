@@ -116,7 +116,8 @@ struct Said {
     resets: Vec<bool>,
     /// By real server: whether its connections end, and its tunnel.
     reals: Vec<(bool, Option<Tunnel>)>,
-    listeners: Vec<Option<Endpoint>>,
+    /// By endpoint: whether anybody listens there, and who.
+    listeners: Vec<Option<Option<Endpoint>>>,
     /// By address: whether it is local, and virtual.
     sides: Vec<(bool, bool)>,
     is_persistent: bool,
@@ -131,11 +132,12 @@ fn said(planner: &Planner, spec: &Spec, snapshot: &Snapshot) -> Said {
         (snapshot.has_ended(real.id), tunnel.map(|wrapper| wrapper.tunnel))
     });
     let endpoints = ADDRESSES.iter().flat_map(|address| PORTS.map(|port| SocketAddr::from((*address, port))));
+    let name = |id| snapshot.service(id).map(|service| service.virtual_);
     let addresses = ADDRESSES.iter().map(|address| IpAddr::from(*address).into());
     Said {
         resets: services.iter().map(|service| snapshot.resets(service.id)).collect(),
         reals: reals.collect(),
-        listeners: endpoints.map(|at| snapshot.find_at(6, at).map(|found| found.virtual_)).collect(),
+        listeners: endpoints.map(|at| snapshot.find_id(6, at.into()).map(name)).collect(),
         sides: addresses
             .map(|address| (snapshot.locals.contains(address), snapshot.virtuals.contains(address)))
             .collect(),
