@@ -2,9 +2,11 @@
 //!
 //! Runs on the main thread. It interns services, real servers and (local address, real server) pairs into numbered
 //! slots, allocates what workers need for new ones, and reuses a slot only when every worker's counters say that
-//! no connection remembers its former tenant.
+//! no connection remembers its former tenant. What is as it was planned last costs a comparison: its slots stay, and
+//! the next snapshot shares it.
 
 mod check;
+mod difference;
 mod slots;
 mod snapshot;
 mod spec;
@@ -25,10 +27,10 @@ use crate::persist::Templates;
 use crate::ports::{PortSet, Share};
 use crate::rss::Rss;
 use crate::sched::{Memory, Wants};
-use crate::snapshot::{Mode, Options, Service, Snapshot};
+use crate::snapshot::{Mode, Service, Snapshot};
 use crate::translate::tunnel::Wrapper;
-use check::check;
-use slots::{PairSlotKey, RealSlotKey, ServiceSlotKey, Slots, pair_keys};
+use difference::Difference;
+use slots::{Move, PairSlotKey, RealSlotKey, ServiceSlotKey, Slots, Tally};
 
 /// Clients that persistence remembers at most, over all services: 35 MB, which the first persistent service takes.
 const TEMPLATES_MAX: usize = 1 << 20;
@@ -80,6 +82,9 @@ pub struct PairInfo {
     pub capacity: u32,
 }
 
+/// The services that were planned last.
+type Wanted = HashMap<ServiceSlotKey, ServiceSpec>;
+
 /// Makes snapshots. See the module.
 #[derive(Debug)]
 pub struct Planner {
@@ -87,10 +92,14 @@ pub struct Planner {
     services: Slots<ServiceSlotKey>,
     reals: Slots<RealSlotKey>,
     pairs: Slots<PairSlotKey>,
-    /// Pairs whose port sets the workers have.
-    installed: HashSet<PairId>,
+    /// Every plan is compared with it.
+    wanted: Wanted,
+    /// Local addresses of all pairs, also of those that left while connections live.
+    locals: Tally<IpAddr>,
     /// Addresses that services listen at, also of those that left while connections live.
     addresses: HashMap<ServiceSlotKey, HashSet<IpAddr>>,
+    /// All of these.
+    virtuals: Tally<IpAddr>,
     /// Of these, those with real servers in NAT. One stays so while it is known: connections of its services
     /// are found by the client from then on.
     by_client: HashSet<IpAddr>,
@@ -100,7 +109,7 @@ pub struct Planner {
     /// By slot of the service: how many tenants it had.
     tenants: Vec<u32>,
     /// By slot of the real server.
-    tunnels: Vec<Option<Wrapper>>,
+    tunnels: Arc<[Option<Wrapper>]>,
     /// Services, also those that left, that end the connections of real servers that are gone.
     expiring: HashSet<ServiceSlotKey>,
     /// Services, also those that left, whose connections are reset when they end.
@@ -122,13 +131,15 @@ impl Planner {
             services: Slots::new("services", limits.services_max),
             reals: Slots::new("real servers", limits.reals_max),
             pairs: Slots::new("local pairs", limits.pairs_max),
-            installed: HashSet::new(),
+            wanted: Wanted::new(),
+            locals: Tally::default(),
             addresses: HashMap::new(),
+            virtuals: Tally::default(),
             by_client: HashSet::new(),
             rss: None,
             deal: None,
             tenants: vec![0; limits.services_max],
-            tunnels: Vec::new(),
+            tunnels: Arc::default(),
             expiring: HashSet::new(),
             resetting: HashSet::new(),
             ended: Vec::new(),
@@ -153,8 +164,9 @@ impl Planner {
 
     /// Local addresses that are one worker's, with each protocol that they are used with; in no order.
     pub fn dealt_locals(&self) -> HashSet<(u8, IpAddr, WorkerId)> {
-        let keys = self.pairs.by_key.keys().chain(self.pairs.leaving.keys());
-        let owned = |address| self.deal.as_ref().and_then(|deal| deal.owner(address));
+        let Some(deal) = &self.deal else { return HashSet::new() };
+        let owned = |address| deal.owner(address);
+        let keys = self.pairs.known().map(|(key, _)| key);
         keys.filter_map(|(protocol, address, ..)| Some((*protocol, *address, owned(*address)?))).collect()
     }
 
@@ -169,49 +181,40 @@ impl Planner {
     /// # Errors
     /// [`PlanError`]; the planner is then as before.
     pub fn plan(&mut self, spec: &Spec) -> Result<Vec<Update>, PlanError> {
-        check(spec)?;
+        let difference = Difference::new(&self.wanted, spec)?;
         self.reclaim();
-        let mut services = HashSet::new();
-        let mut reals = HashSet::new();
-        let mut pairs = HashSet::new();
-        for service in &spec.services {
-            services.insert((service.protocol, service.virtual_));
-            for real in service.all_reals() {
-                reals.insert((service.protocol, service.virtual_, real.real));
-                pairs.extend(pair_keys(service, real));
-            }
-        }
+        let demands = difference.demands(&self.wanted);
         // All three are checked before any is changed, so that a refusal leaves everything as it was.
-        self.services.check_room(&services)?;
-        self.reals.check_room(&reals)?;
-        self.pairs.check_room(&pairs)?;
-        self.check_sides(spec, &pairs)?;
-        self.deal = self.dealt_for(spec)?;
-        self.services.retarget(&services);
-        self.reals.retarget(&reals);
-        self.pairs.retarget(&pairs);
+        let services = self.services.fit(demands.services)?;
+        let reals = self.reals.fit(demands.reals)?;
+        let pairs = self.pairs.fit(demands.pairs)?;
+        self.check_sides(&difference, spec, &pairs)?;
+        self.deal = self.dealt_for(&difference)?;
+        self.services.make(services);
+        self.reals.make(reals);
+        let new_pairs = self.pairs.make(pairs);
+        new_pairs.iter().for_each(|(key, _)| self.locals.add(key.1));
 
-        self.remember(spec);
-        self.note_ended(spec);
+        self.remember(&difference);
+        self.note_ended(&difference);
 
-        let snapshot = Arc::new(self.snapshot(spec));
-        let new_pairs: Vec<(PairId, PairSlotKey)> = self
-            .pairs
-            .by_key
-            .iter()
-            .map(|(key, slot)| (PairId(*slot), *key))
-            .filter(|(id, _)| !self.installed.contains(id))
-            .collect();
-        self.installed.extend(new_pairs.iter().map(|(id, _)| *id));
-        let memories = changed_memories(&self.last, &snapshot);
-        self.last = snapshot.clone();
-        Ok((0..self.workers)
+        let snapshot = Arc::new(self.snapshot(spec, &difference));
+        let updates = self.updates(&snapshot, &new_pairs);
+        self.keep(&difference);
+        self.last = snapshot;
+        Ok(updates)
+    }
+
+    /// One update per worker.
+    fn updates(&self, snapshot: &Arc<Snapshot>, new_pairs: &[(PairSlotKey, u32)]) -> Vec<Update> {
+        let memories = changed_memories(&self.last, snapshot);
+        (0..self.workers)
             .map(|worker| Update {
                 snapshot: Some(snapshot.clone()),
                 fib: None,
                 port_sets: new_pairs
                     .iter()
-                    .map(|(id, key)| (*id, self.port_set(key, WorkerId(worker))))
+                    .map(|(key, slot)| (PairId(*slot), self.port_set(key, WorkerId(worker))))
                     .collect(),
                 memories: memories
                     .iter()
@@ -220,17 +223,16 @@ impl Planner {
                     })
                     .collect(),
             })
-            .collect())
+            .collect()
     }
 
-    /// The deal with what `spec` adds.
-    fn dealt_for(&self, spec: &Spec) -> Result<Option<Deal>, PlanError> {
+    /// The deal with what a change adds. Services that are as before have what they need of it.
+    fn dealt_for(&self, difference: &Difference<'_>) -> Result<Option<Deal>, PlanError> {
         let Some(mut deal) = self.deal.clone() else { return Ok(None) };
-        let known = self.pairs.by_key.keys().chain(self.pairs.leaving.keys()).map(|key| key.1);
-        deal.retain(&known.collect());
+        deal.retain(&self.locals.keys().collect());
         let mut seen = HashSet::new();
         let mut sets = Vec::new();
-        for service in &spec.services {
+        for service in &difference.changed {
             for is_ipv4 in [true, false] {
                 let mut of_family = service
                     .all_reals()
@@ -268,8 +270,8 @@ impl Planner {
 
     /// Every pair that is in use or wanted.
     pub fn pairs(&self) -> impl Iterator<Item = PairInfo> {
-        self.pairs.by_key.iter().chain(&self.pairs.leaving).map(|((_, local, range, real), slot)| PairInfo {
-            id: PairId(*slot),
+        self.pairs.known().map(|((_, local, range, real), slot)| PairInfo {
+            id: PairId(slot),
             local: *local,
             real: *real,
             capacity: u32::from(range.1 - range.0) + 1,
@@ -278,74 +280,99 @@ impl Planner {
 
     /// The slot of a service.
     pub fn service_id(&self, protocol: u8, virtual_: SocketAddr) -> Option<ServiceId> {
-        self.services.by_key.get(&(protocol, virtual_)).map(|slot| ServiceId(*slot))
+        self.services.get(&(protocol, virtual_)).map(ServiceId)
     }
 
     /// The slot of a real server in a service.
     pub fn real_id(&self, protocol: u8, virtual_: SocketAddr, real: SocketAddr) -> Option<RealId> {
-        self.reals.by_key.get(&(protocol, virtual_, real)).map(|slot| RealId(*slot))
+        self.reals.get(&(protocol, virtual_, real)).map(RealId)
     }
 
     /// An address is on one side only, also while connections of an older configuration live: by its side a worker
     /// tells who owns a packet.
-    fn check_sides(&self, spec: &Spec, pairs: &HashSet<PairSlotKey>) -> Result<(), PlanError> {
-        let old_locals = self.pairs.by_key.keys().chain(self.pairs.leaving.keys());
-        let locals: HashSet<IpAddr> = pairs.iter().chain(old_locals).map(|key| key.1).collect();
+    fn check_sides(
+        &self,
+        difference: &Difference<'_>,
+        spec: &Spec,
+        pairs: &Move<PairSlotKey>,
+    ) -> Result<(), PlanError> {
+        let new_locals: HashSet<IpAddr> = pairs.new_keys().map(|key| key.1).collect();
+        if new_locals.is_empty() && !difference.moves_listens {
+            return Ok(());
+        }
         let virtuals =
             spec.services.iter().flat_map(|service| service.listens().map(|listen| listen.address));
-        let old_virtuals = self.addresses.values().flatten().copied();
-        match virtuals.chain(old_virtuals).find(|address| locals.contains(address)) {
+        let is_local = |address: &IpAddr| self.locals.contains(address) || new_locals.contains(address);
+        match virtuals.chain(self.virtuals.keys()).find(is_local) {
             Some(both) => Err(PlanError::VirtualIsLocal(both)),
             None => Ok(()),
         }
     }
 
     /// Notes what must be known of a service or real server for as long as connections live.
-    fn remember(&mut self, spec: &Spec) {
-        self.tunnels.resize(self.reals.next as usize, None);
-        for service in &spec.services {
-            let key = (service.protocol, service.virtual_);
-            let addresses = self.addresses.entry(key).or_default();
-            addresses.extend(service.listens().map(|listen| listen.address));
+    fn remember(&mut self, difference: &Difference<'_>) {
+        let mut tunnels = Vec::new();
+        for service in &difference.changed {
+            let addresses = self.addresses.entry(service.key()).or_default();
+            for address in service.listens().map(|listen| listen.address) {
+                if addresses.insert(address) {
+                    self.virtuals.add(address);
+                }
+            }
             if service.all_reals().any(|real| real.mode == Mode::Nat) {
                 self.by_client.extend(service.listens().map(|listen| listen.address));
             }
             for real in service.all_reals() {
-                let slot = self.reals.by_key[&(service.protocol, service.virtual_, real.real)];
                 // A change of mode leaves old tunnelled connections their tunnel.
                 if let Some(tunnel) = real.tunnel {
-                    self.tunnels[slot as usize] = Some(Wrapper::new(tunnel, real.real.ip().into()));
+                    let slot = self.reals[&(service.protocol, service.virtual_, real.real)];
+                    tunnels.push((slot as usize, Wrapper::new(tunnel, real.real.ip().into())));
                 }
             }
+        }
+        if !tunnels.is_empty() {
+            let mut all = self.tunnels.to_vec();
+            all.resize(self.reals.next as usize, None);
+            tunnels.into_iter().for_each(|(slot, tunnel)| all[slot] = Some(tunnel));
+            self.tunnels = all.into();
         }
     }
 
     /// Finds the real servers whose connections end now: those whose time is up, and of services that want it so those
     /// that are gone or down.
-    fn note_ended(&mut self, spec: &Spec) {
-        let services = &self.services;
-        for (keys, wants) in [
-            (&mut self.expiring, (|options| options.expire_nodest_conn) as fn(&Options) -> bool),
-            (&mut self.resetting, |options| options.reset_on_expiry),
-        ] {
-            keys.retain(|key| services.leaving.contains_key(key));
-            let wanting = spec.services.iter().filter(|service| wants(&service.options));
-            keys.extend(wanting.map(|service| (service.protocol, service.virtual_)));
-        }
-        let mut ended = vec![false; self.reals.next as usize];
-        for ((protocol, virtual_, _), slot) in &self.reals.leaving {
-            ended[*slot as usize] = self.expiring.contains(&(*protocol, *virtual_));
-        }
-        for service in &spec.services {
-            for real in service.all_reals() {
-                let slot = self.reals.by_key[&(service.protocol, service.virtual_, real.real)];
-                ended[slot as usize] = real.end_connections || service.options.expire_nodest_conn && !real.up;
+    fn note_ended(&mut self, difference: &Difference<'_>) {
+        for service in &difference.changed {
+            let options = &service.options;
+            for (keys, wants) in [
+                (&mut self.expiring, options.expire_nodest_conn),
+                (&mut self.resetting, options.reset_on_expiry),
+            ] {
+                match wants {
+                    true => keys.insert(service.key()),
+                    false => keys.remove(&service.key()),
+                };
             }
         }
-        let was = |slot: usize| self.ended.get(slot).copied().unwrap_or(false);
-        self.ends += u64::from(ended.iter().enumerate().any(|(slot, ends)| *ends && !was(slot)));
-        self.ended = ended;
-        let persistent = spec.services.iter().any(|service| service.options.persistence.is_some());
+        self.ended.resize(self.reals.next as usize, false);
+        let leaving =
+            self.reals.leaving.iter().map(|((protocol, virtual_, _), slot)| {
+                (*slot, self.expiring.contains(&(*protocol, *virtual_)))
+            });
+        let reals = &self.reals;
+        let changed = difference.changed.iter().flat_map(|service| {
+            service.all_reals().map(|real| {
+                let slot = reals[&(service.protocol, service.virtual_, real.real)];
+                (slot, real.end_connections || service.options.expire_nodest_conn && !real.up)
+            })
+        });
+        let mut more = false;
+        for (slot, ends) in leaving.chain(changed) {
+            let ended = &mut self.ended[slot as usize];
+            more |= ends && !*ended;
+            *ended = ends;
+        }
+        self.ends += u64::from(more);
+        let persistent = difference.changed.iter().any(|service| service.options.persistence.is_some());
         if persistent && self.templates.is_none() {
             let secret = [RandomState::new().hash_one(1), RandomState::new().hash_one(2)];
             self.templates = Some(Arc::new(Templates::new(TEMPLATES_MAX, secret)));
@@ -359,8 +386,9 @@ impl Planner {
             counters.iter().any(|c| c.real(RealId(slot)).held.get() > 0) || templates(RealId(slot)) != 0
         };
         // The next tenant starts from 0.
-        for slot in self.reals.reclaim(connections) {
+        for (_, slot) in self.reals.reclaim(connections) {
             counters.iter().for_each(|c| c.reset_real(RealId(slot)));
+            self.ended[slot as usize] = false;
         }
         // A service slot is remembered by the connections of its real servers, whose slots name it.
         let busy: HashSet<ServiceSlotKey> = self.reals.leaving.keys().map(|key| (key.0, key.1)).collect();
@@ -371,19 +399,22 @@ impl Planner {
             .filter(|(key, _)| busy.contains(key))
             .map(|(_, slot)| *slot)
             .collect();
-        for slot in self.services.reclaim(|slot| busy_slots.contains(&slot)) {
+        for (key, slot) in self.services.reclaim(|slot| busy_slots.contains(&slot)) {
             counters.iter().for_each(|c| c.no_real_server(ServiceId(slot)).set(0));
             self.tenants[slot as usize] += 1;
+            self.expiring.remove(&key);
+            self.resetting.remove(&key);
+            for address in self.addresses.remove(&key).into_iter().flatten() {
+                if self.virtuals.remove(address) {
+                    self.by_client.remove(&address);
+                }
+            }
         }
-        let services = &self.services;
-        self.addresses
-            .retain(|key, _| services.by_key.contains_key(key) || services.leaving.contains_key(key));
-        let known: HashSet<IpAddr> = self.addresses.values().flatten().copied().collect();
-        self.by_client.retain(|address| known.contains(address));
-        self.pairs.reclaim(|slot| counters.iter().any(|c| c.pair(PairId(slot)).in_use.get() > 0));
-        let live: HashSet<PairId> =
-            self.pairs.by_key.values().chain(self.pairs.leaving.values()).map(|slot| PairId(*slot)).collect();
-        self.installed.retain(|id| live.contains(id));
+        for (key, _) in
+            self.pairs.reclaim(|slot| counters.iter().any(|c| c.pair(PairId(slot)).in_use.get() > 0))
+        {
+            self.locals.remove(key.1);
+        }
     }
 }
 
@@ -392,6 +423,9 @@ fn changed_memories<'a>(old: &Snapshot, new: &'a Snapshot) -> Vec<(ServiceId, Op
     let slots = old.services.len().max(new.services.len()) as u32;
     let changed = (0..slots).map(ServiceId).filter_map(|id| {
         let (old, new) = (old.service(id), new.service(id));
+        if old.zip(new).is_some_and(|(old, new)| std::ptr::eq(old, new)) {
+            return None;
+        }
         let wants = new.map_or(Wants::Nothing, Wants::of);
         let is_served = match (old, new) {
             (Some(old), Some(new)) => wants.is_served_by(old, new),

@@ -246,8 +246,8 @@ pub struct Service {
 pub struct Snapshot {
     /// Its generation.
     pub generation: u64,
-    /// By slot.
-    pub(crate) services: Vec<Option<Service>>,
+    /// By slot; shared with the next snapshot where nothing changes.
+    pub(crate) services: Vec<Option<Arc<Service>>>,
     /// VIP:vport to slot, per protocol.
     pub(crate) by_endpoint: EndpointMap,
     /// All local addresses, also of services that are gone while their connections live.
@@ -259,7 +259,7 @@ pub struct Snapshot {
     /// Of these, those that have or had real servers in NAT, whose replies name the client alone.
     pub(crate) by_client: AddressSet,
     /// How the real server of a slot is reached in mode TUN; also of slots whose tenant left while connections live.
-    pub(crate) tunnels: Vec<Option<Wrapper>>,
+    pub(crate) tunnels: Arc<[Option<Wrapper>]>,
     /// By slot: whether the connections and templates of a real server end now.
     pub(crate) ended: Vec<bool>,
     /// By slot of the service: whether it has `reset_on_expiry`, or had it when it left and connections live on.
@@ -288,7 +288,7 @@ impl Snapshot {
     /// The service of that slot.
     #[inline(always)]
     pub fn service(&self, id: ServiceId) -> Option<&Service> {
-        self.services.get(id.index())?.as_ref()
+        self.services.get(id.index())?.as_deref()
     }
 
     /// The slot of the service at an address, port and protocol.
@@ -328,6 +328,6 @@ impl Snapshot {
 
     /// All services.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.iter().flatten()
+        self.services.iter().flatten().map(Arc::as_ref)
     }
 }

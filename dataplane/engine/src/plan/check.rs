@@ -83,26 +83,20 @@ pub enum PlanError {
     },
 }
 
-/// Whether a spec contradicts itself, whatever else there is.
-pub(super) fn check(spec: &Spec) -> Result<(), PlanError> {
-    let mut keys = HashSet::new();
-    for service in &spec.services {
-        if !keys.insert((service.protocol, service.virtual_)) {
-            return Err(PlanError::DuplicateService(service.virtual_));
-        }
-        let (first, last) = service.local_ports;
-        if first == 0 || first > last {
-            return Err(PlanError::PortRange { service: service.virtual_, first, last });
-        }
-        let mut reals = HashSet::new();
-        for real in service.all_reals() {
-            if !reals.insert(real.real) {
-                return Err(PlanError::DuplicateReal { service: service.virtual_, real: real.real });
-            }
-            check_mode(service, real)?;
-        }
+/// Whether a service contradicts itself.
+pub(super) fn check_service(service: &ServiceSpec) -> Result<(), PlanError> {
+    let (first, last) = service.local_ports;
+    if first == 0 || first > last {
+        return Err(PlanError::PortRange { service: service.virtual_, first, last });
     }
-    check_listens(spec)
+    let mut reals = HashSet::new();
+    for real in service.all_reals() {
+        if !reals.insert(real.real) {
+            return Err(PlanError::DuplicateReal { service: service.virtual_, real: real.real });
+        }
+        check_mode(service, real)?;
+    }
+    Ok(())
 }
 
 /// Whether packets can reach a real server in its mode.
@@ -127,7 +121,7 @@ fn check_mode(service: &ServiceSpec, real: &RealSpec) -> Result<(), PlanError> {
 }
 
 /// No two services may listen at the same endpoint.
-fn check_listens(spec: &Spec) -> Result<(), PlanError> {
+pub(super) fn check_listens(spec: &Spec) -> Result<(), PlanError> {
     let mut all: Vec<(Listen, SocketAddr)> = spec
         .services
         .iter()

@@ -1,8 +1,12 @@
 //! The snapshot of a [`Spec`] whose slots are known.
 
+use std::sync::Arc;
+
 use super::Planner;
+use super::difference::Difference;
 use super::slots::pair_keys;
 use super::spec::{RealSpec, ServiceSpec, Spec};
+use crate::addr::Addr;
 use crate::deal::Deal;
 use crate::hash::{AddressSet, EndpointMap};
 use crate::ids::{PairId, RealId, ServiceId};
@@ -10,32 +14,36 @@ use crate::sched;
 use crate::snapshot::{Real, Service, Snapshot};
 
 impl Planner {
-    pub(super) fn snapshot(&self, spec: &Spec) -> Snapshot {
-        let mut services = vec![None; self.services.next as usize];
-        let mut by_endpoint = EndpointMap::default();
-        for spec in &spec.services {
+    /// Shares with the last one what has not changed.
+    pub(super) fn snapshot(&self, spec: &Spec, difference: &Difference<'_>) -> Snapshot {
+        let mut services = self.last.services.clone();
+        services.resize(self.services.next as usize, None);
+        for slot in difference.gone.iter().filter_map(|key| self.services.leaving.get(key)) {
+            services[*slot as usize] = None;
+        }
+        for spec in &difference.changed {
             let service = self.service(spec);
-            for listen in spec.listens() {
-                by_endpoint.insert(listen.protocol, listen.address.into(), listen.ports, service.id);
-            }
             let slot = service.id.index();
-            services[slot] = Some(service);
+            services[slot] = Some(Arc::new(service));
         }
         let mut resetting = vec![false; self.services.next as usize];
-        let slots = self.services.by_key.iter().chain(&self.services.leaving);
-        for (_, slot) in slots.filter(|(key, _)| self.resetting.contains(key)) {
-            resetting[*slot as usize] = true;
+        for key in &self.resetting {
+            let leaving = || self.services.leaving.get(key).copied();
+            if let Some(slot) = self.services.get(key).or_else(leaving) {
+                resetting[slot as usize] = true;
+            }
         }
-        let locals = self.pairs.by_key.keys().chain(self.pairs.leaving.keys()).map(|key| key.1.into());
         let dealt = self.deal.iter().flat_map(Deal::owned);
-        let virtuals = self.addresses.values().flatten().map(|address| (*address).into());
         Snapshot {
             generation: spec.generation,
             services,
-            by_endpoint,
-            locals: AddressSet::new(locals),
+            by_endpoint: match difference.moves_listens {
+                true => self.by_endpoint(spec),
+                false => self.last.by_endpoint.clone(),
+            },
+            locals: AddressSet::new(self.locals.keys().map(Addr::from)),
             dealt: dealt.map(|(address, worker)| (address.into(), worker)).collect(),
-            virtuals: AddressSet::new(virtuals),
+            virtuals: AddressSet::new(self.virtuals.keys().map(Addr::from)),
             by_client: AddressSet::new(self.by_client.iter().map(|address| (*address).into())),
             tunnels: self.tunnels.clone(),
             ended: self.ended.clone(),
@@ -45,9 +53,20 @@ impl Planner {
         }
     }
 
+    fn by_endpoint(&self, spec: &Spec) -> EndpointMap {
+        let mut map = EndpointMap::default();
+        for service in &spec.services {
+            let id = ServiceId(self.services[&service.key()]);
+            for listen in service.listens() {
+                map.insert(listen.protocol, listen.address.into(), listen.ports, id);
+            }
+        }
+        map
+    }
+
     fn service(&self, spec: &ServiceSpec) -> Service {
         let reals: Vec<Real> = spec.reals.iter().map(|real| self.real(spec, real)).collect();
-        let id = ServiceId(self.services.by_key[&(spec.protocol, spec.virtual_)]);
+        let id = ServiceId(self.services[&spec.key()]);
         let weights = || reals.iter().map(Real::usable_weight).filter(|w| *w > 0);
         Service {
             id,
@@ -69,7 +88,7 @@ impl Planner {
 
     fn real(&self, service: &ServiceSpec, spec: &RealSpec) -> Real {
         Real {
-            id: RealId(self.reals.by_key[&(service.protocol, service.virtual_, spec.real)]),
+            id: RealId(self.reals[&(service.protocol, service.virtual_, spec.real)]),
             endpoint: spec.real.into(),
             mode: spec.mode,
             weight: spec.weight,
@@ -77,9 +96,7 @@ impl Planner {
             ramp_percent: spec.ramp_percent,
             upper: spec.upper,
             lower: spec.lower,
-            locals: pair_keys(service, spec)
-                .map(|key| (key.1.into(), PairId(self.pairs.by_key[&key])))
-                .collect(),
+            locals: pair_keys(service, spec).map(|key| (key.1.into(), PairId(self.pairs[&key]))).collect(),
         }
     }
 }

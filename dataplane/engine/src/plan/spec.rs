@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::slots::ServiceSlotKey;
 use crate::snapshot::{Mode, Options, Scheduler, SchedulerFlags, Tunnel};
 use crate::tcp::Timeouts;
 
@@ -55,6 +56,11 @@ pub struct Listen {
 }
 
 impl ServiceSpec {
+    /// What it is known by.
+    pub(super) fn key(&self) -> ServiceSlotKey {
+        (self.protocol, self.virtual_)
+    }
+
     /// The real servers and the sorry server.
     pub(super) fn all_reals(&self) -> impl Iterator<Item = &RealSpec> {
         self.reals.iter().chain(&self.sorry)

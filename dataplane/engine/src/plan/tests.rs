@@ -1,3 +1,5 @@
+mod steps;
+
 use super::*;
 use crate::counters::Counters;
 use crate::snapshot::{Scheduler, SchedulerFlags, Tunnel, TunnelKind};
