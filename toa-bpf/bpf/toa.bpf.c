@@ -43,6 +43,7 @@
 /* The option space is 40 bytes, and an option takes at least one. */
 #define OPTIONS_MAX 40
 #define TCP_HEADER_LEN 20
+#define TCP_HEADER_LEN_MAX 60
 /* A TCP header has at most 60 bytes, so an offset into it fits 6 bits. */
 #define OFFSET_MASK 63
 
@@ -143,6 +144,9 @@ static ALWAYS_INLINE enum parsed parse(struct bpf_sock_ops *ctx, struct client *
 		if (offset && option[2] == TOA_EXID_0 && option[3] == TOA_EXID_1)
 			return read_client(option + 4, end, len == TOA_LEN_V4 + TOA_EXID_LEN, out);
 		at += len;
+		/* The mask must not lead back into the header, whose fields a client may choose. */
+		if (at > TCP_HEADER_LEN_MAX)
+			return PARSED_MALFORMED;
 	}
 	return PARSED_NONE;
 }

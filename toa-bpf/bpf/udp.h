@@ -83,7 +83,7 @@ static ALWAYS_INLINE int udp_find_option(const __u8 *options, __u32 len)
 		size = options[at + 1];
 		if (kind == IPOPT_UOA && (size == UOA_LEN || size == UOA_LEN_V6))
 			return at;
-		if (size < 2)
+		if (size < 2 || size > len - at)
 			return -1;
 		at += size;
 	}
@@ -177,7 +177,8 @@ static ALWAYS_INLINE struct udp_end *udp_other_end(void *map, const struct addr 
 	struct udp_end *other = bpf_map_lookup_elem(map, &key);
 	__u64 now = bpf_ktime_get_ns();
 
-	if (!other || now - other->seen_ns > UDP_IDLE_NS)
+	/* Another CPU may have been here since the clock was read. */
+	if (!other || (__s64)(now - other->seen_ns) > (__s64)UDP_IDLE_NS)
 		return 0;
 	other->seen_ns = now;
 	return other;

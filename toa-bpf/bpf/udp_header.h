@@ -21,6 +21,8 @@
 #define UOA_VERSION_V6 0x20
 /* Go on with the next program, and then with the packet. */
 #define TC_NEXT -1
+/* To this machine, by its link address. */
+#define PACKET_HOST 0
 /* Headers are read in words, too. */
 #define ALIGNED4 __attribute__((aligned(4)))
 
@@ -162,6 +164,9 @@ static ALWAYS_INLINE int uoa_ipv6(struct __sk_buff *skb)
 SEC("classifier")
 int toa_udp_header(struct __sk_buff *skb)
 {
+	/* What passes through, to containers or other machines, is not told to sockets here. */
+	if (skb->pkt_type != PACKET_HOST)
+		return TC_NEXT;
 	if (skb->protocol == NET16(ETH_P_IP))
 		return uoa_ipv4(skb);
 	if (skb->protocol == NET16(ETH_P_IPV6))

@@ -85,24 +85,25 @@ fn play_all(tun: &Tun, folder: &Path) -> io::Result<u32> {
     Ok(wrong)
 }
 
-/// A connection from the gateway at this port, whose client is told, as both ends have it.
+/// A connection from the gateway at this port, with this option on the last segment of its handshake, as both ends
+/// have it.
 fn connect<'a>(
     tun: &'a Tun,
     listener: &TcpListener,
     port: u16,
-    client: &str,
+    option: &[u8],
 ) -> io::Result<(Peer<'a>, TcpStream)> {
     let gateway: SocketAddr = format!("{}:{port}", probe::LIP).parse().map_err(io::Error::other)?;
     let server: SocketAddr =
         format!("{}:{}", probe::SERVER, listener.local_addr()?.port()).parse().map_err(io::Error::other)?;
     let peer = Peer::open(tun, gateway, server, &[])?;
-    peer.acknowledge(&toa(254, client))?;
+    peer.acknowledge(option)?;
     Ok((peer, vector::accept(listener)?.0))
 }
 
 fn hold(tun: &Tun) -> io::Result<()> {
     let listener = TcpListener::bind((probe::SERVER, 0))?;
-    let (_peer, stream) = connect(tun, &listener, 43_000, CLIENT)?;
+    let (_peer, stream) = connect(tun, &listener, 43_000, &toa(254, CLIENT))?;
     println!("{}", stream.peer_addr()?);
     io::stdout().flush()?;
     io::stdin().read_line(&mut String::new())?;
@@ -118,7 +119,7 @@ fn options(tun: &Tun) -> io::Result<()> {
     for (listener, port, client) in
         [(&v4, 43_001, CLIENT), (&v4, 43_002, CLIENT_V6), (&dual, 43_003, CLIENT_V6)]
     {
-        let (_peer, stream) = connect(tun, listener, port, client)?;
+        let (_peer, stream) = connect(tun, listener, port, &toa(254, client))?;
         let told = [OPTION_CLIENT, OPTION_PEER].map(|option| {
             sockets::ask_receiver(&stream, option).map_or("-".to_owned(), |address| address.to_string())
         });
@@ -175,21 +176,34 @@ struct Cost {
 /// Both are measured in turn, first the one and then the other first, so that whatever else the machine does hits both
 /// alike. Told is the median of the pairs' ratios, with the interval that holds the true one in 95 of 100 benches.
 fn bench(tun: &Tun, on: &str, off: &str, rounds: usize) -> io::Result<()> {
+    bench_with(tun, ("client told", &toa(254, CLIENT)), on, off, rounds)?;
+    bench_with(tun, ("client not told", &[]), on, off, rounds)
+}
+
+/// Of connections with one option.
+fn bench_with(
+    tun: &Tun,
+    (named, option): (&str, &[u8]),
+    on: &str,
+    off: &str,
+    rounds: usize,
+) -> io::Result<()> {
     let (mut with, mut without) = (Vec::new(), Vec::new());
-    measure(tun)?;
+    let measure = || measure(tun, option);
+    measure()?;
     for round in 0..rounds {
         let measure_with = || {
             shell(on)?;
-            let cost = measure(tun);
+            let cost = measure();
             shell(off)?;
             cost
         };
         let (one, other) = if round.is_multiple_of(2) {
-            let one = measure(tun)?;
+            let one = measure()?;
             (one, measure_with()?)
         } else {
             let other = measure_with()?;
-            (measure(tun)?, other)
+            (measure()?, other)
         };
         without.push(one);
         with.push(other);
@@ -202,7 +216,7 @@ fn bench(tun: &Tun, on: &str, off: &str, rounds: usize) -> io::Result<()> {
         let (from, ratio, to) = middle(ratios);
         let [with, without] = [&with, &without].map(|costs| middle(costs.iter().map(pick)).1);
         println!(
-            "{what}: {without:.0} ns without, {with:.0} ns with, ratio {ratio:.3} ({from:.3} to {to:.3}, {rounds} pairs)"
+            "{what}, {named}: {without:.0} ns without, {with:.0} ns with, ratio {ratio:.3} ({from:.3} to {to:.3}, {rounds} pairs)"
         );
     }
     Ok(())
@@ -219,9 +233,9 @@ fn middle(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
     (at((count / 2.0 - half).floor()), at(count / 2.0), at((count / 2.0 + half).ceil()))
 }
 
-fn measure(tun: &Tun) -> io::Result<Cost> {
+fn measure(tun: &Tun, option: &[u8]) -> io::Result<Cost> {
     let listener = TcpListener::bind((probe::SERVER, 0))?;
-    let (peer, stream) = connect(tun, &listener, 43_004, CLIENT)?;
+    let (peer, stream) = connect(tun, &listener, 43_004, option)?;
     let start = cpu_time_ns()?;
     for _ in 0..CALLS {
         black_box(stream.peer_addr()?);
@@ -230,7 +244,7 @@ fn measure(tun: &Tun) -> io::Result<Cost> {
     peer.reset()?;
     let start = cpu_time_ns()?;
     for number in 0..CONNECTIONS {
-        connect(tun, &listener, 10_000 + number, CLIENT)?.0.reset()?;
+        connect(tun, &listener, 10_000 + number, option)?.0.reset()?;
     }
     Ok(Cost { getpeername, accept: (cpu_time_ns()? - start) / f64::from(CONNECTIONS) })
 }

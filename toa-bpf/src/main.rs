@@ -4,6 +4,7 @@
 //! file system. This program puts them there, tells what they do, and takes them away again.
 #![forbid(unsafe_code)]
 
+mod accounting;
 mod counters;
 mod kernel;
 mod mounts;

@@ -18,6 +18,7 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
+use crate::accounting::Uncharged;
 use crate::counters::COUNTERS;
 use crate::prefix::Prefix;
 use crate::{kernel, mounts};
@@ -245,6 +246,7 @@ fn load(udp: Option<&Udp>) -> Result<Ebpf, Error> {
     for map in MAPS_UDP {
         loader.map_max_entries(map, udp.map_or(1, |udp| udp.flows));
     }
+    let _uncharged = Uncharged::enter();
     loader.load(OBJECT).map_err(load_error)
 }
 

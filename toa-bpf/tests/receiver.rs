@@ -481,6 +481,63 @@ fn the_trust_list_of_an_attached_receiver_is_changed() {
     }
 }
 
+/// Memory that a connection takes is charged to whom the receiver's maps are: another group than the server's costs each
+/// connection time, and the group of whoever attached may have limits.
+#[test]
+fn nothing_is_charged_to_the_memory_group_of_whoever_attaches() {
+    let fixture = Fixture::new("memory");
+    let group = MemoryGroup::new();
+    let trust = TRUST.join(",");
+    let tool = [env!("CARGO_BIN_EXE_tollgate-toa"), "attach", "--udp", "--trust", &trust, "--pin-dir"];
+    let output = Command::new("sh")
+        .args(["-c", "echo 0 >\"$0\"; exec \"$@\""])
+        .arg(group.0.join("cgroup.procs"))
+        .args(tool)
+        .arg(&fixture.pins)
+        .arg("--cgroup")
+        .arg(&fixture.group)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The maps for UDP alone take some 10 MB.
+    let charged = group.charged();
+    assert!(charged < 4_000_000, "{charged} bytes are charged");
+}
+
+/// A group for memory, of either version of control groups.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    fn new() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let v1 =
+            |fields: &Vec<&str>| fields[2] == "cgroup" && fields[3].split(',').any(|word| word == "memory");
+        let root = fields.into_iter().find(v1).map_or_else(cgroup2_root, |fields| PathBuf::from(fields[1]));
+        // Only version 2 has this file; where the controller is on already, nothing changes.
+        let _ = fs::OpenOptions::new()
+            .write(true)
+            .open(root.join("cgroup.subtree_control"))
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"+memory"));
+        let group = root.join(format!("tgtoa-memory-{}", std::process::id()));
+        fs::create_dir(&group).expect("this test needs the memory controller of control groups");
+        Self(group)
+    }
+
+    /// Bytes.
+    fn charged(&self) -> u64 {
+        let read = |file| fs::read_to_string(self.0.join(file));
+        let told = read("memory.current").or_else(|_| read("memory.usage_in_bytes")).unwrap();
+        told.trim().parse().unwrap()
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
 /// A server program that knows nothing of the receiver. Ends by its own pid, also when the test fails.
 struct Server {
     process: Child,

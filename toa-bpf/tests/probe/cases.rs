@@ -224,6 +224,13 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, Counts)> {
         ("kind only, at the end", vec![1, 1, 1, 254], broken),
         ("behind a broken option", [vec![5, 1], toa(254, CLIENT)].concat(), broken),
         ("kind 200 in IPv6 form", toa(200, CLIENT_V6), other),
+        // 88 bytes into the header; modulo 64 that is where the first option hides one.
+        (
+            "an option longer than the header",
+            [&[99, 12, 0, 0][..], &toa(254, CLIENT), &[1; 16], &[98, 40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]
+                .concat(),
+            broken,
+        ),
     ];
     cases.extend(
         [

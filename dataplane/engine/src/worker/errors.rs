@@ -71,7 +71,10 @@ impl Worker {
         let Some((quote, about)) = quoted(packet.data(), message) else {
             return self.stray_error(packet, message);
         };
-        let Some(found) = self.table.find_tuple(&about) else { return self.stray_error(packet, message) };
+        let Some(found) = self.table.find_tuple(&about).filter(|found| self.may_have_sent(&quote, *found))
+        else {
+            return self.stray_error(packet, message);
+        };
         if hops(packet.data(), message.wide) <= 1 {
             return self.drop(DropReason::TtlExpired);
         }
@@ -88,6 +91,7 @@ impl Worker {
             // What stands there is no TCP header.
             piece: Piece::Later,
         };
+        let quote = untold(packet, message, quote);
         let sent = match self.table.conns[found.conn as usize].mode {
             Mode::FullNat | Mode::Nat => self.translate_error(packet, message, &quote, found, &exit),
             Mode::Dr => {
@@ -102,6 +106,12 @@ impl Worker {
         }
         self.counters.event(Counter::IcmpErrors).add(1);
         self.leave(packet, found, &exit, Fit::Whole)
+    }
+
+    /// A client is told to the real servers of FULLNAT alone; with a header for it, nothing else is ours.
+    fn may_have_sent(&self, quote: &Quote, found: Found) -> bool {
+        let conn = &self.table.conns[found.conn as usize];
+        quote.told_len == 0 || conn.mode == Mode::FullNat && found.direction == Direction::Outbound
     }
 
     /// An error about no connection of ours: to one of the addresses that only connections use it means nothing, all
@@ -171,6 +181,12 @@ impl Worker {
             NextHopMtus { v4: arrives, v6: leaves }
         }
     }
+}
+
+/// Takes out of a quoted datagram what told its client, if anything did.
+fn untold<P: PacketBuf>(packet: &mut P, message: Message, quote: Quote) -> Quote {
+    let message = packet.data_mut().get_mut(message.l4.into()..message.end.into());
+    message.and_then(|message| quote::untell(message, &quote)).unwrap_or(quote)
 }
 
 pub(super) fn addresses(tuple: &Tuple) -> Addresses {

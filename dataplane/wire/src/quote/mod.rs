@@ -12,11 +12,14 @@
 //! he sent, so all of them are put back, and every checksum with them: the quoted ones, where they are in the
 //! quote, and the message's own.
 //!
+//! What the gateway sent of UDP may have told the client in a header between IP and UDP ([`uoa`]). [`find`] steps over
+//! it, and [`untell`] takes it out, before anything is rewritten.
+//!
 //! A message here begins with its ICMP header and ends where the IP payload does, without Ethernet padding.
 
 use crate::checksum::{self, Delta, Sum};
 use crate::nat64::{self, NextHopMtus};
-use crate::{Addresses, Family, IntoBytes, U16, U32, icmp, icmpv6, ipv4, ipv6};
+use crate::{Addresses, Family, IntoBytes, U16, U32, icmp, icmpv6, ipv4, ipv6, uoa};
 
 /// Where the quoted IP header begins.
 const L3_OFFSET: usize = icmp::HEADER_LEN;
@@ -63,6 +66,8 @@ pub struct Quote {
     pub end: usize,
     /// Whether it is the first fragment of a packet.
     pub is_fragment: bool,
+    /// Bytes of the header of UOA between its IP and UDP headers; see [`untell`].
+    pub told_len: usize,
 }
 
 impl Quote {
@@ -97,21 +102,82 @@ pub fn find(message: &[u8], family: Family) -> Result<Quote, Unusable> {
     if !found.is_first {
         return Err(Unusable::LaterFragment);
     }
-    if !matches!(found.protocol, ipv4::PROTO_TCP | ipv4::PROTO_UDP | ipv4::PROTO_SCTP) {
-        return Err(Unusable::NoPorts(found.protocol));
-    }
     let quoted = quoted.get(..found.len).unwrap_or(quoted);
-    let &[src_port, dst_port] = crate::view(quoted, found.l4_offset).ok_or(too_short)?;
+    let (protocol, told_len) = match found.protocol {
+        protocol @ (ipv4::PROTO_TCP | ipv4::PROTO_UDP | ipv4::PROTO_SCTP) => (protocol, 0),
+        uoa::PROTOCOL => {
+            let behind_ip = quoted.get(found.l4_offset..).ok_or(too_short)?;
+            let (_, len) = uoa::decode_header(behind_ip).ok_or(Unusable::NoPorts(uoa::PROTOCOL))?;
+            (ipv4::PROTO_UDP, len)
+        }
+        other => return Err(Unusable::NoPorts(other)),
+    };
+    let l4_offset = found.l4_offset + told_len;
+    let &[src_port, dst_port] = crate::view(quoted, l4_offset).ok_or(too_short)?;
     Ok(Quote {
         addresses: found.addresses,
-        protocol: found.protocol,
+        protocol,
         src_port,
         dst_port,
         l3_offset: L3_OFFSET,
-        l4_offset: L3_OFFSET + found.l4_offset,
+        l4_offset: L3_OFFSET + l4_offset,
         end: L3_OFFSET + quoted.len(),
         is_fragment: found.is_fragment,
+        told_len,
     })
+}
+
+/// Takes the header of UOA out of the packet that `message` quotes, so that it is what its sender sent, and returns the
+/// quote as it is then. Checksums stay as right or wrong as they are. The message keeps its length, for others may tell
+/// it (the IP header, extensions of RFC 4884): behind the quote are zeros.
+///
+/// `None`, and no change, when there is no such header or `quote` is not of this message.
+#[must_use]
+pub fn untell(message: &mut [u8], quote: &Quote) -> Option<Quote> {
+    let start = quote.l4_offset.checked_sub(quote.told_len)?;
+    if quote.told_len == 0 || start < quote.l3_offset || quote.l4_offset > quote.end {
+        return None;
+    }
+    let (front, behind_ip) = message.get_mut(..quote.end)?.split_at_mut(start);
+    let (header, packet) = front.split_at_mut_checked(quote.l3_offset)?;
+    let in_header = untell_header(packet, quote.family(), quote.told_len as u16)?;
+    let taken = Delta::ZERO.sub_bytes(behind_ip.get(..quote.told_len)?);
+    behind_ip.copy_within(quote.told_len.., 0);
+    let zeros = behind_ip.len() - quote.told_len;
+    behind_ip[zeros..].fill(0);
+    let header = crate::view_mut::<icmp::Header>(header, 0)?;
+    header.checksum = (in_header + taken).apply(header.checksum);
+    Some(Quote { l4_offset: start, end: quote.end - quote.told_len, told_len: 0, ..*quote })
+}
+
+/// Makes the IP header that `packet` begins with that of a datagram which is `less` bytes shorter; the result is how
+/// that changes the packet's own sum.
+fn untell_header(packet: &mut [u8], family: Family, less: u16) -> Option<Delta> {
+    // Where the next protocol stands is the lower byte of a word in IPv4 (offset 9), the upper one in IPv6 (6).
+    match family {
+        Family::V4 => {
+            let header: &mut ipv4::Header = crate::view_mut(packet, 0)?;
+            let len = U16::new(header.total_len.get().checked_sub(less)?);
+            let delta = Delta::ZERO.replace16(header.total_len, len);
+            let delta = delta.replace8_at(1, header.protocol, ipv4::PROTO_UDP);
+            let check = delta.apply(header.checksum);
+            let in_packet = delta.replace16(header.checksum, check);
+            (header.total_len, header.protocol, header.checksum) = (len, ipv4::PROTO_UDP, check);
+            Some(in_packet)
+        }
+        Family::V6 => {
+            let header: &mut ipv6::Header = crate::view_mut(packet, 0)?;
+            // Behind extension headers, somebody else put it there.
+            if header.next_header != uoa::PROTOCOL {
+                return None;
+            }
+            let len = U16::new(header.payload_len.get().checked_sub(less)?);
+            let delta = Delta::ZERO.replace16(header.payload_len, len);
+            let in_packet = delta.replace8_at(0, header.next_header, ipv4::PROTO_UDP);
+            (header.payload_len, header.next_header) = (len, ipv4::PROTO_UDP);
+            Some(in_packet)
+        }
+    }
 }
 
 /// Where the quote ends and extensions may begin (RFC 4884 §4): some types tell its length in one of the

@@ -5,7 +5,7 @@ use crate::build::{
     EchoFrame, Extension, IP_DST, IP_SRC, Ipv4Base, Ipv6Base, TcpFrame, TcpFrame6, UdpFrame, UdpFrame6,
     documentation_v6, fragments_v4, fragments_v6, icmp_error_frame, icmpv6_error_frame, with_extensions,
 };
-use crate::{tcp, udp};
+use crate::{HeapBuf, PacketBuf, tcp, udp};
 
 const UNREACHABLE_V4: (u8, u8, U32) = (icmp::TYPE_UNREACHABLE, icmp::CODE_HOST_UNREACHABLE, U32::ZERO);
 const UNREACHABLE_V6: (u8, u8, U32) = (icmpv6::TYPE_UNREACHABLE, icmpv6::CODE_ADDRESS_UNREACHABLE, U32::ZERO);
@@ -104,6 +104,7 @@ fn a_quoted_segment_is_found_by_its_ports() {
         l4_offset: 28,
         end: 8 + 140,
         is_fragment: false,
+        told_len: 0,
     };
     assert_eq!((quote, quote.family()), (wanted, Family::V4));
     let quote = find(&message_v6(UNREACHABLE_V6, &after_v6()[1]), Family::V6).unwrap();
@@ -352,6 +353,83 @@ fn the_mtu_and_the_fragment_header_go_along() {
     assert_eq!((&out[..2], &out[4..8]), (&[3, 4][..], &[0, 0, 0x05, 0x5c][..]));
     let quoted: &ipv4::Header = crate::view(&out, 8).unwrap();
     assert_eq!((quoted.id.get(), quoted.more_fragments()), (7, true));
+}
+
+/// A datagram as it was sent, and with its client told in a header.
+fn told_and_untold(family: Family) -> (Vec<u8>, Vec<u8>) {
+    let datagram = match family {
+        Family::V4 => udp4().to_vec(),
+        Family::V6 => UdpFrame6 { payload: vec![6; 101], ..UdpFrame6::default() }.to_vec(),
+    };
+    let addr = match family {
+        Family::V4 => core::net::Ipv4Addr::new(203, 0, 113, 7).into(),
+        Family::V6 => core::net::Ipv6Addr::from(documentation_v6(7)).into(),
+    };
+    let mut told = HeapBuf::from_frame(&datagram);
+    uoa::insert(&mut told, 14, uoa::Form::Header, uoa::Client { addr, port: U16::new(4660) }).unwrap();
+    (l3(&datagram), l3(told.data()))
+}
+
+fn message(family: Family, original: &[u8]) -> Vec<u8> {
+    match family {
+        Family::V4 => message_v4(UNREACHABLE_V4, original),
+        Family::V6 => message_v6(UNREACHABLE_V6, original),
+    }
+}
+
+#[test]
+fn a_datagram_that_told_its_client_is_found_and_becomes_what_was_sent() {
+    for family in [Family::V4, Family::V6] {
+        let (datagram, told) = told_and_untold(family);
+        let (untold, mut message) = (message(family, &datagram), message(family, &told));
+        let (wanted, found) = (find(&untold, family).unwrap(), find(&message, family).unwrap());
+        let told_len = told.len() - datagram.len();
+        let (l4_offset, end) = (wanted.l4_offset + told_len, wanted.end + told_len);
+        assert_eq!(found, Quote { l4_offset, end, told_len, ..wanted });
+        assert_eq!(untell(&mut message, &found), Some(wanted));
+        assert_eq!(message[8..wanted.end], untold[8..]);
+        assert!(message[wanted.end..].iter().all(|byte| *byte == 0));
+        assert!(is_valid(&message, family), "{family:?}");
+        assert_eq!(find(&message, family), Ok(wanted));
+        assert_eq!(untell(&mut message, &wanted), None, "there is nothing more to take out");
+    }
+}
+
+fn is_valid(message: &[u8], family: Family) -> bool {
+    match family {
+        Family::V4 => Sum::ZERO.bytes(message).is_valid(),
+        Family::V6 => is_valid_v6(message),
+    }
+}
+
+#[test]
+fn however_a_told_datagram_is_cut_its_message_stays_right_and_as_long() {
+    for family in [Family::V4, Family::V6] {
+        let whole = message(family, &told_and_untold(family).1);
+        for len in 8..=whole.len() {
+            let mut message = cut(whole.clone(), len, family);
+            let Ok(quote) = find(&message, family) else {
+                // The ports stand behind both headers.
+                assert!(len < whole.len() - 101, "{len}");
+                continue;
+            };
+            let untold = untell(&mut message, &quote).unwrap();
+            assert_eq!(
+                (message.len(), find(&message, family).map(|found| found.src_port)),
+                (len, Ok(untold.src_port))
+            );
+            assert!(is_valid(&message, family), "{family:?} {len}");
+        }
+    }
+}
+
+#[test]
+fn a_header_that_is_not_ours_has_no_ports_behind_it() {
+    for (at, byte) in [(0, 0x20), (0, 0x11), (1, 6), (3, 13), (4, 30), (5, 9)] {
+        let mut told = told_and_untold(Family::V4).1;
+        told[20 + at] = byte;
+        assert_eq!(find(&message(Family::V4, &told), Family::V4), Err(Unusable::NoPorts(uoa::PROTOCOL)));
+    }
 }
 
 proptest! {

@@ -9,7 +9,7 @@ use super::families::{Case, Packet};
 use super::*;
 
 /// An error of a router about `quoted` (an IP packet), to whoever sent that.
-fn error(to: IpAddr, (kind, code): (u8, u8), rest: u32, quoted: &[u8]) -> Vec<u8> {
+pub(super) fn error(to: IpAddr, (kind, code): (u8, u8), rest: u32, quoted: &[u8]) -> Vec<u8> {
     match to {
         IpAddr::V4(to) => {
             let src = u32be(Ipv4Addr::new(203, 0, 113, 1));
@@ -45,7 +45,7 @@ fn errors_about(case: Case, got: &Packet) -> Vec<(PortId, Vec<u8>)> {
 }
 
 /// Whom a frame with an error goes to, and the endpoints of what it quotes.
-fn read(frame: &[u8]) -> (IpAddr, SocketAddr, SocketAddr) {
+pub(super) fn read(frame: &[u8]) -> (IpAddr, SocketAddr, SocketAddr) {
     let wide = frame[12..14] == [0x86, 0xdd];
     let (to, message, family): (IpAddr, _, _) = if wide {
         let ip: &wire::ipv6::Header = wire::view(frame, 14).unwrap();

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 
 use wire::build::fragments_v4;
+use wire::icmpv6;
 use wire::uoa::{self, Form};
 
 use super::families::{Case, Packet};
+use super::icmp_errors::{error, read};
 use super::*;
 use crate::snapshot::Uoa;
 
@@ -16,7 +18,7 @@ fn fullnat() -> impl Iterator<Item = Case> {
     Case::all().into_iter().filter(|case| case.udp && case.mode == Mode::FullNat)
 }
 
-fn rig(case: Case, form: Form, must: bool) -> Rig {
+pub(super) fn rig(case: Case, form: Form, must: bool) -> Rig {
     let mut rig = case.rig(10);
     let mut spec = case.spec();
     spec.options.uoa = Some(Uoa { form, datagrams: 3, must });
@@ -25,7 +27,7 @@ fn rig(case: Case, form: Form, must: bool) -> Rig {
 }
 
 /// What a receiver reads, and the datagram without it, its checksums proven.
-fn received(frame: &[u8]) -> (Option<SocketAddr>, Packet) {
+pub(super) fn received(frame: &[u8]) -> (Option<SocketAddr>, Packet) {
     let wide = frame[12..14] == [0x86, 0xdd];
     let l4 = if wide { 54 } else { 14 + usize::from(frame[14] & 15) * 4 };
     assert!(wide || checksum::verify_ipv4(&frame[14..l4]));
@@ -270,6 +272,66 @@ fn one_packet_flows_tell_every_datagram() {
     rig.configure(vec![spec]);
     for _ in 0..3 {
         assert_eq!(pass(&mut rig, &UDP4.sent(5555)).0, Some(UDP4.client(5555)));
+    }
+}
+
+/// What a kernel answers that does not know the protocol.
+fn protocol_unreachable(wide: bool) -> (u8, u8) {
+    if wide { (icmpv6::TYPE_PARAMETER_PROBLEM, 1) } else { (icmp::TYPE_UNREACHABLE, 2) }
+}
+
+#[test]
+fn an_error_about_a_datagram_that_told_its_client_is_about_what_the_client_sent() {
+    for (case, form) in fullnat().flat_map(|case| [(case, Form::Option), (case, Form::Header)]) {
+        let mut rig = rig(case, form, false);
+        let sent = Packet { payload: b"hello".to_vec(), ..case.sent(5555) };
+        let (_, out) = rig.send(CLIENT_SIDE, &sent.frame());
+        let pointer = if case.real_v6 { 6 } else { 0 };
+        let error = error(case.local(), protocol_unreachable(case.real_v6), pointer, &out[14..]);
+        let (verdict, out) = rig.send(SERVER_SIDE, &error);
+        assert_eq!(verdict, Verdict::Forward(CLIENT_SIDE), "{case:?} {form:?}");
+        assert_eq!(read(&out), (sent.src.ip(), sent.src, sent.dst), "{case:?} {form:?}");
+        let protocol = if case.client_v6 { 54 + 8 + 6 } else { 34 + 8 + 9 };
+        assert_eq!(out[protocol], ipv4::PROTO_UDP, "{case:?} {form:?}");
+        let datagram = sent.frame().split_off(if case.client_v6 { 54 } else { 34 });
+        assert!(out.windows(datagram.len()).any(|bytes| bytes == datagram), "{case:?} {form:?}");
+        assert_eq!(rig.event(Counter::IcmpErrors), 1);
+    }
+}
+
+#[test]
+fn an_error_of_an_mtu_leaves_room_for_the_header_while_there_will_be_one() {
+    let mut rig = rig(UDP4, Form::Header, false);
+    for mtu in [1388, 1388, 1400] {
+        let (_, out) = rig.send(CLIENT_SIDE, &UDP4.sent(5555).frame());
+        let too_long = (icmp::TYPE_UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED);
+        let (_, out) = rig.send(SERVER_SIDE, &error(LIP.into(), too_long, 1400, &out[14..]));
+        let told: &icmp::Header = wire::view(&out, 34).unwrap();
+        assert_eq!(told.rest.get(), mtu);
+    }
+}
+
+#[test]
+fn an_error_that_quotes_the_header_where_none_is_put_is_about_nothing_of_ours() {
+    for case in Case::all().into_iter().filter(|case| case.udp) {
+        let mut rig = case.rig(10);
+        let got = case.open(&mut rig, 5555);
+        let to_client = Packet { src: case.virtual_(), dst: case.client(5555), ..case.sent(1) };
+        let mut quoted = vec![(CLIENT_SIDE, to_client)];
+        if case.mode == Mode::Nat {
+            quoted.push((SERVER_SIDE, got));
+        }
+        for (port, packet) in quoted {
+            let mut frame = HeapBuf::from_frame(&packet.frame());
+            let client = uoa::Client { addr: case.client(5555).ip(), port: U16::new(5555) };
+            uoa::insert(&mut frame, 14, Form::Header, client).unwrap();
+            let wide = packet.src.is_ipv6();
+            let error = error(packet.src.ip(), protocol_unreachable(wide), 0, &frame.to_vec()[14..]);
+            let verdict = rig.send(port, &error).0;
+            let refused = matches!(verdict, Verdict::Drop(DropReason::IcmpUnknown) | Verdict::Punt(_));
+            assert!(refused, "{verdict:?} {case:?}");
+            assert_eq!(rig.event(Counter::IcmpErrors), 0);
+        }
     }
 }
 
