@@ -16,6 +16,7 @@ mod steady;
 mod tell;
 mod track;
 mod tunnel_errors;
+mod upkeep;
 
 pub(crate) use track::note_next_ack;
 
@@ -24,17 +25,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use wire::{HeapBuf, MacAddr, PacketBuf, ipv4, ipv6};
+use wire::{MacAddr, PacketBuf, ipv4, ipv6};
 use zerocopy::FromBytes;
 
 use crate::BURST_LEN_MAX;
 use crate::addr::Tuple;
-use crate::conn::{ConnFilter, ConnInfo, Direction, NIL, trait_};
+use crate::conn::{ConnFilter, ConnInfo, Direction, NIL};
 use crate::counters::{Counter, Counters};
 use crate::embryonic::EmbryonicList;
 use crate::fib::Fib;
 use crate::fragments::Fragments;
-use crate::hash::{Key, Key6, Secret};
+use crate::hash::Secret;
 use crate::ids::{PortId, WorkerId};
 use crate::limiter::Limiter;
 use crate::parse::{Parsed, Segment, parse};
@@ -49,18 +50,9 @@ use crate::table::{Found, Table, is_live};
 use crate::tcp::{ConnState, Timeouts};
 use crate::time::Ticks;
 use crate::verdict::{DropReason, PuntClass, Released, Verdict};
-use crate::wheel::{LISTS, Wheel};
+use crate::wheel::Wheel;
 use hops::Hops;
 
-/// Connections that one [`Worker::housekeep`] ends because of a change of the configuration; as many more, one from each of
-/// the wheel's lists, because their time is up. Each takes some 0.5 µs when all of it is out of the caches, so a turn
-/// stays well under the 50 µs that no packet shall wait for this. At 200,000 turns per second, which is few, both make
-/// three million per second.
-const END_MAX: usize = LISTS;
-/// Records that one [`Worker::housekeep`] asks whether they have to end because of a change of the configuration.
-const ENDING_MAX: u32 = 64;
-/// Old fragments that one [`Worker::housekeep`] gives up.
-const FRAGMENTS_MAX: usize = 16;
 /// Next hops that are remembered for [`Worker::take_wanted`] between two calls.
 pub const WANTED_MAX: usize = 16;
 
@@ -418,100 +410,11 @@ impl Worker {
         }
     }
 
-    /// Ends connections whose time is up: bounded work, to be called once per loop turn. Returns how much it looked
-    /// at; 0: nothing is left to do at `now`.
-    pub fn housekeep(&mut self, now: Ticks) -> usize {
-        self.housekeep_by::<HeapBuf>(now)
-    }
-
-    /// [`Worker::housekeep`] with the prefetching of these packet buffers.
-    pub fn housekeep_by<P: PacketBuf>(&mut self, now: Ticks) -> usize {
-        let seen = self.sweep_templates(now) + self.end_some(now);
-        self.fragments.expire(now, FRAGMENTS_MAX, &self.counters);
-        match self.wheel.due(now) {
-            Some(due) => seen + self.end_due::<P>(now, &due),
-            None => seen,
-        }
-    }
-
-    /// Ends those of the records whose time is up, and arms the others again. In stages, so that cache misses overlap.
-    #[inline(never)]
-    fn end_due<P: PacketBuf>(&mut self, now: Ticks, due: &[u32; LISTS]) -> usize {
-        let due: ArrayVec<u32, LISTS> = due.iter().copied().filter(|index| *index != NIL).collect();
-        for index in &due {
-            let conn = &self.table.conns[*index as usize];
-            P::prefetch(conn);
-            P::prefetch(&conn.wheel_next);
-        }
-        for index in &due {
-            let next = self.table.conns[*index as usize].wheel_next;
-            if let Some(next) = self.table.conns.get(next as usize) {
-                P::prefetch(&next.wheel_prev);
-            }
-            self.prefetch_entries::<P>(*index);
-        }
-        for index in &due {
-            self.wheel.disarm(&mut self.table.conns, *index);
-            self.end_or_arm(now, *index);
-        }
-        due.len()
-    }
-
-    /// Fetches the buckets that most likely hold a record's entries.
-    fn prefetch_entries<P: PacketBuf>(&self, index: u32) {
-        let tuples = self.table.tuples(index);
-        for tuple in [tuples.inbound, tuples.outbound] {
-            self.prefetch_bucket::<P>(match Key::of(&tuple) {
-                Some(key) => self.table.hash(key),
-                None => self.table.hash6(&Key6::of(&tuple)),
-            });
-        }
-    }
-
-    /// A record that was taken off the wheel.
-    fn end_or_arm(&mut self, now: Ticks, index: u32) {
-        let deadline = self.deadline(index);
-        let template = self.refresh_template(index, now);
-        if now.reached(deadline) {
-            if !self.end_telling(now, index) {
-                self.wheel.arm(&mut self.table.conns, index, now, now);
-            }
-            return;
-        }
-        // A template that outlives its refreshments would be lost under a silent connection.
-        let sooner = template.map(|lives| now.plus(Ticks(lives.0 / 2 + 1)));
-        let deadline = sooner.filter(|sooner| deadline.reached(*sooner)).unwrap_or(deadline);
-        self.wheel.arm(&mut self.table.conns, index, now, deadline);
-    }
-
     /// A slot of [`Verdict::Wait`] that is to be emptied; to be asked until there is none, after packets were processed
     /// and after [`Worker::housekeep`].
     #[inline]
     pub fn take_released(&mut self) -> Option<Released> {
         self.fragments.take_released()
-    }
-
-    /// Ends connections of real servers whose connections end now: looks at some records per call until it has seen all.
-    /// Returns at how many.
-    fn end_some(&mut self, now: Ticks) -> usize {
-        let Some(start) = self.ending else { return 0 };
-        let used = self.table.used().len() as u32;
-        let end = start.saturating_add(ENDING_MAX).min(used);
-        let (mut index, mut ended) = (start, 0);
-        while index < end && ended < END_MAX {
-            let conn = &self.table.conns[index as usize];
-            if is_live(conn) && !conn.is(trait_::RESET) && self.snapshot.has_ended(conn.real_id) {
-                // Too many wait to be told; it is this one's turn again next time.
-                if !self.end_telling(now, index) {
-                    break;
-                }
-                self.counters.event(Counter::ConnectionsEnded).add(1);
-                ended += 1;
-            }
-            index += 1;
-        }
-        self.ending = (index < used).then_some(index);
-        (index - start) as usize
     }
 
     /// Takes the new parts of an update and leaves the old ones in it, for the main thread to drop.
@@ -609,29 +512,6 @@ impl Worker {
     /// Generation of the configuration in force.
     pub fn generation(&self) -> u64 {
         self.snapshot.generation
-    }
-
-    /// When the connection ends if no packet comes.
-    fn deadline(&self, index: u32) -> Ticks {
-        let conn = &self.table.conns[index as usize];
-        conn.seen.plus(timeout(&self.snapshot, conn.service, conn.state))
-    }
-
-    /// Removes a connection and everything it holds.
-    fn end(&mut self, index: u32) {
-        self.table.unlink(index);
-        self.wheel.disarm(&mut self.table.conns, index);
-        self.embryonic.remove(&mut self.table.conns, index);
-        let conn = &self.table.conns[index as usize];
-        self.give_port_back(conn.pair, conn.ports[Direction::Outbound as usize]);
-        let conn = &self.table.conns[index as usize];
-        let real = self.counters.real(conn.real_id);
-        if conn.state.is_active() { &real.active } else { &real.inactive }.sub(1);
-        real.held.sub(1);
-        self.counters.state(conn.state).sub(1);
-        self.counters.event(Counter::ConnectionsExpired).add(1);
-        self.table.give_back(index);
-        self.count_gauges();
     }
 
     fn count_gauges(&self) {
