@@ -15,6 +15,9 @@ use crate::wait::wait_for;
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
 const SETTLE_TRIES: u32 = 6;
 
+/// Blanks in front of each command, which the guest's `read` ignores: several times what a UART's FIFO holds.
+const LEAD_LEN: usize = 64;
+
 /// What a command in the guest said.
 #[derive(Debug, Clone)]
 pub struct Said {
@@ -98,7 +101,9 @@ impl Agent {
     /// Runs a line of shell in the guest; any exit status is fine.
     pub(crate) fn run_any(&mut self, line: &str) -> Result<Said> {
         ensure!(!line.contains('\n'), "commands are single lines: {line:?}");
-        self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).context("writing to the guest")?;
+        // What an emulated UART throws away is what comes first, after a pause.
+        let line = format!("{:LEAD_LEN$}{line}\n", "");
+        self.stream.get_mut().write_all(line.as_bytes()).context("writing to the guest")?;
         let mut text = String::new();
         loop {
             let next = self.line()?;
