@@ -15,8 +15,10 @@ use crate::wait::wait_for;
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
 const SETTLE_TRIES: u32 = 6;
 
-/// Blanks in front of each command, which the guest's `read` ignores: several times what a UART's FIFO holds.
-const LEAD_LEN: usize = 64;
+/// What a shell says of a command that there is not.
+const NOT_FOUND: u32 = 127;
+/// How often a command is given in all that the guest does not know: an emulated UART may lose the first half of its FIFO.
+const TRIES: u32 = 3;
 
 /// What a command in the guest said.
 #[derive(Debug, Clone)]
@@ -100,10 +102,19 @@ impl Agent {
 
     /// Runs a line of shell in the guest; any exit status is fine.
     pub(crate) fn run_any(&mut self, line: &str) -> Result<Said> {
+        let mut said = self.run_once(line)?;
+        for _ in 1..TRIES {
+            if said.status != NOT_FOUND {
+                break;
+            }
+            said = self.run_once(line)?;
+        }
+        Ok(said)
+    }
+
+    fn run_once(&mut self, line: &str) -> Result<Said> {
         ensure!(!line.contains('\n'), "commands are single lines: {line:?}");
-        // What an emulated UART throws away is what comes first, after a pause.
-        let line = format!("{:LEAD_LEN$}{line}\n", "");
-        self.stream.get_mut().write_all(line.as_bytes()).context("writing to the guest")?;
+        self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).context("writing to the guest")?;
         let mut text = String::new();
         loop {
             let next = self.line()?;
