@@ -57,8 +57,6 @@ pub(crate) struct SchedState {
     last: u32,
     /// Weight that the current wrr round looks for; 0: a new round of the greatest is next.
     weight: u32,
-    /// Next local address.
-    pub(crate) local: u32,
     /// Whether the starting point was set, and for which tenant of the slot.
     started: bool,
     tenant: u32,

@@ -8,8 +8,8 @@ mod admit;
 mod errors;
 mod forward;
 mod fragment;
-mod hops;
 mod persistence;
+mod remembered;
 mod reset;
 mod shift;
 mod steady;
@@ -51,7 +51,7 @@ use crate::tcp::{ConnState, Timeouts};
 use crate::time::Ticks;
 use crate::verdict::{DropReason, PuntClass, Released, Verdict};
 use crate::wheel::Wheel;
-use hops::Hops;
+use remembered::Remembered;
 
 /// Next hops that are remembered for [`Worker::take_wanted`] between two calls.
 pub const WANTED_MAX: usize = 16;
@@ -126,7 +126,7 @@ pub struct Worker {
     ports: Vec<Option<Box<PortSet>>>,
     /// By service.
     sched: Vec<SchedState>,
-    hops: Hops,
+    remembered: Remembered,
     snapshot: Arc<Snapshot>,
     fib: Arc<Fib>,
     counters: Arc<Counters>,
@@ -183,7 +183,7 @@ impl Worker {
             limiter: Limiter::new(config.punt_per_second, config.now),
             ports: std::iter::repeat_with(|| None).take(config.limits.pairs_max).collect(),
             sched: vec![SchedState::default(); config.limits.services_max],
-            hops: Hops::new(config.limits.reals_max),
+            remembered: Remembered::new(config.limits.reals_max),
             snapshot: Arc::new(Snapshot::default()),
             fib: Arc::new(Fib::empty()),
             counters,

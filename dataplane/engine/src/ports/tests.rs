@@ -65,3 +65,43 @@ fn a_freed_port_rests_for_a_whole_round() {
     assert_eq!(set.take(80), Some(1099));
     assert_eq!(set.take(80), None);
 }
+
+#[test]
+fn what_is_freed_early_in_a_round_is_given_before_what_is_freed_late() {
+    let mut set = PortSet::new(Share::strided((1000, 1199), WorkerId(0), 1));
+    for _ in 0..200 {
+        set.take(80).unwrap();
+    }
+    assert_eq!(set.take(80), None);
+    for port in (1100..1150).chain(1000..1010) {
+        set.give_back(port, 80);
+    }
+    let round: Vec<u16> = (0..60).map(|_| set.take(80).unwrap()).collect();
+    assert_eq!(round, (1000..1010).chain(1100..1150).collect::<Vec<_>>(), "the order of the ports");
+    assert_eq!(set.take(80), None);
+}
+
+#[test]
+fn a_start_in_the_middle_gives_the_ports_before_it_too_before_any_comes_again() {
+    let mut set = PortSet::new(Share::strided((1000, 1999), WorkerId(0), 1));
+    set.start_at(700);
+    let mut seen = HashSet::new();
+    for _ in 0..1000 {
+        let port = set.take(80).unwrap();
+        assert!(seen.insert(port), "{port} came again");
+        set.give_back(port, 80);
+    }
+    assert!((0..1000).all(|_| set.take(80).is_some()));
+}
+
+/// A flood leaves few ports free: they must still be found.
+#[test]
+fn of_a_full_range_the_last_free_ports_are_found_wherever_they_are() {
+    let mut set = PortSet::new(Share::strided((1024, 65535), WorkerId(0), 1));
+    while set.take(80).is_some() {}
+    for port in [65535, 1024, 30_000, 1024, 5118, 5120, 65535] {
+        set.give_back(port, 80);
+        assert_eq!(set.take(80), Some(port));
+        assert_eq!(set.take(80), None);
+    }
+}

@@ -132,12 +132,11 @@ impl Worker {
         // Both were there a moment ago.
         let service = self.snapshot.service(service).ok_or(DropReason::NoRealServer)?;
         let real = service.real(picked).ok_or(DropReason::NoRealServer)?;
-        let next_local = &mut self.sched[service.id.index()].local;
         let sources = Sources { ports: &mut self.ports, table: &self.table, counters: &self.counters };
         let (pair, outbound, hash) = match real.mode {
-            Mode::FullNat => {
-                sources.take::<P>(real, tuple, next_local).ok_or(DropReason::LocalPortsExhausted)?
-            }
+            Mode::FullNat => sources
+                .take::<P>(real, tuple, self.remembered.next_local(real))
+                .ok_or(DropReason::LocalPortsExhausted)?,
             mode => {
                 let outbound = AnyKey::of(&outbound_tuple(mode, real, tuple, &self.snapshot));
                 (PairId::NONE, outbound, self.table.hash_any(&outbound))
@@ -150,7 +149,7 @@ impl Worker {
             pair,
             deltas: translate::deltas(&keys, real.mode),
             fib_epoch: self.fib.epoch(),
-            next_hops: [self.hops.get(&self.fib, real), AdjacencyId::NONE],
+            next_hops: [self.remembered.next_hop(&self.fib, real), AdjacencyId::NONE],
             ..new_conn(now, data, segment, service, real)
         };
         if real.mode == Mode::FullNat && !segment.is_udp() {
@@ -282,20 +281,17 @@ struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// A free local endpoint towards a real server, from its local addresses in turn: the pair that it is of, the key of
-    /// the real server's replies and its hash.
+    /// A free local endpoint towards a real server, from its local addresses in turn, beginning with `next_local`: the pair
+    /// that it is of, the key of the real server's replies and its hash.
     #[inline(always)]
     fn take<P: PacketBuf>(
         mut self,
         real: &Real,
         tuple: &Tuple,
-        next_local: &mut u32,
+        next_local: usize,
     ) -> Option<(PairId, AnyKey, u64)> {
         let src = real_endpoint(real, tuple);
-        // An older configuration may have had more of them.
-        let at = *next_local as usize;
-        let (before, behind) = real.locals.split_at(at.min(real.locals.len()));
-        *next_local = if at + 1 < real.locals.len() { *next_local + 1 } else { 0 };
+        let (before, behind) = real.locals.split_at(next_local);
         for (addr, pair) in behind.iter().chain(before) {
             let dst = Endpoint { addr: *addr, port: 0 };
             let outbound = AnyKey::of(&Tuple { protocol: tuple.protocol, src, dst });

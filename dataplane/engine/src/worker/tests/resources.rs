@@ -55,6 +55,22 @@ fn the_same_local_port_serves_different_real_servers() {
 }
 
 #[test]
+fn real_servers_in_turn_and_local_addresses_in_turn_make_all_pairs() {
+    let other = Ipv4Addr::new(10, 2, 0, 12);
+    let second: IpAddr = [10, 2, 0, 201].into();
+    let mut spec = ServiceSpec { local_ports: (2000, 2000), ..service(&[(REAL, 1), (other, 1)]) };
+    spec.locals.push(second);
+    let mut rig = Rig::with(100, spec);
+    rig.fib.set_neighbour(SERVER_SIDE, other.into(), Some(REAL_MAC));
+    rig.apply_fib();
+    let mut pairs: Vec<_> =
+        (1..=4).map(|port| rig.inbound(&syn(port))).map(|out| (out.ip.src, out.ip.dst)).collect();
+    pairs.sort_unstable();
+    pairs.dedup();
+    assert_eq!(pairs.len(), 4);
+}
+
+#[test]
 fn connections_outlive_their_real_server_and_their_service() {
     let mut rig = Rig::new();
     let lport = rig.open(5555);
