@@ -4,9 +4,9 @@
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-/// Shortest frame on the wire with IPv6: Ethernet, IPv6 and TCP headers and the FCS. UDP frames are as long, so that the
-/// two compare.
-const FRAME_MIN_V6: u32 = 78;
+/// Shortest frames on the wire with IPv6: Ethernet, IPv6 and TCP or UDP headers and the FCS.
+const FRAME_MIN_TCP6: u32 = 78;
+const FRAME_MIN_UDP6: u32 = 66;
 /// Shortest frame on the wire.
 pub(crate) const FRAME_MIN: u32 = 64;
 /// Longest frame on the wire: with an IPv6 header around it the packet fits 1500 bytes.
@@ -160,7 +160,11 @@ impl Case {
 
     /// With frames of this length, or of the shortest possible if that is more.
     pub(crate) fn with_frames(self, bytes: u32) -> Case {
-        let min = if self.family == Family::Ipv4 { FRAME_MIN } else { FRAME_MIN_V6 };
+        let min = match (self.family, self.proto) {
+            (Family::Ipv4, _) => FRAME_MIN,
+            (Family::Ipv6 | Family::Nat64, Proto::Tcp) => FRAME_MIN_TCP6,
+            (Family::Ipv6 | Family::Nat64, Proto::Udp) => FRAME_MIN_UDP6,
+        };
         Case { frame_bytes: bytes.max(min), ..self }
     }
 
@@ -195,7 +199,7 @@ pub(crate) struct Selection {
     /// Numbers of flows, e.g. 1,1k,100k,1M.
     #[arg(long, value_delimiter = ',', value_parser = parse_count)]
     flows: Vec<u32>,
-    /// Lengths of frames on the wire, with the FCS; 64 means 78 with IPv6.
+    /// Lengths of frames on the wire, with the FCS; 64 means the shortest there are: 78 with TCP over IPv6, 66 with UDP.
     #[arg(long, value_delimiter = ',')]
     frame_bytes: Vec<u32>,
     /// Numbers of workers: 1 or 2.
@@ -384,7 +388,8 @@ mod tests {
         }
         for mode in Mode::value_variants() {
             for proto in Proto::value_variants() {
-                for (family, bytes) in [(Family::Ipv4, 64), (Family::Ipv6, 78)] {
+                let shortest = if *proto == Proto::Tcp { 78 } else { 66 };
+                for (family, bytes) in [(Family::Ipv4, 64), (Family::Ipv6, shortest)] {
                     let is = |case: &&Case| {
                         (case.mode, case.proto, case.family, case.frame_bytes)
                             == (*mode, *proto, family, bytes)

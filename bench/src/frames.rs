@@ -96,13 +96,15 @@ mod tests {
 
     #[test]
     fn frames_have_the_length_that_was_asked_for() {
-        for (src, dst, shortest) in
-            [("10.0.0.1:1", "10.0.0.2:2", 64), ("[2001:db8::1]:1", "[2001:db8::2]:2", 78)]
+        for (src, dst, tcp_min, udp_min) in
+            [("10.0.0.1:1", "10.0.0.2:2", 64, 64), ("[2001:db8::1]:1", "[2001:db8::2]:2", 78, 66)]
         {
             let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
             let ends = Ends { from: MacAddr::ZERO, to: MacAddr::ZERO, src, dst };
-            for bytes in [shortest, 1400] {
+            for bytes in [tcp_min, 1400] {
                 assert_eq!(ends.tcp(tcp::flags::ACK, (1, 1), bytes).len() as u32 + FCS_LEN, bytes);
+            }
+            for bytes in [udp_min, 1400] {
                 assert_eq!(ends.udp(bytes).len() as u32 + FCS_LEN, bytes);
             }
         }

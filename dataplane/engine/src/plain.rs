@@ -122,11 +122,17 @@ pub(crate) trait Ip: Copy + FromBytes + IntoBytes + KnownLayout + Immutable + Un
     /// Not a fragment.
     fn is_whole(&self) -> bool;
 
-    /// Whether it comes in with the addresses of this connection. Of IPv4 nothing else is looked at in `wide`.
-    fn belongs_to(&self, conn: &Conn, wide: &[Wide], direction: Direction) -> bool;
+    /// A connection's addresses, both directions', where they do not stand in its record.
+    type Addrs<'a>: Copy;
 
-    /// Gives it the addresses that packets of this connection leave with; `false`, and no change, if it has none in `wide`.
-    fn readdress(&mut self, conn: &Conn, wide: &[Wide], direction: Direction) -> bool;
+    /// Those of this connection, of which packets of this family come in in `direction`.
+    fn addrs_of<'a>(conn: &Conn, wide: &'a [Wide], direction: Direction) -> Option<Self::Addrs<'a>>;
+
+    /// Whether it has the addresses of what comes in in this direction.
+    fn has(&self, conn: &Conn, addrs: Self::Addrs<'_>, direction: Direction) -> bool;
+
+    /// Gives it the addresses that packets leave with which came in in this direction.
+    fn readdress(&mut self, conn: &Conn, addrs: Self::Addrs<'_>, direction: Direction);
 
     /// Takes one hop off; the checksum changes by that and by `addrs`, what changed in the addresses.
     fn take_hop(&mut self, addrs: u16);
@@ -161,15 +167,21 @@ impl Ip for Ipv4 {
         self.flags_fragment.get() & !ipv4::FLAG_DONT_FRAGMENT == 0
     }
 
+    type Addrs<'a> = ();
+
     #[inline(always)]
-    fn belongs_to(&self, conn: &Conn, _: &[Wide], direction: Direction) -> bool {
+    fn addrs_of(_: &Conn, _: &[Wide], _: Direction) -> Option<()> {
+        Some(())
+    }
+
+    #[inline(always)]
+    fn has(&self, conn: &Conn, (): (), direction: Direction) -> bool {
         u64::from_ne_bytes(self.addrs) == conn.addrs[direction as usize]
     }
 
     #[inline(always)]
-    fn readdress(&mut self, conn: &Conn, _: &[Wide], direction: Direction) -> bool {
+    fn readdress(&mut self, conn: &Conn, (): (), direction: Direction) {
         self.addrs = conn.addrs[direction.other() as usize].rotate_left(32).to_ne_bytes();
-        true
     }
 
     #[inline(always)]
@@ -208,19 +220,22 @@ impl Ip for ipv6::Header {
         true
     }
 
+    type Addrs<'a> = &'a Wide;
+
     #[inline(always)]
-    fn belongs_to(&self, conn: &Conn, wide: &[Wide], direction: Direction) -> bool {
-        let i = direction as usize;
-        let addrs = [self.src, self.dst].map(u128::from_ne_bytes);
-        wide.get(conn.addrs[i] as usize).is_some_and(|wide| wide[i] == addrs)
+    fn addrs_of<'a>(conn: &Conn, wide: &'a [Wide], direction: Direction) -> Option<&'a Wide> {
+        wide.get(conn.addrs[direction as usize] as usize)
     }
 
     #[inline(always)]
-    fn readdress(&mut self, conn: &Conn, wide: &[Wide], direction: Direction) -> bool {
-        let i = direction.other() as usize;
-        let Some(wide) = wide.get(conn.addrs[i] as usize) else { return false };
-        [self.dst, self.src] = wide[i].map(u128::to_ne_bytes);
-        true
+    fn has(&self, _: &Conn, addrs: &Wide, direction: Direction) -> bool {
+        let own = self.as_bytes().last_chunk::<{ 2 * size_of::<u128>() }>();
+        own.is_some_and(|own| own == addrs[direction as usize].as_bytes())
+    }
+
+    #[inline(always)]
+    fn readdress(&mut self, _: &Conn, addrs: &Wide, direction: Direction) {
+        [self.dst, self.src] = addrs[direction.other() as usize].map(u128::to_ne_bytes);
     }
 
     #[inline(always)]

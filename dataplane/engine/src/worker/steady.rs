@@ -112,9 +112,8 @@ impl Worker {
             let across = !ACROSS && differs == other_family(direction);
             return if across { self.across::<P, I, T>(now, packet, likely, verdict) } else { None };
         }
-        let belongs = frame.l4.ports() == conn.ports[direction as usize]
-            && frame.ip.belongs_to(conn, &pool.all, direction);
-        if !belongs {
+        let addrs = I::addrs_of(conn, &pool.all, direction)?;
+        if frame.l4.ports() != conn.ports[direction as usize] || !frame.ip.has(conn, addrs, direction) {
             return None;
         }
         let egress = self.fib.egress(conn.next_hops[direction as usize])?;
@@ -135,9 +134,7 @@ impl Worker {
                 return self.steady_across::<P, I, T>(now, packet, likely, total_len, verdict);
             }
             Mode::FullNat | Mode::Nat => {
-                if !frame.ip.readdress(conn, &pool.all, direction) {
-                    return None;
-                }
+                frame.ip.readdress(conn, addrs, direction);
                 let deltas = conn.deltas.of(direction);
                 frame.l4.rewrite(conn.ports[direction.other() as usize].rotate_left(16), deltas.l4);
                 frame.ip.take_hop(deltas.addrs);
