@@ -264,7 +264,7 @@ impl Load {
                 self.push(first, &mut answers);
                 begin -= 1;
             }
-            if self.rx.receive(&mut received) > 0 {
+            if self.rx.receive(&mut received).packets > 0 {
                 heard = now;
             }
             for mbuf in &received {

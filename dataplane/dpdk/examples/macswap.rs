@@ -65,7 +65,7 @@ fn forward(mut rx: RxQueue, mut tx: TxQueue, stop: &AtomicBool, count: &AtomicU6
     let mut packets = 0;
     while !stop.load(Ordering::Relaxed) {
         for _ in 0..HOUSEKEEPING_BURSTS {
-            if rx.receive(&mut burst) == 0 {
+            if rx.receive(&mut burst).packets == 0 {
                 continue;
             }
             for mbuf in &mut burst {

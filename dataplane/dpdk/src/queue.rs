@@ -18,17 +18,26 @@ pub struct RxQueue {
     one_thread: PhantomData<Cell<()>>,
 }
 
+/// What a call of [`RxQueue::receive`] appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrived {
+    /// How many packets.
+    pub packets: usize,
+    /// Whether some are in several buffers.
+    pub segmented: bool,
+}
+
 impl RxQueue {
     pub(crate) fn new(port: Arc<PortShared>, queue: u16) -> Self {
         Self { port, queue, one_thread: PhantomData }
     }
 
-    /// Appends what there is, up to the burst's capacity; returns how many. The more are processed together, the more of
-    /// their cache misses overlap.
+    /// Appends what there is, up to the burst's capacity. The more are processed together, the more of their cache misses
+    /// overlap.
     ///
     /// Give it room for [`RX_BURST_MAX`]: some drivers receive in steps of four or eight and give nothing to less room.
     #[inline]
-    pub fn receive(&mut self, burst: &mut Burst) -> usize {
+    pub fn receive(&mut self, burst: &mut Burst) -> Arrived {
         let count = burst.remaining_capacity();
         let len = burst.len();
         // SAFETY: the port is started and has this queue for as long as `self.port` lives; we are its only user.
@@ -38,11 +47,13 @@ impl RxQueue {
             let received =
                 usize::from(dpdk_sys::rte_eth_rx_burst(self.port.id.0, self.queue, room, count as u16));
             burst.set_len(len + received);
-            // Some drivers (net_af_xdp in 22.11) leave the field as the last user of the buffer had it.
+            let mut segments = 1;
             for packet in &mut burst[len..] {
+                // Some drivers (net_af_xdp in 22.11) leave the field as the last user of the buffer had it.
                 packet.set_port(self.port.id.0);
+                segments |= packet.segment_count();
             }
-            received
+            Arrived { packets: received, segmented: segments > 1 }
         }
     }
 

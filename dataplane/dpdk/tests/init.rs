@@ -74,7 +74,7 @@ fn start_use_and_end() {
     // The queue keeps everything alive that it needs, in whatever order the rest goes.
     drop((eal, pool, port));
     let mut burst = dpdk::Burst::new();
-    assert_eq!(rx[0].receive(&mut burst), 64);
+    assert_eq!(rx[0].receive(&mut burst).packets, 64);
     drop(burst);
     drop(rx);
 }

@@ -25,7 +25,7 @@ fn make_veth() {
 
 fn receive(rx: &mut RxQueue) -> Mbuf {
     let mut burst = Burst::new();
-    eventually("a frame", || rx.receive(&mut burst) > 0);
+    eventually("a frame", || rx.receive(&mut burst).packets > 0);
     burst.pop().unwrap()
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
-use dpdk::{BURST_LEN_MAX, Burst, Mbuf, RX_BURST_MAX, RingConsumer, RxQueue};
+use dpdk::{Arrived, BURST_LEN_MAX, Burst, Mbuf, RX_BURST_MAX, RingConsumer, RxQueue};
 use engine::{ConnFilter, ConnInfo, PortId, Ticks, Update, Verdict, WAIT_SLOTS};
 
 pub(crate) use clock::{Clock, Idle, IdleMode, Turns};
@@ -159,13 +159,13 @@ impl Worker {
         let last = self.rx.len().wrapping_sub(1);
         let mut rounds = 1;
         for (index, inlet) in self.rx.iter_mut().enumerate() {
-            let received = inlet.queue.receive(burst);
+            let Arrived { packets: received, segmented } = inlet.queue.receive(burst);
             if received > 0 {
                 busy = true;
                 self.page.rx_packets.add(received as u64);
                 rounds = UPKEEP_MAX.min(rounds + received / PACKETS_PER_UPKEEP);
                 let first = burst.len() - received;
-                if burst[first..].iter().any(|packet| packet.segment_count() > 1) {
+                if segmented {
                     drop_multi_segment(burst, &mut self.out, &self.page);
                 }
                 if let Some(vlan) = inlet.vlan {

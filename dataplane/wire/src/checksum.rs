@@ -265,6 +265,15 @@ impl PartialEq for Delta {
 
 impl Eq for Delta {}
 
+/// The checksum of a message that consists of these words and of others whose sum this is ([`Sum::to_folded`]): the same as
+/// with a [`Sum`], in fewer steps where the words are few.
+#[inline(always)]
+#[must_use]
+pub fn checksum_of<const N: usize>(folded: u16, words: [U16; N]) -> U16 {
+    let sum = words.into_iter().fold(folded, |sum, word| Delta::add_folded(sum, lane16(word)));
+    U16::from_bytes((!sum).to_ne_bytes())
+}
+
 /// The sum of a message's words so far. Every piece but the last must have an even length.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(u64);
@@ -300,6 +309,13 @@ impl Sum {
     #[must_use]
     pub const fn double_word(self, word: U32) -> Self {
         Self(add_carry(self.0, lane32(word) as u64))
+    }
+
+    /// The sum in one lane, for [`checksum_of`].
+    #[inline]
+    #[must_use]
+    pub const fn to_folded(self) -> u16 {
+        fold(self.0)
     }
 
     /// The checksum of the message, whose own checksum field must have been zero or left out.

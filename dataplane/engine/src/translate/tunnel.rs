@@ -1,6 +1,6 @@
 //! The outer headers of mode TUN.
 
-use wire::checksum::Sum;
+use wire::checksum::{Sum, checksum_of};
 use wire::tunnel::{Inner, Kind, OuterV4, OuterV6, outer_dscp_ecn};
 use wire::{Family, PacketBuf, U16, U32, ethernet, ipv4, ipv6};
 use zerocopy::FromBytes;
@@ -29,14 +29,14 @@ pub(crate) struct Wrapper {
 pub(crate) struct Bare {
     /// Source and real server.
     addrs: [u8; 8],
-    /// The checksum's share of them.
-    sum: Sum,
+    /// The checksum's share of them, folded.
+    sum: u16,
 }
 
 impl Bare {
     fn new(source: Addr, real: Addr) -> Option<Bare> {
         let addrs = source.v4().zip(real.v4()).map(|(source, real)| pair64(source, real).to_ne_bytes())?;
-        Some(Bare { addrs, sum: Sum::ZERO.bytes(&addrs) })
+        Some(Bare { addrs, sum: Sum::ZERO.bytes(&addrs).to_folded() })
     }
 }
 
@@ -151,7 +151,7 @@ impl Bare {
             addrs: self.addrs,
         };
         let [first, fifth] = [[ip.version_ihl, ip.dscp_ecn], [ip.ttl, ip.protocol]].map(U16::from_bytes);
-        let checksum = self.sum.words([first, ip.total_len, ip.id, ip.flags_fragment, fifth]).checksum();
+        let checksum = checksum_of(self.sum, [first, ip.total_len, ip.id, ip.flags_fragment, fifth]);
         *front =
             Frame { macs: *macs, ether_type: ethernet::ETHERTYPE_IPV4, ip: Ipv4 { checksum, ..ip }, l4: [] };
         true

@@ -177,6 +177,14 @@ proptest! {
     }
 
     #[test]
+    fn a_sum_that_is_finished_in_one_lane_is_the_same(message in prop::collection::vec(any::<u8>(), 0..60), words: [u16; 5]) {
+        let words = words.map(U16::new);
+        let even = &message[..message.len() / 2 * 2];
+        let whole = [even, &words.map(U16::to_bytes).concat()].concat();
+        prop_assert_eq!(checksum_of(Sum::ZERO.bytes(even).to_folded(), words), internet(&whole));
+    }
+
+    #[test]
     fn an_incremental_update_equals_a_full_computation((message, offset, new) in edit()) {
         let mut after = message.clone();
         after[offset..offset + new.len()].copy_from_slice(&new);

@@ -204,10 +204,8 @@ impl Inner {
 #[inline]
 #[must_use]
 pub const fn outer_dscp_ecn(inner: u8) -> u8 {
-    const ECN_MASK: u8 = 0b11;
-    const CONGESTION_MET: u8 = 0b11;
-    const ECT_0: u8 = 0b10;
-    if inner & ECN_MASK == CONGESTION_MET { inner & !ECN_MASK | ECT_0 } else { inner }
+    // "Congestion met" is 0b11, ECT(0) is 0b10.
+    inner - (inner & inner >> 1 & 1)
 }
 
 /// The UDP source port of a flow in a tunnel, 49152 to 65535 (RFC 8085 §5.1.1, RFC 6335 §6): routers between
