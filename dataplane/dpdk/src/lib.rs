@@ -36,7 +36,7 @@ pub use log::{LogFn, LogLevel, LogSink, set_log_sink};
 pub use mbuf::{Mbuf, Segments};
 pub use mempool::{DATA_ROOM_DEFAULT, HEADROOM, Mempool};
 pub use port::{Flow, FlowRule, Link, Port, PortConfig, PortId, PortInfo, PortStats, RssConfig, RssState};
-pub use queue::{RX_BURST_MAX, Arrived, RxQueue, TxQueue};
+pub use queue::{Arrived, RX_BURST_MAX, RxQueue, TxQueue};
 pub use ring::{RingConsumer, RingProducer, ring};
 pub use rss::softrss;
 pub use tap::{Received, Tap};

@@ -36,6 +36,30 @@ impl Clock {
     }
 }
 
+/// A turn's upkeep begins no further round so long after the end of its first one. With the first and the last round, of
+/// up to 16 µs each, packets wait less than 50 µs for all of it.
+const UPKEEP_US: u64 = 16;
+
+/// Whether there is time for more of a turn's upkeep. Most turns have next to none, so the TSC is read only where it is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UpkeepTime {
+    length: u64,
+    first_asked: Option<u64>,
+}
+
+impl UpkeepTime {
+    /// Asked for the first time, yes.
+    #[inline(always)]
+    pub(crate) fn is_left(&mut self) -> bool {
+        self.is_left_at(dpdk::tsc())
+    }
+
+    #[inline(always)]
+    fn is_left_at(&mut self, tsc: u64) -> bool {
+        tsc.wrapping_sub(*self.first_asked.get_or_insert(tsc)) < self.length
+    }
+}
+
 /// How long turns take: tells the page about long ones only, so that most turns cost a subtraction and a compare.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Turns {
@@ -52,6 +76,12 @@ impl Turns {
     pub(crate) fn new(tsc_hz: u64) -> Turns {
         let per_us = (tsc_hz / 1_000_000).max(1);
         Turns { per_us, long: LONG_TURNS_US[0] * per_us, longest: 0, began: 0 }
+    }
+
+    /// For one turn.
+    #[inline(always)]
+    pub(crate) fn upkeep_time(&self) -> UpkeepTime {
+        UpkeepTime { length: UPKEEP_US * self.per_us, first_asked: None }
     }
 
     /// A turn begins at `tsc`, and none has ended: after a rest.
@@ -242,6 +272,13 @@ mod tests {
         turns.begin(tsc + 1_000_000_000);
         turns.next(tsc + 1_000_000_001, &page);
         assert_eq!(page.longest_turn_ns.get(), 1_500_001);
+    }
+
+    #[test]
+    fn upkeep_has_time_from_the_first_question_on() {
+        let mut time = Turns::new(2_000_000_000).upkeep_time();
+        let asked = [0, 15_999, 16_000, 31_999, 32_000].map(|cycles| time.is_left_at(7_000 + cycles));
+        assert_eq!(asked, [true, true, true, true, false]);
     }
 
     #[test]

@@ -71,11 +71,6 @@ pub(crate) struct Inlet {
 /// are some tens of microseconds under load.
 const CONTROL_INTERVAL: u32 = 64;
 
-/// Packets for which there is a round of upkeep more, and how many rounds a turn has at most. As many connections can end
-/// then as packets can open, and all rounds take less than 50 µs.
-const PACKETS_PER_UPKEEP: usize = 16;
-const UPKEEP_MAX: usize = 4;
-
 /// A worker and all that it owns.
 pub(crate) struct Worker {
     /// The gateway.
@@ -157,14 +152,14 @@ impl Worker {
             }
         }
         let last = self.rx.len().wrapping_sub(1);
-        let mut rounds = 1;
+        let mut received = 0;
         for (index, inlet) in self.rx.iter_mut().enumerate() {
-            let Arrived { packets: received, segmented } = inlet.queue.receive(burst);
-            if received > 0 {
+            let Arrived { packets, segmented } = inlet.queue.receive(burst);
+            if packets > 0 {
                 busy = true;
-                self.page.rx_packets.add(received as u64);
-                rounds = UPKEEP_MAX.min(rounds + received / PACKETS_PER_UPKEEP);
-                let first = burst.len() - received;
+                self.page.rx_packets.add(packets as u64);
+                received += packets;
+                let first = burst.len() - packets;
                 if segmented {
                     drop_multi_segment(burst, &mut self.out, &self.page);
                 }
@@ -181,13 +176,8 @@ impl Worker {
         }
         self.release(now, burst, verdicts);
         self.out.flush(&self.page);
-        let mut upkeep = false;
-        for _ in 0..rounds {
-            upkeep = self.engine.housekeep_by::<Mbuf>(now) > 0;
-            if !upkeep {
-                break;
-            }
-        }
+        let mut upkeep_time = self.turns.upkeep_time();
+        let upkeep = self.engine.housekeep_after::<Mbuf>(now, received, || upkeep_time.is_left()) > 0;
         self.send_resets(burst, verdicts);
         if busy {
             for wanted in self.engine.take_wanted() {

@@ -10,25 +10,45 @@ use crate::table::is_live;
 use crate::time::Ticks;
 use crate::wheel::LISTS;
 
-/// Connections that one [`Worker::housekeep`] ends because of a change of the configuration; as many more, one from each of
-/// the wheel's lists, because their time is up. Each takes some 0.5 µs when all of it is out of the caches, so a turn
-/// stays well under the 50 µs that no packet shall wait for this. At 200,000 turns per second, which is few, both make
-/// three million per second.
+/// Connections that one round of [`Worker::housekeep`] ends because of a change of the configuration; as many more, one from
+/// each of the wheel's lists, because their time is up. Each takes some 0.5 µs when all of it is out of the caches.
 const END_MAX: usize = LISTS;
+/// Packets for which there is a round more, so that as many connections can end as packets can open, and how many rounds
+/// there are at most.
+const PACKETS_PER_ROUND: usize = LISTS;
+const ROUNDS_MAX: usize = 4;
 /// Records that one [`Worker::housekeep`] asks whether they have to end because of a change of the configuration.
 const ENDING_MAX: u32 = 64;
 /// Old fragments that one [`Worker::housekeep`] gives up.
 const FRAGMENTS_MAX: usize = 16;
 
 impl Worker {
-    /// Ends connections whose time is up: bounded work, to be called once per loop turn. Returns how much it looked
-    /// at; 0: nothing is left to do at `now`.
+    /// Ends connections whose time is up: bounded work, to be called once per turn of a loop that has nothing else to do.
+    /// Returns how much it looked at; 0: nothing is left to do at `now`.
     pub fn housekeep(&mut self, now: Ticks) -> usize {
-        self.housekeep_by::<HeapBuf>(now)
+        self.round::<HeapBuf>(now)
     }
 
-    /// [`Worker::housekeep`] with the prefetching of these packet buffers.
-    pub fn housekeep_by<P: PacketBuf>(&mut self, now: Ticks) -> usize {
+    /// [`Worker::housekeep`] after so many packets, with the prefetching of their buffers: the more came, the more may end,
+    /// if before each further round there `is_time` for one. Returns what the last one looked at.
+    #[inline(always)]
+    pub fn housekeep_after<P: PacketBuf>(
+        &mut self,
+        now: Ticks,
+        packets: usize,
+        mut is_time: impl FnMut() -> bool,
+    ) -> usize {
+        let mut seen = self.round::<P>(now);
+        for _ in 0..(ROUNDS_MAX - 1).min(packets / PACKETS_PER_ROUND) {
+            if seen == 0 || !is_time() {
+                break;
+            }
+            seen = self.round::<P>(now);
+        }
+        seen
+    }
+
+    fn round<P: PacketBuf>(&mut self, now: Ticks) -> usize {
         let seen = self.sweep_templates(now) + self.end_some(now);
         self.fragments.expire(now, FRAGMENTS_MAX, &self.counters);
         match self.wheel.due(now) {

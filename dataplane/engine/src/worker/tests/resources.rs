@@ -27,6 +27,35 @@ fn a_full_table_gives_up_embryonic_connections_and_never_established_ones() {
     assert_eq!(rig.states(), [ConnState::Established; 4]);
 }
 
+/// Else whoever sends fast enough fills any table, although what it opened is long over.
+#[test]
+fn as_many_connections_end_as_full_bursts_open() {
+    const TURNS_PER_TICK: u32 = 5;
+    let timeouts = Timeouts::default().with(ConnState::SynRecv, Ticks::from_secs(1));
+    let spec = ServiceSpec { timeouts, ..service(&[(REAL, 1)]) };
+    // What comes in the second that they live for, and in the time by which they end late.
+    let mut rig = Rig::with(2 * 100 * TURNS_PER_TICK * BURST_LEN_MAX as u32, spec);
+    let mut verdicts: Verdicts = [Verdict::NONE; BURST_LEN_MAX];
+    for turn in 0..300 * TURNS_PER_TICK {
+        rig.now = Ticks(100 + turn / TURNS_PER_TICK);
+        let mut packets: Vec<HeapBuf> = (0..BURST_LEN_MAX as u32)
+            .map(|n| turn * BURST_LEN_MAX as u32 + n)
+            .map(|n| TcpFrame {
+                src: u32be((u32::from(CLIENT) + (n >> 15)).into()),
+                ..syn(1024 + (n & 0x7fff) as u16)
+            })
+            .map(|syn| HeapBuf::from_frame(&syn.to_vec()).on_port(CLIENT_SIDE.0))
+            .collect();
+        rig.worker.process(rig.now, &mut packets, &mut verdicts);
+        rig.worker.housekeep_after::<HeapBuf>(rig.now, packets.len(), || true);
+    }
+    assert_eq!(
+        rig.event(Counter::ConnectionsCreated),
+        u64::from(300 * TURNS_PER_TICK) * BURST_LEN_MAX as u64
+    );
+    assert_eq!(rig.event(Counter::EmbryonicRecycled), 0, "the table was full");
+}
+
 #[test]
 fn exhausted_local_ports_refuse_newcomers_and_harm_nobody() {
     let spec = ServiceSpec { local_ports: (2000, 2001), ..service(&[(REAL, 1)]) };
