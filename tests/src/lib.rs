@@ -25,6 +25,7 @@ pub mod load;
 pub mod netns;
 pub mod nginx;
 pub mod pcap;
+mod post_mortem;
 pub mod process;
 pub mod prometheus;
 pub mod receiver;

@@ -24,6 +24,7 @@ use crate::config::ConfigFile;
 use crate::gateway::Gateway;
 use crate::netns::{self, End, Netns};
 use crate::nginx::Nginx;
+use crate::post_mortem;
 use crate::process::Bond;
 use crate::receiver::{self, Receiver};
 use crate::run::Cmd;
@@ -219,7 +220,7 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         if !self.succeeded && !wait::was_interrupted() {
-            eprintln!("{}", self.gateway.last_words());
+            eprintln!("{}", post_mortem::of(&self.gateway, &self.gw, &format!("{}-", self.prefix)));
         }
     }
 }
