@@ -84,9 +84,11 @@ impl Kind {
     fn frame(self, to: Side, (src, dst): (SocketAddr, SocketAddr), flags: u8) -> Vec<u8> {
         let (eth_dst, eth_src) = (MacAddr(to.mac()), if to == Side::Wan { CLIENT_MAC } else { REAL_MAC });
         let (src_port, dst_port) = (U16::new(src.port()), U16::new(dst.port()));
-        let ack = U32::new(if flags & tcp::flags::ACK != 0 { 1 } else { 0 });
+        // Both sides count from 0; a SYN counts.
+        let seq = U32::new(u32::from(flags & tcp::flags::SYN == 0));
+        let ack = U32::new(u32::from(flags & tcp::flags::ACK != 0));
         let mut segment =
-            TcpFrame { eth_dst, eth_src, src_port, dst_port, flags, ack, ..TcpFrame::default() };
+            TcpFrame { eth_dst, eth_src, src_port, dst_port, seq, ack, flags, ..TcpFrame::default() };
         match (src.ip(), dst.ip()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let (src, dst) = (ipv4::addr(src), ipv4::addr(dst));
@@ -169,9 +171,13 @@ fn every_packet_reaches_its_owner(card: Card) -> Result<()> {
             (&"rss".into(), &"".into())
         );
         let count = u64::from(FLOWS) * KINDS.len() as u64;
-        for (name, wanted) in
-            [("connections", count), ("rx_packets", 3 * count), ("misdirected", 0), ("handed_over", 0)]
-        {
+        for (name, wanted) in [
+            ("connections", count),
+            ("embryonic", 0),
+            ("rx_packets", 3 * count),
+            ("misdirected", 0),
+            ("handed_over", 0),
+        ] {
             assert_eq!(sum_of_workers(&status, name)?, wanted, "{name}");
         }
         let used = status["dataplane"]["workers"].as_array().unwrap().iter();
