@@ -7,6 +7,9 @@
 //! Whatever is made is taken away when its value is dropped: processes are ended by their id, namespaces deleted.
 //! A run that was killed leaves namespaces behind; the next [`Rig`] removes those whose maker no longer lives.
 //!
+//! A rig, or a guest with a gateway, that goes before its test has succeeded first shows what one needs to find the
+//! cause: see `post_mortem`.
+//!
 //! Everything needs root. Nothing touches addresses or interfaces outside the namespaces made here.
 #![forbid(unsafe_code)]
 

@@ -13,6 +13,7 @@ use crate::frames::{FrameReceiver, FrameSender};
 use crate::gateway_guest::{self, GatewayGuest, PATIENCE};
 use crate::guest_image::{self, Contents, Image};
 use crate::netns::Netns;
+use crate::rig;
 use crate::run::Cmd;
 pub use crate::side::Side;
 use crate::wait::wait_for;
@@ -100,7 +101,7 @@ impl Guest {
     pub fn start(card: Card) -> Result<Guest> {
         let dir = tempfile::tempdir()?;
         let image = make_image(dir.path())?;
-        let netns = Netns::create(&format!("tg{}n0-rss", std::process::id()))?;
+        let netns = Netns::create(&format!("{}-rss", rig::unique_prefix()))?;
         netns.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
         for side in Side::ALL {
             let several = if card.tap_queues() > 1 { "multi_queue" } else { "" };
