@@ -85,19 +85,24 @@ impl Agent {
     /// Waits until a line arrives as it was sent: an emulated UART may throw away what is in its FIFO when the guest has
     /// just opened it, and a part of a line does anything.
     fn settle(&mut self, patience: Duration) -> Result<()> {
-        self.stream.get_ref().set_read_timeout(Some(SETTLE_WAIT))?;
+        self.set_patience(SETTLE_WAIT)?;
         for attempt in 0..SETTLE_TRIES {
             let word = format!("settled-{attempt}");
             writeln!(self.stream.get_mut(), "echo {word}").context("writing to the guest")?;
             while let Ok(line) = self.line() {
                 if line == word {
-                    self.stream.get_ref().set_read_timeout(Some(patience))?;
+                    self.set_patience(patience)?;
                     while !self.line()?.starts_with("== ") {}
                     return Ok(());
                 }
             }
         }
         bail!("the guest does not repeat what it is told:\n{}", self.console())
+    }
+
+    /// Lets the guest be silent for so long.
+    pub(crate) fn set_patience(&self, patience: Duration) -> Result<()> {
+        Ok(self.stream.get_ref().set_read_timeout(Some(patience))?)
     }
 
     /// Runs a line of shell in the guest; any exit status is fine.

@@ -85,11 +85,16 @@ impl Gateway {
         &self.dir
     }
 
-    /// Runs the command line `tollgate`; any exit code is fine.
-    pub fn cli_any(&self, netns: &Netns, arguments: &str) -> Result<Said> {
+    /// The command line `tollgate` with what makes it ask this gateway.
+    pub(crate) fn command_line(&self, netns: &Netns, arguments: &str) -> Result<Cmd> {
         let command = Cmd::new(binary("tollgate")?).args(arguments.split_whitespace());
         let command = command.arg("--socket").arg(self.api_socket());
-        command.arg("--control-socket").arg(self.control_socket()).in_netns(netns).run_any()
+        Ok(command.arg("--control-socket").arg(self.control_socket()).in_netns(netns))
+    }
+
+    /// Runs the command line `tollgate`; any exit code is fine.
+    pub fn cli_any(&self, netns: &Netns, arguments: &str) -> Result<Said> {
+        self.command_line(netns, arguments)?.run_any()
     }
 
     /// Runs the command line `tollgate`, which must succeed; its output.
@@ -133,14 +138,6 @@ impl Gateway {
             }
             probe(self)
         })
-    }
-
-    /// The last lines of both logs.
-    pub fn last_words(&self) -> String {
-        let processes = [&self.dataplane, &self.control].into_iter().flatten();
-        let words =
-            processes.map(|process| format!("── log of {} ──\n{}\n", process.name(), process.log_tail(40)));
-        words.collect()
     }
 }
 

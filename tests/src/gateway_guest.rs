@@ -1,127 +1,190 @@
 //! A guest that runs the gateway: Debian's kernel in qemu, emulated, with dataplane, control and command line in its
 //! initial RAM disk.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::agent::{Agent, Listening};
 use crate::gateway::binary;
 use crate::guest_image::Image;
+use crate::qemu::{self, Machine, Qemu};
 use crate::run::Cmd;
+use crate::side::Side;
 use crate::wait::wait_for;
 
 /// How long booting and every step may take on a busy machine: some ten seconds on an idle one.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// The same when a test has failed already and what the guest says is only to tell why.
+const PATIENCE_AFTER: Duration = Duration::from_secs(20);
 /// Memory of the guest in MiB; 128 of it become huge pages.
 const MEMORY_MIB: u32 = 512;
 
-/// A running guest; ended when dropped.
+/// What fits into the guest.
+const CONFIG: &str = r#"
+[dataplane]
+huge_pages = "require"
+memory_mib = 128
+mbufs = 12288
+connections_max = 10000
+services_max = 16
+real_servers_max = 16
+workers = WORKERS
+steering = "STEERING"
+
+[control]
+metrics_listen = "none"
+manage_addresses = false
+"#;
+
+/// A configuration of so many workers and of two ports, `wan` and `lan`, on these devices, with nothing for the
+/// kernel; `rest` are pools, services, neighbours and routes.
+pub fn config(workers: usize, steering: &str, devices: [&str; 2], rest: &str) -> String {
+    let mut text = CONFIG.replace("WORKERS", &workers.to_string()).replace("STEERING", steering);
+    for (side, device) in Side::ALL.into_iter().zip(devices) {
+        text += &format!(
+            "[[port]]\nname = \"{}\"\ndevice = \"{device}\"\nkernel_interface = \"\"\n\
+             rx_descriptors = 256\ntx_descriptors = 256\n",
+            side.name()
+        );
+    }
+    text + rest
+}
+
+/// The sum over all workers of a count in `tollgate status --json`.
+pub fn sum_of_workers(status: &Value, name: &str) -> Result<u64> {
+    let workers = status["dataplane"]["workers"].as_array().context("workers")?;
+    workers.iter().map(|worker| worker[name].as_u64().with_context(|| format!("no {name}"))).sum()
+}
+
+/// A running guest; ended when dropped. A test that fails ends with its gateway running: how that is is shown then.
 #[derive(Debug)]
-pub(crate) struct GatewayGuest {
+pub struct GatewayGuest {
+    agent: Agent,
+    gateway_runs: bool,
     _qemu: Qemu,
-    pub(crate) agent: Agent,
+    _dir: TempDir,
 }
 
 impl GatewayGuest {
     /// Boots `image` and waits until it takes commands. `wrapper` is put before qemu of the folder `root`, `devices`
-    /// are its arguments for what the machine has besides.
+    /// are its arguments for what the machine has besides; `dir` is for files of this guest.
     pub(crate) fn boot(
         image: &Image,
-        dir: &Path,
+        dir: TempDir,
         wrapper: &[&str],
         root: &Path,
-        devices: &[String],
+        devices: Vec<String>,
     ) -> Result<GatewayGuest> {
-        let console = dir.join("console");
-        let listening = Listening::new(dir, &console)?;
-        let mut qemu = Qemu(spawn_qemu(image, dir, wrapper, root, devices)?);
-        let agent = listening.accept(PATIENCE, || match qemu.0.try_wait()? {
-            None => Ok(()),
-            Some(status) => {
-                bail!("qemu has ended with {status}:\n{}", std::fs::read_to_string(&console)?)
-            }
-        })?;
-        Ok(GatewayGuest { _qemu: qemu, agent })
+        let listening = Listening::new(dir.path(), &qemu::console(dir.path()))?;
+        let mut arguments = Vec::new();
+        for folder in ["usr/share/qemu", "usr/share/seabios"] {
+            arguments.extend(["-L".into(), root.join(folder).display().to_string()]);
+        }
+        let chardev = format!("socket,id=agent,path={}", dir.path().join("agent").display());
+        let all = ["-M", "q35", "-cpu", "max", "-chardev", &chardev, "-device", "isa-serial,chardev=agent"];
+        arguments.extend(all.map(str::to_owned));
+        arguments.extend(devices);
+        let machine = Machine {
+            wrapper,
+            program: root.join("usr/bin/qemu-system-x86_64"),
+            memory_mib: MEMORY_MIB,
+            // On a busy machine the check of the timer finds none.
+            append: "no_timer_check",
+            arguments,
+            patience: PATIENCE,
+        };
+        let (qemu, agent) = machine.boot(image, dir.path(), listening)?;
+        Ok(GatewayGuest { agent, gateway_runs: false, _qemu: qemu, _dir: dir })
     }
 
-    /// Makes this the configuration.
-    pub(crate) fn write_config(&mut self, config: &str) -> Result<()> {
-        self.agent.run("rm -f /config")?;
+    /// Runs a line of shell, which must succeed; what it prints.
+    pub fn run(&mut self, line: &str) -> Result<String> {
+        self.agent.run(line)
+    }
+
+    /// Runs a line of shell, which must fail; what it prints.
+    pub fn run_failing(&mut self, line: &str) -> Result<String> {
+        let said = self.agent.run_any(line)?;
+        ensure!(said.status != 0, "`{line}` did not fail:\n{}", said.text);
+        Ok(said.text)
+    }
+
+    /// Makes this the configuration, for a start or a reload.
+    pub fn write_config(&mut self, config: &str) -> Result<()> {
+        self.run("rm -f /config")?;
         for line in config.lines() {
             ensure!(!line.contains('\''), "a shell would take this for something else: {line}");
-            self.agent.run(&format!("echo '{line}' >>/config"))?;
+            self.run(&format!("echo '{line}' >>/config"))?;
         }
         Ok(())
     }
 
-    /// Starts dataplane and control and waits until the services are in force and so many ports have a link.
-    pub(crate) fn start_gateway(&mut self, config: &str, wanted_links: usize) -> Result<()> {
+    /// Starts dataplane and control and waits until the services are in force and both ports have a link.
+    pub fn start_gateway(&mut self, config: &str) -> Result<()> {
         self.write_config(config)?;
+        self.gateway_runs = true;
         for program in ["dataplane", "control"] {
-            self.agent.run(&format!("tollgate-{program} --config /config >/{program}.log 2>&1 &"))?;
+            self.run(&format!("tollgate-{program} --config /config >/{program}.log 2>&1 &"))?;
             let socket = format!("test -S /run/tollgate/{program}.sock");
-            self.wait_for(&format!("{program}'s socket"), |guest| {
-                Ok((guest.agent.run_any(&socket)?.status == 0).then_some(()))
-            })?;
+            self.wait_for(&format!("{program}'s socket"), |agent| Ok(agent.run_any(&socket)?.status == 0))?;
         }
-        self.wait_for("the services and the links", |guest| {
-            if guest.agent.run_any("pidof tollgate-dataplane && pidof tollgate-control")?.status != 0 {
+        self.wait_for("the services and the links", |agent| {
+            if agent.run_any("pidof tollgate-dataplane && pidof tollgate-control")?.status != 0 {
                 bail!("one of them has ended");
             }
             // The dataplane's socket is there before it answers.
-            let said = guest.agent.run_any("tollgate status --json")?;
+            let said = agent.run_any("tollgate status --json")?;
             let status: Value = serde_json::from_str(&said.text).unwrap_or_default();
             let ports = status["dataplane"]["ports"].as_array().into_iter().flatten();
             let links = ports.filter(|port| port["link_up"] == true).count();
             let in_force = status["dataplane"]["generation"].as_u64() > Some(0);
-            Ok((in_force && links == wanted_links).then_some(()))
+            Ok(in_force && links == Side::ALL.len())
         })
     }
 
     /// Ends both.
-    pub(crate) fn stop_gateway(&mut self) -> Result<()> {
-        self.agent.run("killall tollgate-control tollgate-dataplane")?;
-        self.wait_for("both programs' end", |guest| {
-            Ok((guest.agent.run_any("pidof tollgate-control tollgate-dataplane")?.status != 0).then_some(()))
-        })
+    pub fn stop_gateway(&mut self) -> Result<()> {
+        self.run("killall tollgate-control tollgate-dataplane")?;
+        self.wait_for("both programs' end", |agent| {
+            Ok(agent.run_any("pidof tollgate-control tollgate-dataplane")?.status != 0)
+        })?;
+        self.gateway_runs = false;
+        Ok(())
     }
 
-    /// What the command line says with `--json`.
-    pub(crate) fn json(&mut self, arguments: &str) -> Result<Value> {
-        let text = self.agent.run(&format!("tollgate {arguments} --json"))?;
-        serde_json::from_str(&text).with_context(|| format!("`tollgate {arguments} --json` said:\n{text}"))
+    /// `tollgate status --json`.
+    pub fn status(&mut self) -> Result<Value> {
+        let text = self.run("tollgate status --json")?;
+        serde_json::from_str(&text).with_context(|| format!("`tollgate status --json` said:\n{text}"))
     }
 
-    pub(crate) fn wait_for<T>(
-        &mut self,
-        what: &str,
-        mut probe: impl FnMut(&mut GatewayGuest) -> Result<Option<T>>,
-    ) -> Result<T> {
-        let waited = wait_for(what, PATIENCE, || probe(self));
-        waited.map_err(|error| error.context(self.last_words()))
+    /// What the kernel and the first process have said.
+    pub(crate) fn console(&self) -> String {
+        self.agent.console()
     }
 
-    /// The logs and the counters.
-    pub(crate) fn last_words(&mut self) -> String {
-        let logs = "tail -n 30 /dataplane.log /control.log; tollgate status; tollgate stats";
-        let said = self.agent.run_any(logs).map_or_else(|error| format!("{error:#}"), |said| said.text);
-        format!("{said}\n{}", self.agent.console())
+    fn wait_for(&mut self, what: &str, mut condition: impl FnMut(&mut Agent) -> Result<bool>) -> Result<()> {
+        wait_for(what, PATIENCE, || Ok(condition(&mut self.agent)?.then_some(())))
+    }
+
+    /// The logs, the counters, and the connections that have not come about.
+    fn last_words(&mut self) -> Result<String> {
+        self.agent.set_patience(PATIENCE_AFTER)?;
+        let words = "tail -n 40 /dataplane.log /control.log; tollgate status; tollgate stats; \
+                     tollgate connections | grep SYN | head -n 20";
+        Ok(self.agent.run_any(words)?.text)
     }
 }
 
-/// The emulator; ended when dropped.
-#[derive(Debug)]
-struct Qemu(Child);
-
-impl Drop for Qemu {
+impl Drop for GatewayGuest {
     fn drop(&mut self) {
-        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
-            eprintln!("qemu (pid {}) is left behind: {error}", self.0.id());
+        if self.gateway_runs {
+            let words = self.last_words().unwrap_or_else(|error| format!("{error:#}"));
+            eprintln!("{words}\n── console ──\n{}", self.console());
         }
     }
 }
@@ -150,27 +213,4 @@ pub(crate) fn plug_ins(names: &[&str]) -> Result<Vec<PathBuf>> {
     }
     ensure!(found.len() == names.len(), "of DPDK's plug-ins {names:?} there are only {found:?}");
     Ok(found)
-}
-
-fn spawn_qemu(image: &Image, dir: &Path, wrapper: &[&str], root: &Path, devices: &[String]) -> Result<Child> {
-    let console = File::create(dir.join("console"))?;
-    let mut words = wrapper.iter().chain(&["setpriv", "--pdeathsig", "KILL", "--"]);
-    let mut command = Command::new(words.next().context("no program")?);
-    command.args(words);
-    // One emulating thread: patching code under several is not emulated right and hangs now and then.
-    command.arg(root.join("usr/bin/qemu-system-x86_64"));
-    for folder in ["usr/share/qemu", "usr/share/seabios"] {
-        command.arg("-L").arg(root.join(folder));
-    }
-    command.args(["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1"]);
-    command.args(["-m", &MEMORY_MIB.to_string()]);
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
-    command.args(["-chardev", &format!("socket,id=agent,path={}", dir.join("agent").display())]);
-    command.args(["-device", "isa-serial,chardev=agent"]);
-    command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
-    // On a busy machine the check of the timer finds none.
-    command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check"]);
-    command.args(devices);
-    command.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console);
-    command.spawn().context("qemu does not start; scripts/setup.sh installs qemu-system-x86")
 }

@@ -19,8 +19,8 @@ pub(crate) struct Image {
 /// What is to be in it besides busybox.
 #[derive(Debug)]
 pub(crate) struct Contents<'a> {
-    /// The first process's script.
-    pub(crate) init: &'a [u8],
+    /// What the first process, `guest_init.sh`, does before it takes commands.
+    pub(crate) prepare: &'a [u8],
     /// Programs of this machine, which go to `/sbin` with the libraries that they are linked with.
     pub(crate) programs: &'a [PathBuf],
     /// Plug-ins that programs open by themselves; they stay where they are here.
@@ -39,7 +39,8 @@ pub(crate) fn make(dir: &Path, contents: &Contents<'_>) -> Result<Image> {
     {
         archive.add_folder(folder);
     }
-    archive.add("init", MODE_PROGRAM, contents.init);
+    archive.add("init", MODE_PROGRAM, include_bytes!("guest_init.sh"));
+    archive.add("prepare", MODE_FILE, contents.prepare);
     archive.add("bin/busybox", MODE_PROGRAM, &read(Path::new("/bin/busybox"))?);
     add_programs(&mut archive, contents)?;
     add_modules(&mut archive, &unpacked.join("lib/modules").join(version), contents.modules)?;

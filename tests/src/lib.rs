@@ -7,6 +7,9 @@
 //! Whatever is made is taken away when its value is dropped: processes are ended by their id, namespaces deleted.
 //! A run that was killed leaves namespaces behind; the next [`Rig`] removes those whose maker no longer lives.
 //!
+//! A rig, or a guest with a gateway, that goes before its test has succeeded first shows what one needs to find the
+//! cause: see `post_mortem`.
+//!
 //! Everything needs root. Nothing touches addresses or interfaces outside the namespaces made here.
 #![forbid(unsafe_code)]
 
@@ -17,7 +20,7 @@ pub mod dns;
 pub mod flow_guest;
 pub mod frames;
 pub mod gateway;
-mod gateway_guest;
+pub mod gateway_guest;
 mod guest_image;
 pub mod ipvs_guest;
 pub mod lab;
@@ -25,13 +28,16 @@ pub mod load;
 pub mod netns;
 pub mod nginx;
 pub mod pcap;
+mod post_mortem;
 pub mod process;
 pub mod prometheus;
+mod qemu;
 pub mod receiver;
 pub mod rig;
 pub mod rss_guest;
 pub mod run;
 pub mod scenario;
+mod side;
 pub mod toa_guest;
 pub mod wait;
 

@@ -15,6 +15,8 @@ pub struct Answers {
     pub by_server: BTreeMap<String, u32>,
     /// Requests without a right answer.
     pub failed: u32,
+    /// What curl said of them.
+    pub complaints: Vec<String>,
 }
 
 impl Answers {
@@ -31,6 +33,7 @@ impl Answers {
     /// Adds those of another client.
     pub fn add(&mut self, other: Answers) {
         self.failed += other.failed;
+        self.complaints.extend(other.complaints);
         for (server, count) in other.by_server {
             *self.by_server.entry(server).or_default() += count;
         }
@@ -45,11 +48,12 @@ pub fn get(client: &Netns, url: &str) -> Result<String> {
 /// `count` requests by curl, one after the other, each on a connection of its own.
 pub fn get_many(client: &Netns, url: &str, count: u32) -> Result<Answers> {
     const SCRIPT: &str =
-        r#"i=0; while [ $i -lt "$1" ]; do curl -s --fail --max-time 3 "$2" || echo; i=$((i+1)); done"#;
+        r#"i=0; while [ $i -lt "$1" ]; do curl -sS --fail --max-time 3 "$2" || echo; i=$((i+1)); done"#;
     let limit = Duration::from_secs(10) + Duration::from_secs(3) * count;
     let command = Cmd::line("sh -c").arg(SCRIPT).arg("requests").arg(count.to_string()).arg(url);
     let said = command.limit(limit).in_netns(client).run_any()?;
-    let mut answers = Answers::default();
+    let complaints = said.stderr.lines().map(str::to_owned).collect();
+    let mut answers = Answers { complaints, ..Answers::default() };
     for line in said.stdout.lines().filter(|line| !line.is_empty()) {
         *answers.by_server.entry(line.to_owned()).or_default() += 1;
     }
@@ -92,9 +96,15 @@ impl Wrk {
         if self.close { command.arg("-H").arg("Connection: close").arg(url) } else { command.arg(url) }
     }
 
-    /// Runs it in `client`.
+    /// Runs it in `client`; says which errors there were, if any.
     pub fn run(&self, client: &Netns, url: &str) -> Result<WrkReport> {
-        parse_wrk(&self.command(url).in_netns(client).run()?.stdout)
+        let command = self.command(url).in_netns(client);
+        let said = command.run()?.stdout;
+        let report = parse_wrk(&said)?;
+        if report.errors > 0 {
+            eprintln!("{command}\n{said}");
+        }
+        Ok(report)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::config::ConfigFile;
 use crate::gateway::Gateway;
 use crate::netns::{self, End, Netns};
 use crate::nginx::Nginx;
+use crate::post_mortem;
 use crate::process::Bond;
 use crate::receiver::{self, Receiver};
 use crate::run::Cmd;
@@ -219,7 +220,7 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         if !self.succeeded && !wait::was_interrupted() {
-            eprintln!("{}", self.gateway.last_words());
+            eprintln!("{}", post_mortem::of(&self.gateway, &self.gw, &format!("{}-", self.prefix)));
         }
     }
 }
@@ -243,7 +244,7 @@ fn attach(netns: &Netns, interface: &str, switch: &Netns, bridge: &str, port: &s
 }
 
 /// `tgPIDnN`: tells a later run whose it was.
-fn unique_prefix() -> String {
+pub(crate) fn unique_prefix() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("tg{}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }

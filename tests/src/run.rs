@@ -119,7 +119,8 @@ impl Cmd {
             }
             if over {
                 child.kill().and_then(|()| child.wait())?;
-                bail!("`{self}` was still running after {:?}\n{}", self.limit, text_of(&mut stderr)?);
+                let said = text_of(&mut stdout)? + &text_of(&mut stderr)?;
+                bail!("`{self}` was still running after {:?}\n{said}", self.limit);
             }
         };
         Ok(Said { code: status.code(), stdout: text_of(&mut stdout)?, stderr: text_of(&mut stderr)? })

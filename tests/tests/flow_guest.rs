@@ -4,37 +4,10 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tollgate_tests::flow_guest::Guest;
+use tollgate_tests::flow_guest;
+use tollgate_tests::gateway_guest::{self, GatewayGuest, sum_of_workers};
 
-const CONFIG: &str = r#"
-[dataplane]
-workers = 2
-steering = "STEERING"
-huge_pages = "require"
-memory_mib = 128
-mbufs = 12288
-connections_max = 10000
-services_max = 16
-real_servers_max = 16
-
-[control]
-metrics_listen = "none"
-manage_addresses = false
-
-[[port]]
-name = "wan"
-device = "net_tap,iface=wan0"
-kernel_interface = ""
-rx_descriptors = 256
-tx_descriptors = 256
-
-[[port]]
-name = "lan"
-device = "net_tap,iface=lan0"
-kernel_interface = ""
-rx_descriptors = 256
-tx_descriptors = 256
-
+const NETWORKS: &str = r#"
 [[local_pool]]
 name = "inside"
 port = "lan"
@@ -67,11 +40,12 @@ port = "lan"
 
 fn config(steering: &str, locals: usize) -> String {
     let locals: Vec<String> = (1..=locals).map(|last| format!("\"10.2.0.20{last}\"")).collect();
-    CONFIG.replace("STEERING", steering).replace("LOCALS", &locals.join(", "))
+    let networks = NETWORKS.replace("LOCALS", &locals.join(", "));
+    gateway_guest::config(2, steering, ["net_tap,iface=wan0", "net_tap,iface=lan0"], &networks)
 }
 
 /// Gives the kernel its addresses at the ports' other ends, and lets it know the gateway's.
-fn join_networks(guest: &mut Guest) -> Result<()> {
+fn join_networks(guest: &mut GatewayGuest) -> Result<()> {
     let status = guest.status()?;
     for (number, (name, net)) in [("wan", 1), ("lan", 2)].into_iter().enumerate() {
         let port = &status["dataplane"]["ports"][number];
@@ -89,27 +63,21 @@ fn join_networks(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-fn start_nginx(guest: &mut Guest) -> Result<()> {
+fn start_nginx(guest: &mut GatewayGuest) -> Result<()> {
     let text = "user root; worker_processes 1; error_log /nginx.log; pid /run/nginx.pid; events {} http { \
                 access_log off; server { listen 10.2.0.11:80; location / { return 200 hello; } } }";
     guest.run(&format!("echo \"{text}\" >/nginx.conf && nginx -c /nginx.conf"))?;
     Ok(())
 }
 
-/// The sum of a worker's count over all workers.
-fn sum(status: &Value, name: &str) -> Result<u64> {
-    let workers = status["dataplane"]["workers"].as_array().context("workers")?;
-    workers.iter().map(|worker| worker[name].as_u64().with_context(|| format!("no {name}"))).sum()
-}
-
-fn rules(guest: &mut Guest, port: &str) -> Result<usize> {
+fn rules(guest: &mut GatewayGuest, port: &str) -> Result<usize> {
     let said = guest.run(&format!("tc filter show dev {port}0 parent 1:"))?;
     Ok(said.matches("skbedit").count())
 }
 
 /// The real server knocks at every local address, unasked and from many ports: that comes in at whatever queue the rules
 /// say.
-fn knock(guest: &mut Guest) -> Result<()> {
+fn knock(guest: &mut GatewayGuest) -> Result<()> {
     guest.run(
         "for n in 1 2 3 4 5 6 7 8; do for last in 201 202; do curl -s --connect-timeout 0.05 --interface 10.2.0.11 \
          http://10.2.0.$last:99/; done; done; true",
@@ -119,7 +87,7 @@ fn knock(guest: &mut Guest) -> Result<()> {
 
 #[test]
 fn rules_bring_replies_to_the_worker_whose_local_address_it_is() -> Result<()> {
-    let mut guest = Guest::start()?;
+    let mut guest = flow_guest::boot()?;
     guest.start_gateway(&config("auto", 2))?;
     let status = guest.status()?;
     assert_eq!(status["dataplane"]["steering"], "flow", "{status:#}");
@@ -136,27 +104,27 @@ fn rules_bring_replies_to_the_worker_whose_local_address_it_is() -> Result<()> {
     ensure!(said.contains("requests in") && !said.contains("Socket errors"), "{said}");
 
     let status = guest.status()?;
-    assert_eq!(sum(&status, "misdirected")?, 0, "{status:#}");
+    assert_eq!(sum_of_workers(&status, "misdirected")?, 0, "{status:#}");
     // What clients send is handed over where the hash of their endpoint says so; nothing else is.
     let from_clients = status["dataplane"]["ports"][0]["rx_packets"].as_u64().unwrap();
     let from_reals = status["dataplane"]["ports"][1]["rx_packets"].as_u64().unwrap();
-    ensure!(from_reals > 100 && sum(&status, "handed_over")? < from_clients, "{status:#}");
+    ensure!(from_reals > 100 && sum_of_workers(&status, "handed_over")? < from_clients, "{status:#}");
     let opened: Vec<&Value> = status["dataplane"]["workers"].as_array().unwrap().iter().collect();
     ensure!(opened.iter().all(|worker| worker["connections"].as_u64() > Some(0)), "{status:#}");
 
     knock(&mut guest)?;
-    assert_eq!(sum(&guest.status()?, "misdirected")?, 0);
+    assert_eq!(sum_of_workers(&guest.status()?, "misdirected")?, 0);
     // Without the rules the same packets go astray, and are counted.
     guest.run("tc filter del dev lan0 parent 1:")?;
     knock(&mut guest)?;
     let status = guest.status()?;
-    ensure!(sum(&status, "misdirected")? > 0, "{status:#}");
+    ensure!(sum_of_workers(&status, "misdirected")? > 0, "{status:#}");
     guest.stop_gateway()
 }
 
 #[test]
 fn rules_follow_the_local_addresses() -> Result<()> {
-    let mut guest = Guest::start()?;
+    let mut guest = flow_guest::boot()?;
     guest.start_gateway(&config("flow", 2))?;
     assert_eq!(guest.status()?["dataplane"]["flow_rules"], 4);
     guest.write_config(&config("flow", 4))?;

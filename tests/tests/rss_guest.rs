@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
+use tollgate_tests::gateway_guest::{self, sum_of_workers};
 use tollgate_tests::rss_guest::{Card, Guest, Side};
 use wire::build::{Ipv4Base, Ipv6Base, TcpFrame, TcpFrame6, UdpFrame, UdpFrame6};
 use wire::{MacAddr, U16, U32, ipv4, ipv6, tcp, udp, view};
@@ -15,35 +16,7 @@ const FLOWS: u16 = 64;
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 const REAL_MAC: MacAddr = MacAddr([2, 0, 0, 0, 2, 1]);
 
-const CONFIG: &str = r#"
-[dataplane]
-workers = WORKERS
-steering = "rss"
-huge_pages = "require"
-memory_mib = 128
-mbufs = 12288
-connections_max = 10000
-services_max = 16
-real_servers_max = 16
-
-[control]
-metrics_listen = "none"
-manage_addresses = false
-
-[[port]]
-name = "wan"
-device = "WAN"
-kernel_interface = ""
-rx_descriptors = 256
-tx_descriptors = 256
-
-[[port]]
-name = "lan"
-device = "LAN"
-kernel_interface = ""
-rx_descriptors = 256
-tx_descriptors = 256
-
+const POOL: &str = r#"
 [[local_pool]]
 name = "inside"
 port = "lan"
@@ -111,9 +84,11 @@ impl Kind {
     fn frame(self, to: Side, (src, dst): (SocketAddr, SocketAddr), flags: u8) -> Vec<u8> {
         let (eth_dst, eth_src) = (MacAddr(to.mac()), if to == Side::Wan { CLIENT_MAC } else { REAL_MAC });
         let (src_port, dst_port) = (U16::new(src.port()), U16::new(dst.port()));
-        let ack = U32::new(if flags & tcp::flags::ACK != 0 { 1 } else { 0 });
+        // Both sides count from 0; a SYN counts.
+        let seq = U32::new(u32::from(flags & tcp::flags::SYN == 0));
+        let ack = U32::new(u32::from(flags & tcp::flags::ACK != 0));
         let mut segment =
-            TcpFrame { eth_dst, eth_src, src_port, dst_port, flags, ack, ..TcpFrame::default() };
+            TcpFrame { eth_dst, eth_src, src_port, dst_port, seq, ack, flags, ..TcpFrame::default() };
         match (src.ip(), dst.ip()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let (src, dst) = (ipv4::addr(src), ipv4::addr(dst));
@@ -171,11 +146,6 @@ fn open(guest: &mut Guest, kind: Kind) -> Result<()> {
     Ok(())
 }
 
-/// The sum of a worker's count over all workers.
-fn sum(status: &serde_json::Value, name: &str) -> Option<u64> {
-    status["dataplane"]["workers"].as_array()?.iter().map(|worker| worker[name].as_u64()).sum()
-}
-
 #[test]
 fn virtio_brings_every_packet_to_its_owner() -> Result<()> {
     every_packet_reaches_its_owner(Card::Virtio)
@@ -190,24 +160,30 @@ fn every_packet_reaches_its_owner(card: Card) -> Result<()> {
     let mut guest = Guest::start(card)?;
     for workers in [2, 4] {
         let services: String = KINDS.iter().map(|kind| kind.config()).collect();
-        let config = format!("{CONFIG}{services}").replace("WORKERS", &workers.to_string());
+        let config = gateway_guest::config(workers, "rss", ["WAN", "LAN"], &format!("{POOL}{services}"));
         guest.start_gateway(&config)?;
         for kind in KINDS {
             open(&mut guest, kind)?;
         }
-        let status = guest.status()?;
+        let status = guest.gateway.status()?;
         assert_eq!(
             (&status["dataplane"]["steering"], &status["dataplane"]["steering_note"]),
             (&"rss".into(), &"".into())
         );
         let count = u64::from(FLOWS) * KINDS.len() as u64;
-        assert_eq!(sum(&status, "connections"), Some(count));
-        assert_eq!(sum(&status, "rx_packets"), Some(3 * count));
-        assert_eq!((sum(&status, "misdirected"), sum(&status, "handed_over")), (Some(0), Some(0)));
+        for (name, wanted) in [
+            ("connections", count),
+            ("embryonic", 0),
+            ("rx_packets", 3 * count),
+            ("misdirected", 0),
+            ("handed_over", 0),
+        ] {
+            assert_eq!(sum_of_workers(&status, name)?, wanted, "{name}");
+        }
         let used = status["dataplane"]["workers"].as_array().unwrap().iter();
         assert!(used.clone().all(|worker| worker["connections"].as_u64() > Some(0)), "{status:#}");
         assert_eq!(used.count(), workers);
-        guest.stop_gateway()?;
+        guest.gateway.stop_gateway()?;
     }
     Ok(())
 }

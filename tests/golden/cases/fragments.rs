@@ -1,54 +1,46 @@
 //! Fragments: mode × protocol × family, both directions, in any order.
 
-use api::Protocol::{self, Tcp, Udp};
-use api::TunnelKind::{Gre, Gue, Ipip};
-use wire::Family::{self, V4, V6};
+use api::Protocol::{Tcp, Udp};
+use wire::Family::{V4, V6};
 use wire::build::{Extension, fragments_v4};
 
-use crate::case::{Case, Mode, Service, Step, Steps, step};
+use super::cells;
+use crate::case::{Case, Mode, Service, Step, step};
 use crate::conn::Conn;
 use crate::frame::{Frame, Port};
 use crate::load::{Load, Seg, client_ack, dgram, nops, real_ack, syn};
-use crate::look::GUE_PORT;
 use crate::pieces::{Cut, USUAL_ID, Way, header_len};
 use crate::trouble::{Trouble, answer};
 
 /// What every link takes here.
 const MTU: usize = 1500;
 
-const FULLNAT: Mode = Mode::FullNat;
-const IPIP: Mode = Mode::Tun(Ipip);
-const GRE: Mode = Mode::Tun(Gre { checksum: false });
-const GRE_SUM: Mode = Mode::Tun(Gre { checksum: true });
-const GUE: Mode = Mode::Tun(Gue { port: GUE_PORT, checksum: false });
-const GUE_SUM: Mode = Mode::Tun(Gue { port: GUE_PORT, checksum: true });
-
-/// Names as in the matrix. New ones go to the end, since ports follow from the place.
-const CELLS: [(&str, Mode, Protocol, [Family; 2]); 24] = [
-    ("fragments_fullnat_tcp_44", FULLNAT, Tcp, [V4, V4]),
-    ("fragments_fullnat_tcp_66", FULLNAT, Tcp, [V6, V6]),
-    ("fragments_fullnat_tcp_64", FULLNAT, Tcp, [V6, V4]),
-    ("fragments_fullnat_tcp_46", FULLNAT, Tcp, [V4, V6]),
-    ("fragments_fullnat_udp_44", FULLNAT, Udp, [V4, V4]),
-    ("fragments_fullnat_udp_66", FULLNAT, Udp, [V6, V6]),
-    ("fragments_fullnat_udp_64", FULLNAT, Udp, [V6, V4]),
-    ("fragments_fullnat_udp_46", FULLNAT, Udp, [V4, V6]),
-    ("fragments_nat_tcp_44", Mode::Nat, Tcp, [V4, V4]),
-    ("fragments_nat_tcp_66", Mode::Nat, Tcp, [V6, V6]),
-    ("fragments_nat_udp_44", Mode::Nat, Udp, [V4, V4]),
-    ("fragments_nat_udp_66", Mode::Nat, Udp, [V6, V6]),
-    ("fragments_dr_tcp_44", Mode::Dr, Tcp, [V4, V4]),
-    ("fragments_dr_tcp_66", Mode::Dr, Tcp, [V6, V6]),
-    ("fragments_dr_udp_44", Mode::Dr, Udp, [V4, V4]),
-    ("fragments_dr_udp_66", Mode::Dr, Udp, [V6, V6]),
-    ("fragments_tun_ipip_tcp_44", IPIP, Tcp, [V4, V4]),
-    ("fragments_tun_gre_tcp_66", GRE, Tcp, [V6, V6]),
-    ("fragments_tun_gue_tcp_64", GUE, Tcp, [V6, V4]),
-    ("fragments_tun_gre_checksum_tcp_46", GRE_SUM, Tcp, [V4, V6]),
-    ("fragments_tun_gue_checksum_udp_44", GUE_SUM, Udp, [V4, V4]),
-    ("fragments_tun_ipip_udp_66", IPIP, Udp, [V6, V6]),
-    ("fragments_tun_gre_udp_64", GRE, Udp, [V6, V4]),
-    ("fragments_tun_ipip_udp_46", IPIP, Udp, [V4, V6]),
+/// New ones go to the end, since ports follow from the place.
+const NAMES: [&str; 24] = [
+    "fragments_fullnat_tcp_44",
+    "fragments_fullnat_tcp_66",
+    "fragments_fullnat_tcp_64",
+    "fragments_fullnat_tcp_46",
+    "fragments_fullnat_udp_44",
+    "fragments_fullnat_udp_66",
+    "fragments_fullnat_udp_64",
+    "fragments_fullnat_udp_46",
+    "fragments_nat_tcp_44",
+    "fragments_nat_tcp_66",
+    "fragments_nat_udp_44",
+    "fragments_nat_udp_66",
+    "fragments_dr_tcp_44",
+    "fragments_dr_tcp_66",
+    "fragments_dr_udp_44",
+    "fragments_dr_udp_66",
+    "fragments_tun_ipip_tcp_44",
+    "fragments_tun_gre_tcp_66",
+    "fragments_tun_gue_tcp_64",
+    "fragments_tun_gre_checksum_tcp_46",
+    "fragments_tun_gue_checksum_udp_44",
+    "fragments_tun_ipip_udp_66",
+    "fragments_tun_gre_udp_64",
+    "fragments_tun_ipip_udp_46",
 ];
 
 /// The number of the first case.
@@ -57,13 +49,10 @@ const FIRST: u16 = 200;
 const LOST: u16 = 199;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |(number, (name, mode, protocol, families))| {
-        let service = Service { toa: Some(254), ..Service::new(mode, protocol, families) };
+    cells::cases(FIRST, "fragments_", &NAMES, |protocol| {
         let about = "packets in fragments, in every order, and what is wrong with some";
-        let steps: Steps = if protocol == Tcp { tcp } else { udp };
-        Case { name, about, number, conns: 3, service, steps }
-    };
-    (FIRST..).zip(CELLS).map(case).collect()
+        (about, if protocol == Tcp { tcp } else { udp })
+    })
 }
 
 /// For a dataplane of its own: what waits there in vain is counted when its time is over.
@@ -73,7 +62,7 @@ pub(crate) fn lost() -> Case {
         about: "fragments whose first one never comes are given up after 30 seconds",
         number: LOST,
         conns: 1,
-        service: Service::new(FULLNAT, Udp, [V4, V4]),
+        service: Service::new(Mode::FullNat, Udp, [V4, V4]),
         steps: |conns| {
             let conn = &conns[0];
             let pieces = Way { conn, outbound: false }.comes(&dgram(100), few(own_id(conn, 0)));

@@ -1,80 +1,66 @@
 //! Mode × protocol × family, both directions: one case for each, and the same steps for all that do the same.
 
-use api::Protocol::{self, Tcp, Udp};
-use api::TunnelKind::{Gre, Gue, Ipip};
+use api::Protocol::{Tcp, Udp};
 use wire::Family::{self, V4, V6};
 use wire::build::fragments_v4;
 use wire::ipv6::{EXTENSIONS_MAX, NEXT_DESTINATION, NEXT_HOP_BY_HOP};
 
-use crate::case::{Case, Mode, Service, Step, Steps, step};
+use super::cells;
+use crate::case::{Case, Service, Step, step};
 use crate::conn::Conn;
 use crate::frame::Frame;
 use crate::load::{Load, client_ack, dgram, real_ack, syn, timestamps};
-use crate::look::GUE_PORT;
 use crate::trouble::{AS_MUCH_AS_FITS, Trouble, answered};
 
 /// What every link takes here.
 const MTU: isize = 1500;
 
-const FULLNAT: Mode = Mode::FullNat;
-const IPIP: Mode = Mode::Tun(Ipip);
-const GRE: Mode = Mode::Tun(Gre { checksum: false });
-const GRE_SUM: Mode = Mode::Tun(Gre { checksum: true });
-const GUE: Mode = Mode::Tun(Gue { port: GUE_PORT, checksum: false });
-const GUE_SUM: Mode = Mode::Tun(Gue { port: GUE_PORT, checksum: true });
-
-/// Names end in the families outside and inside: of client and virtual address, and of the real server, in mode TUN
-/// also of the tunnel. New ones go to the end, since ports follow from the place.
-const CELLS: [(&str, Mode, Protocol, [Family; 2]); 34] = [
-    ("fullnat_tcp_44", FULLNAT, Tcp, [V4, V4]),
-    ("fullnat_tcp_66", FULLNAT, Tcp, [V6, V6]),
-    ("fullnat_tcp_64", FULLNAT, Tcp, [V6, V4]),
-    ("fullnat_tcp_46", FULLNAT, Tcp, [V4, V6]),
-    ("fullnat_udp_44", FULLNAT, Udp, [V4, V4]),
-    ("fullnat_udp_66", FULLNAT, Udp, [V6, V6]),
-    ("fullnat_udp_64", FULLNAT, Udp, [V6, V4]),
-    ("fullnat_udp_46", FULLNAT, Udp, [V4, V6]),
-    ("nat_tcp_44", Mode::Nat, Tcp, [V4, V4]),
-    ("nat_tcp_66", Mode::Nat, Tcp, [V6, V6]),
-    ("nat_udp_44", Mode::Nat, Udp, [V4, V4]),
-    ("nat_udp_66", Mode::Nat, Udp, [V6, V6]),
-    ("dr_tcp_44", Mode::Dr, Tcp, [V4, V4]),
-    ("dr_tcp_66", Mode::Dr, Tcp, [V6, V6]),
-    ("dr_udp_44", Mode::Dr, Udp, [V4, V4]),
-    ("dr_udp_66", Mode::Dr, Udp, [V6, V6]),
-    ("tun_ipip_tcp_44", IPIP, Tcp, [V4, V4]),
-    ("tun_ipip_tcp_66", IPIP, Tcp, [V6, V6]),
-    ("tun_ipip_tcp_64", IPIP, Tcp, [V6, V4]),
-    ("tun_ipip_tcp_46", IPIP, Tcp, [V4, V6]),
-    ("tun_ipip_udp_44", IPIP, Udp, [V4, V4]),
-    ("tun_ipip_udp_66", IPIP, Udp, [V6, V6]),
-    ("tun_ipip_udp_64", IPIP, Udp, [V6, V4]),
-    ("tun_ipip_udp_46", IPIP, Udp, [V4, V6]),
-    ("tun_gre_tcp_44", GRE, Tcp, [V4, V4]),
-    ("tun_gre_tcp_66", GRE, Tcp, [V6, V6]),
-    ("tun_gre_checksum_tcp_64", GRE_SUM, Tcp, [V6, V4]),
-    ("tun_gre_checksum_udp_46", GRE_SUM, Udp, [V4, V6]),
-    ("tun_gue_tcp_44", GUE, Tcp, [V4, V4]),
-    ("tun_gue_tcp_66", GUE, Tcp, [V6, V6]),
-    ("tun_gue_udp_44", GUE, Udp, [V4, V4]),
-    ("tun_gue_checksum_tcp_64", GUE_SUM, Tcp, [V6, V4]),
-    ("tun_gue_checksum_tcp_46", GUE_SUM, Tcp, [V4, V6]),
-    ("tun_gue_checksum_udp_66", GUE_SUM, Udp, [V6, V6]),
+/// New ones go to the end, since ports follow from the place.
+const NAMES: [&str; 34] = [
+    "fullnat_tcp_44",
+    "fullnat_tcp_66",
+    "fullnat_tcp_64",
+    "fullnat_tcp_46",
+    "fullnat_udp_44",
+    "fullnat_udp_66",
+    "fullnat_udp_64",
+    "fullnat_udp_46",
+    "nat_tcp_44",
+    "nat_tcp_66",
+    "nat_udp_44",
+    "nat_udp_66",
+    "dr_tcp_44",
+    "dr_tcp_66",
+    "dr_udp_44",
+    "dr_udp_66",
+    "tun_ipip_tcp_44",
+    "tun_ipip_tcp_66",
+    "tun_ipip_tcp_64",
+    "tun_ipip_tcp_46",
+    "tun_ipip_udp_44",
+    "tun_ipip_udp_66",
+    "tun_ipip_udp_64",
+    "tun_ipip_udp_46",
+    "tun_gre_tcp_44",
+    "tun_gre_tcp_66",
+    "tun_gre_checksum_tcp_64",
+    "tun_gre_checksum_udp_46",
+    "tun_gue_tcp_44",
+    "tun_gue_tcp_66",
+    "tun_gue_udp_44",
+    "tun_gue_checksum_tcp_64",
+    "tun_gue_checksum_tcp_46",
+    "tun_gue_checksum_udp_66",
 ];
 
 /// The number of the first case.
 const FIRST: u16 = 100;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |(number, (name, mode, protocol, families))| {
-        let service = Service { toa: Some(254), ..Service::new(mode, protocol, families) };
-        let (about, steps): (_, Steps) = match protocol {
-            Tcp => ("a connection's life, limits, IP options, ICMP errors: TCP", tcp),
-            Udp => ("datagrams both ways, limits, IP options, ICMP errors: UDP", udp),
-        };
-        Case { name, about, number, conns: 3, service, steps }
-    };
-    (FIRST..).zip(CELLS).map(case).collect()
+    cells::cases(FIRST, "", &NAMES, |protocol| match protocol {
+        Tcp => ("a connection's life, limits, IP options, ICMP errors: TCP", tcp),
+        Udp => ("datagrams both ways, limits, IP options, ICMP errors: UDP", udp),
+    })
 }
 
 fn tcp(conns: &[Conn]) -> Vec<Step> {

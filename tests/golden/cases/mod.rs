@@ -1,5 +1,6 @@
 //! The cases, by what they are about.
 
+mod cells;
 mod fragments;
 mod handshake;
 mod limits;

@@ -35,6 +35,6 @@ const MODULES: [&str; 18] = [
 pub(super) fn make(dir: &Path) -> Result<Image> {
     // Debian's packages iproute2 and ipvsadm.
     let programs = [program("ip")?, program("ipvsadm")?];
-    let init = include_bytes!("init.sh");
-    guest_image::make(dir, &Contents { init, programs: &programs, plug_ins: &[], modules: &MODULES })
+    let prepare = include_bytes!("prepare.sh");
+    guest_image::make(dir, &Contents { prepare, programs: &programs, plug_ins: &[], modules: &MODULES })
 }

@@ -4,21 +4,19 @@
 //! Everything between host and guest goes through Unix sockets: nothing touches this machine's network, and
 //! no interface is made. A guest boots in some seconds and costs a CPU only while it works.
 
-use std::fs::File;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::agent::{Agent, Listening};
+use crate::qemu::{self, Machine, Qemu};
 
 mod image;
 mod wire;
 
 pub use crate::agent::Said;
-pub use wire::Side;
+pub use crate::side::Side;
 use wire::Wire;
 
 /// How long booting and every command may take on a busy machine.
@@ -29,7 +27,7 @@ const MEMORY_MIB: u32 = 256;
 /// A running guest; ended when dropped.
 #[derive(Debug)]
 pub struct Guest {
-    qemu: Child,
+    _qemu: Qemu,
     agent: Agent,
     wires: [Wire; 2],
     _dir: TempDir,
@@ -41,19 +39,18 @@ impl Guest {
         let dir = tempfile::tempdir()?;
         let image = image::make(dir.path())?;
         let wires = [Wire::new(Side::Wan, dir.path())?, Wire::new(Side::Lan, dir.path())?];
-        let console = dir.path().join("console");
-        let listening = Listening::new(dir.path(), &console)?;
-        let mut qemu = spawn_qemu(&image, dir.path(), &listening)?;
-        let agent = listening.accept(PATIENCE, || match qemu.try_wait()? {
-            None => Ok(()),
-            Some(status) => {
-                bail!(
-                    "qemu has ended with {status}:\n{}",
-                    std::fs::read_to_string(&console).unwrap_or_default()
-                )
-            }
-        })?;
-        Ok(Guest { qemu, agent, wires, _dir: dir })
+        let listening = Listening::new(dir.path(), &qemu::console(dir.path()))?;
+        let cards = Side::ALL.into_iter().flat_map(|side| Wire::arguments(side, dir.path()));
+        let machine = Machine {
+            wrapper: &[],
+            program: "qemu-system-x86_64".into(),
+            memory_mib: MEMORY_MIB,
+            append: "",
+            arguments: listening.arguments().into_iter().chain(cards).collect(),
+            patience: PATIENCE,
+        };
+        let (qemu, agent) = machine.boot(&image, dir.path(), listening)?;
+        Ok(Guest { _qemu: qemu, agent, wires, _dir: dir })
     }
 
     /// Runs a line of shell in the guest; any exit status is fine.
@@ -96,28 +93,3 @@ impl Guest {
 
 /// Fewer than the guest's cards and the sockets have room for.
 const FRAMES_AT_ONCE: usize = 64;
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        if let Err(error) = self.qemu.kill().and_then(|()| self.qemu.wait()) {
-            eprintln!("qemu (pid {}) is left behind: {error}", self.qemu.id());
-        }
-    }
-}
-
-fn spawn_qemu(image: &image::Image, dir: &Path, listening: &Listening) -> Result<Child> {
-    let console = File::create(dir.join("console"))?;
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-    // One emulating thread: patching code under several is not emulated right and hangs now and then.
-    command.args(["-accel", "tcg,thread=single", "-smp", "1", "-m", &MEMORY_MIB.to_string()]);
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
-    command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
-    command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
-    command.args(listening.arguments());
-    for side in Side::ALL {
-        command.args(Wire::arguments(side, dir));
-    }
-    command.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console);
-    command.spawn().context("qemu does not start; scripts/setup.sh installs qemu-system-x86")
-}

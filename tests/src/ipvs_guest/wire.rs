@@ -8,33 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// A card of the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Towards clients: eth0.
-    Wan,
-    /// Towards real servers: eth1.
-    Lan,
-}
-
-impl Side {
-    /// Both.
-    pub const ALL: [Side; 2] = [Side::Wan, Side::Lan];
-
-    /// What it is called.
-    pub fn name(self) -> &'static str {
-        match self {
-            Side::Wan => "wan",
-            Side::Lan => "lan",
-        }
-    }
-
-    /// Its hardware address; the same as net_pcap gives the first and the second port of a process, so that
-    /// frames for the guest and for a dataplane on net_pcap ports are the same.
-    pub fn mac(self) -> [u8; 6] {
-        [0x02, 0x70, 0x63, 0x61, 0x70, self as u8]
-    }
-}
+use crate::side::Side;
 
 /// The longest frame that is believed.
 const FRAME_LEN_MAX: usize = 65_536;
@@ -64,9 +38,8 @@ impl Wire {
 
     /// Arguments that make this a card of qemu's guest.
     pub(super) fn arguments(side: Side, dir: &Path) -> [String; 4] {
-        let (name, [a, b, c, d, e, f]) = (side.name(), side.mac());
+        let (name, mac) = (side.name(), side.mac_text());
         let (local, remote) = (guest_path(side, dir), host_path(side, dir));
-        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
         [
             "-netdev".into(),
             format!(

@@ -7,15 +7,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use serde_json::Value;
-use tempfile::TempDir;
+use anyhow::{Context, Result, ensure};
 
 use crate::frames::{FrameReceiver, FrameSender};
 use crate::gateway_guest::{self, GatewayGuest, PATIENCE};
 use crate::guest_image::{self, Contents, Image};
 use crate::netns::Netns;
+use crate::rig;
 use crate::run::Cmd;
+pub use crate::side::Side;
 use crate::wait::wait_for;
 
 /// How long fetching a qemu may take.
@@ -45,7 +45,7 @@ impl Card {
 
     /// The arguments of qemu for a card at the network of that side.
     fn arguments(self, side: Side) -> Vec<String> {
-        let (name, mac) = (side.name(), side.mac().map(|byte| format!("{byte:02x}")).join(":"));
+        let (name, mac) = (side.name(), side.mac_text());
         let own = format!("netdev={name},mac={mac},romfile=");
         match self {
             Card::Virtio => {
@@ -79,33 +79,6 @@ impl Card {
 /// The most queues, and so workers, that cards are asked for.
 const QUEUES_MAX: u16 = 4;
 
-/// A card of the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Towards clients.
-    Wan,
-    /// Towards real servers.
-    Lan,
-}
-
-impl Side {
-    /// Both.
-    pub const ALL: [Side; 2] = [Side::Wan, Side::Lan];
-
-    /// Its name, also that of the TAP.
-    pub fn name(self) -> &'static str {
-        match self {
-            Side::Wan => "wan",
-            Side::Lan => "lan",
-        }
-    }
-
-    /// Its hardware address.
-    pub fn mac(self) -> [u8; 6] {
-        [0x02, 0, 0, 0, 0, 0x10 + self as u8]
-    }
-}
-
 /// The other end of a card.
 #[derive(Debug)]
 struct Wire {
@@ -116,11 +89,11 @@ struct Wire {
 /// A running guest; ended when dropped.
 #[derive(Debug)]
 pub struct Guest {
-    inner: GatewayGuest,
+    /// The guest itself.
+    pub gateway: GatewayGuest,
     wires: [Wire; 2],
     // Dropped behind qemu, which holds the TAPs.
     _netns: Netns,
-    _dir: TempDir,
 }
 
 impl Guest {
@@ -128,7 +101,7 @@ impl Guest {
     pub fn start(card: Card) -> Result<Guest> {
         let dir = tempfile::tempdir()?;
         let image = make_image(dir.path())?;
-        let netns = Netns::create(&format!("tg{}n0-rss", std::process::id()))?;
+        let netns = Netns::create(&format!("{}-rss", rig::unique_prefix()))?;
         netns.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
         for side in Side::ALL {
             let several = if card.tap_queues() > 1 { "multi_queue" } else { "" };
@@ -143,60 +116,39 @@ impl Guest {
         };
         let wires = [wire(Side::Wan)?, wire(Side::Lan)?];
         let wrapper = ["ip", "netns", "exec", netns.name()];
-        let inner = GatewayGuest::boot(&image, dir.path(), &wrapper, &qemu_root(card)?, &card.devices())?;
-        Ok(Guest { inner, wires, _netns: netns, _dir: dir })
+        let gateway = GatewayGuest::boot(&image, dir, &wrapper, &qemu_root(card)?, card.devices())?;
+        Ok(Guest { gateway, wires, _netns: netns })
     }
 
     /// Starts dataplane and control and waits until the services are in force. `config` gets the cards' PCI
     /// addresses in place of `WAN` and `LAN`.
     pub fn start_gateway(&mut self, config: &str) -> Result<()> {
-        let cards = self.inner.agent.run("cat /cards")?;
+        let cards = self.gateway.run("cat /cards")?;
         let cards: Vec<&str> = cards.split_whitespace().collect();
         ensure!(
-            cards.len() == 2,
+            cards.len() == Side::ALL.len(),
             "two cards are wanted, DPDK has {cards:?}:\n{}",
-            self.inner.agent.console()
+            self.gateway.console()
         );
-        let config = config.replace("WAN", cards[0]).replace("LAN", cards[1]);
-        self.inner.start_gateway(&config, cards.len())
-    }
-
-    /// Ends both.
-    pub fn stop_gateway(&mut self) -> Result<()> {
-        self.inner.stop_gateway()
-    }
-
-    /// `tollgate status --json`.
-    pub fn status(&mut self) -> Result<Value> {
-        self.json("status")
-    }
-
-    /// What the command line says with `--json`.
-    pub fn json(&mut self, arguments: &str) -> Result<Value> {
-        self.inner.json(arguments)
+        self.gateway.start_gateway(&config.replace("WAN", cards[0]).replace("LAN", cards[1]))
     }
 
     /// Sends frames to one card; what then comes out of the other, which must be as many.
     pub fn pass(&mut self, from: Side, frames: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
-        let to = match from {
-            Side::Wan => Side::Lan,
-            Side::Lan => Side::Wan,
-        };
+        let to = from.other();
         let mut out = Vec::new();
         for part in frames.chunks(FRAMES_AT_ONCE) {
             part.iter().try_for_each(|frame| self.wires[from as usize].sender.send(frame))?;
             let wanted = out.len() + part.len();
             let what = format!("{wanted} frames from {}", to.name());
             let receiver = &self.wires[to as usize].receiver;
-            let waited = wait_for(&what, PATIENCE, || {
+            wait_for(&what, PATIENCE, || {
                 while let Some(frame) = receiver.receive(&to.mac())? {
                     out.push(frame);
                 }
                 Ok((out.len() >= wanted).then_some(()))
-            });
-            if let Err(error) = waited {
-                return Err(error.context(format!("{} came\n{}", out.len(), self.inner.last_words())));
-            }
+            })
+            .with_context(|| format!("{} came", out.len()))?;
         }
         ensure!(out.len() == frames.len(), "{} frames came of {}", out.len(), frames.len());
         Ok(out)
@@ -208,8 +160,8 @@ const FRAMES_AT_ONCE: usize = 32;
 
 fn make_image(dir: &Path) -> Result<Image> {
     let (programs, plug_ins) = (gateway_guest::programs(dir)?, gateway_guest::plug_ins(&PLUG_INS)?);
-    let init = include_bytes!("init.sh");
-    guest_image::make(dir, &Contents { init, programs: &programs, plug_ins: &plug_ins, modules: &MODULES })
+    let prepare = include_bytes!("prepare.sh");
+    guest_image::make(dir, &Contents { prepare, programs: &programs, plug_ins: &plug_ins, modules: &MODULES })
 }
 
 /// The folder of a qemu that has such cards: `/`, or one that is fetched.

@@ -8,17 +8,22 @@ use super::*;
 use crate::deal::TooFew;
 use crate::plan::PlanError;
 
-struct Gateway {
+/// Several workers, and what plans for them.
+pub(super) struct Gateway {
     workers: Vec<Worker>,
     counters: Vec<Arc<Counters>>,
     planner: Planner,
 }
 
 impl Gateway {
-    fn new(workers: u16, too_few: TooFew) -> Gateway {
+    /// `of_nic` tells the planner and each worker what NIC there is.
+    pub(super) fn new(
+        workers: u16,
+        of_nic: (impl Fn(Planner) -> Planner, impl Fn(Worker) -> Worker),
+    ) -> Self {
         let limits = Limits { services_max: 2, reals_max: 4, pairs_max: 600 };
         let counters: Vec<_> = (0..workers).map(|_| Arc::new(Counters::new(2, 4, 600))).collect();
-        let planner = Planner::new(limits, counters.clone()).with_dealt_locals(too_few);
+        let planner = of_nic.0(Planner::new(limits, counters.clone()));
         let mut fib = Rig::new().fib;
         two_families(&mut fib);
         let fib = Arc::new(fib.build());
@@ -32,14 +37,20 @@ impl Gateway {
                 punt_per_second: 1000,
                 now: Ticks(0),
             };
-            let mut worker = Worker::new(&config, counters[usize::from(id)].clone(), counters.clone());
+            let worker = Worker::new(&config, counters[usize::from(id)].clone(), counters.clone());
+            let mut worker = of_nic.1(worker);
             worker.apply(&mut Update::of_fib(fib.clone()));
             worker
         };
         Gateway { workers: (0..workers).map(worker).collect(), counters, planner }
     }
 
-    fn configure(&mut self, services: Vec<ServiceSpec>) -> Result<(), PlanError> {
+    /// Behind a NIC that takes flow rules.
+    fn dealt(workers: u16, too_few: TooFew) -> Gateway {
+        Gateway::new(workers, (|planner: Planner| planner.with_dealt_locals(too_few), |worker| worker))
+    }
+
+    pub(super) fn configure(&mut self, services: Vec<ServiceSpec>) -> Result<(), PlanError> {
         let updates = self.planner.plan(&Spec { generation: 1, services })?;
         for (worker, mut update) in self.workers.iter_mut().zip(updates) {
             worker.apply(&mut update);
@@ -49,15 +60,14 @@ impl Gateway {
 
     /// Where a flow rule brings a packet; `None`: there is none for it.
     fn by_rule(&self, packet: &Packet) -> Option<usize> {
-        let protocol = if packet.udp { 17 } else { 6 };
         let rules = self.planner.dealt_locals();
-        let mut rules = rules.iter().filter(|rule| (rule.0, rule.1) == (protocol, packet.dst.ip()));
+        let mut rules = rules.iter().filter(|rule| (rule.0, rule.1) == (protocol(packet), packet.dst.ip()));
         rules.next().map(|rule| rule.2.index())
     }
 
-    /// Receives a packet at a worker and forwards it: who has the last word, and what comes out.
-    fn pass(&mut self, at: usize, port: PortId, packet: &Packet) -> (usize, Packet) {
-        let mut packets = [HeapBuf::with_room(&packet.frame(), 128, 64).on_port(port.0)];
+    /// Receives a frame at a worker: who has the last word, which, and what comes out.
+    pub(super) fn receive(&mut self, at: usize, port: PortId, frame: &[u8]) -> (usize, Verdict, Vec<u8>) {
+        let mut packets = [HeapBuf::with_room(frame, 128, 64).on_port(port.0)];
         let mut verdicts: Verdicts = [Verdict::NONE; BURST_LEN_MAX];
         self.workers[at].process(Ticks(1), &mut packets, &mut verdicts);
         let mut last = at;
@@ -66,16 +76,33 @@ impl Gateway {
             last = to.index();
             self.workers[last].process_handed_over(Ticks(1), &mut packets, &mut verdicts);
         }
-        assert!(matches!(verdicts[0], Verdict::Forward(_)), "{:?} of {packet:?}", verdicts[0]);
-        (last, Packet::read(&packets[0].to_vec()))
+        (last, verdicts[0], packets[0].to_vec())
     }
 
-    fn sum(&self, event: Counter) -> u64 {
+    /// Receives a packet at a worker and forwards it: who has the last word, and the frame that comes out.
+    pub(super) fn forward(&mut self, at: usize, port: PortId, packet: &Packet) -> (usize, Vec<u8>) {
+        let (last, verdict, out) = self.receive(at, port, &packet.frame());
+        assert!(matches!(verdict, Verdict::Forward(_)), "{verdict:?} of {packet:?}");
+        (last, out)
+    }
+
+    /// The same where what comes out is in no tunnel.
+    fn pass(&mut self, at: usize, port: PortId, packet: &Packet) -> (usize, Packet) {
+        let (last, out) = self.forward(at, port, packet);
+        (last, Packet::read(&out))
+    }
+
+    pub(super) fn sum(&self, event: Counter) -> u64 {
         self.counters.iter().map(|counters| counters.event(event).get()).sum()
     }
 }
 
-fn first(case: Case, port: u16) -> Packet {
+pub(super) fn protocol(packet: &Packet) -> u8 {
+    if packet.udp { ipv4::PROTO_UDP } else { ipv4::PROTO_TCP }
+}
+
+/// What opens a connection of this case from a port.
+pub(super) fn first(case: Case, port: u16) -> Packet {
     Packet { flags: if case.udp { 0 } else { flags::SYN }, ..case.sent(port) }
 }
 
@@ -100,7 +127,7 @@ proptest! {
     fn rules_bring_every_reply_to_its_owner(
         case in fullnat(), workers in 2u16..=64, extra in 0usize..70, port in 1u16..=u16::MAX - 8, at: usize,
     ) {
-        let mut gateway = Gateway::new(workers, TooFew::Refuse);
+        let mut gateway = Gateway::dealt(workers, TooFew::Refuse);
         gateway.configure(vec![spec(case, usize::from(workers) + extra)]).unwrap();
         let mut handed_over = 0;
         for port in port..port + 8 {
@@ -122,7 +149,7 @@ proptest! {
     fn a_reply_that_no_rule_brought_is_handed_over_and_counted(
         case in fullnat(), workers in 2u16..=64, port in 1u16..=u16::MAX, at: usize,
     ) {
-        let mut gateway = Gateway::new(workers, TooFew::Refuse);
+        let mut gateway = Gateway::dealt(workers, TooFew::Refuse);
         gateway.configure(vec![spec(case, workers.into())]).unwrap();
         let at = at % usize::from(workers);
         let (owner, there) = gateway.pass(at, CLIENT_SIDE, &first(case, port));
@@ -135,7 +162,7 @@ proptest! {
 
     #[test]
     fn with_too_few_addresses_all_workers_share_them(case in fullnat(), workers in 2u16..=64, port: u16) {
-        let mut gateway = Gateway::new(workers, TooFew::Share);
+        let mut gateway = Gateway::dealt(workers, TooFew::Share);
         gateway.configure(vec![spec(case, 1)]).unwrap();
         prop_assert!(gateway.planner.dealt_locals().is_empty());
         prop_assert_eq!(gateway.planner.shared_locals(), 1);
@@ -149,7 +176,7 @@ proptest! {
 #[test]
 fn a_service_with_fewer_addresses_than_workers_is_refused_and_changes_nothing() {
     let case = Case { mode: Mode::FullNat, client_v6: false, real_v6: false, udp: false };
-    let mut gateway = Gateway::new(3, TooFew::Refuse);
+    let mut gateway = Gateway::dealt(3, TooFew::Refuse);
     gateway.configure(vec![spec(case, 3)]).unwrap();
     let before = gateway.planner.dealt_locals();
     assert_eq!(before.len(), 3);
@@ -162,7 +189,7 @@ fn a_service_with_fewer_addresses_than_workers_is_refused_and_changes_nothing() 
 #[test]
 fn an_address_that_leaves_keeps_its_rule_while_its_connections_live() {
     let case = Case { mode: Mode::FullNat, client_v6: false, real_v6: false, udp: false };
-    let mut gateway = Gateway::new(2, TooFew::Refuse);
+    let mut gateway = Gateway::dealt(2, TooFew::Refuse);
     let old = spec(case, 2);
     gateway.configure(vec![old.clone()]).unwrap();
     let (owner, there) = gateway.pass(0, CLIENT_SIDE, &first(case, 2000));

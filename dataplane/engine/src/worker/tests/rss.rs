@@ -2,88 +2,45 @@
 
 use std::net::SocketAddr;
 
-use super::families::{Case, Packet, two_families};
+use super::dealt::{self, first, protocol};
+use super::families::{Case, Packet};
 use super::*;
 use crate::rss;
 
+/// Workers and the NIC in front of them.
 struct Gateway {
-    workers: Vec<Worker>,
-    counters: Vec<Arc<Counters>>,
-    planner: Planner,
+    workers: dealt::Gateway,
     rss: Arc<Rss>,
 }
 
 impl Gateway {
     fn new(services: Vec<ServiceSpec>, rss: Rss, workers: u16) -> Gateway {
-        let limits = Limits { services_max: 2, reals_max: 4, pairs_max: 4 };
-        let counters: Vec<_> = (0..workers).map(|_| Arc::new(Counters::new(2, 4, 4))).collect();
         let rss = Arc::new(rss);
-        let planner = Planner::new(limits, counters.clone()).with_rss(Some(rss.clone()));
-        let mut fib = Rig::new().fib;
-        two_families(&mut fib);
-        let fib = Arc::new(fib.build());
-        let worker = |id: u16| {
-            let config = WorkerConfig {
-                id: WorkerId(id),
-                workers,
-                connections_max: 100,
-                limits,
-                secret: [7, 8],
-                punt_per_second: 1000,
-                now: Ticks(0),
-            };
-            let mut worker = Worker::new(&config, counters[usize::from(id)].clone(), counters.clone())
-                .with_rss(Some(rss.clone()));
-            worker.apply(&mut Update::of_fib(fib.clone()));
-            worker
-        };
-        let workers = (0..workers).map(worker).collect();
-        let mut gateway = Gateway { workers, counters, planner, rss };
+        let known = || Some(rss.clone());
+        let of_nic =
+            (|planner: Planner| planner.with_rss(known()), |worker: Worker| worker.with_rss(known()));
+        let mut gateway = Gateway { workers: dealt::Gateway::new(workers, of_nic), rss };
         gateway.configure(services);
         gateway
     }
 
     fn configure(&mut self, services: Vec<ServiceSpec>) {
-        let updates = self.planner.plan(&Spec { generation: 1, services }).unwrap();
-        for (worker, mut update) in self.workers.iter_mut().zip(updates) {
-            worker.apply(&mut update);
-        }
+        self.workers.configure(services).unwrap();
     }
 
     /// Where the NIC brings a packet.
     fn receiver(&self, packet: &Packet) -> usize {
-        let protocol = if packet.udp { 17 } else { 6 };
-        self.rss.worker_of(protocol, packet.src, packet.dst).unwrap().index()
-    }
-
-    /// Receives a frame at a worker: who has the last word, and what comes out.
-    fn receive(&mut self, at: usize, port: PortId, frame: &[u8]) -> (usize, Verdict, Vec<u8>) {
-        let mut packets = [HeapBuf::with_room(frame, 128, 64).on_port(port.0)];
-        let mut verdicts: Verdicts = [Verdict::NONE; BURST_LEN_MAX];
-        self.workers[at].process(Ticks(1), &mut packets, &mut verdicts);
-        let mut last = at;
-        while let Verdict::HandOver(to) = verdicts[0] {
-            assert_ne!(last, to.index());
-            last = to.index();
-            self.workers[last].process_handed_over(Ticks(1), &mut packets, &mut verdicts);
-        }
-        (last, verdicts[0], packets[0].to_vec())
+        self.rss.worker_of(protocol(packet), packet.src, packet.dst).unwrap().index()
     }
 
     /// Receives a packet where the NIC brings it, and forwards it.
     fn pass(&mut self, port: PortId, packet: &Packet) -> (usize, Vec<u8>) {
-        let (last, verdict, out) = self.receive(self.receiver(packet), port, &packet.frame());
-        assert!(matches!(verdict, Verdict::Forward(_)), "{verdict:?} of {packet:?}");
-        (last, out)
+        self.workers.forward(self.receiver(packet), port, packet)
     }
 
     fn sum(&self, event: Counter) -> u64 {
-        self.counters.iter().map(|counters| counters.event(event).get()).sum()
+        self.workers.sum(event)
     }
-}
-
-fn first(case: Case, port: u16) -> Packet {
-    Packet { flags: if case.udp { 0 } else { flags::SYN }, ..case.sent(port) }
 }
 
 fn case_and_nic() -> impl Strategy<Value = (Case, u16, Rss)> {
@@ -121,10 +78,10 @@ proptest! {
         let mut gateway = Gateway::new(vec![case.spec()], rss, workers);
         let there = first(case, port.max(1));
         let at = at.map(|at| at % usize::from(workers));
-        let (owner, _, out) = gateway.receive(at[0], CLIENT_SIDE, &there.frame());
+        let (owner, _, out) = gateway.workers.receive(at[0], CLIENT_SIDE, &there.frame());
         prop_assert_eq!(owner, gateway.receiver(&there));
         let answer = case.answered(&Packet::read(&out));
-        let (same, verdict, _) = gateway.receive(at[1], SERVER_SIDE, &answer.frame());
+        let (same, verdict, _) = gateway.workers.receive(at[1], SERVER_SIDE, &answer.frame());
         prop_assert_eq!((same, verdict), (owner, Verdict::Forward(CLIENT_SIDE)));
         let misdirected = at.iter().filter(|at| **at != owner).count() as u64;
         prop_assert_eq!(gateway.sum(Counter::Misdirected), misdirected);
@@ -176,7 +133,7 @@ fn packets_for_the_kernel_stay_where_they_arrive() {
     let mut gateway = four_workers(vec![case.spec()]);
     let to_gateway = Packet { dst: SocketAddr::new([10, 1, 0, 1].into(), 22), ..case.sent(4000) };
     for at in 0..4 {
-        let (last, verdict, _) = gateway.receive(at, CLIENT_SIDE, &to_gateway.frame());
+        let (last, verdict, _) = gateway.workers.receive(at, CLIENT_SIDE, &to_gateway.frame());
         assert_eq!((last, verdict), (at, Verdict::Punt(PuntClass::Local)));
     }
 }
@@ -194,11 +151,11 @@ fn errors_and_fragments_find_the_owner_wherever_the_nic_brings_them() {
         let was = u16::from_be_bytes([fragment[24], fragment[25]]);
         let (sum, carry) = was.overflowing_sub(0x2000);
         fragment[24..26].copy_from_slice(&(sum - u16::from(carry)).to_be_bytes());
-        let (last, verdict, _) = gateway.receive(at, CLIENT_SIDE, &fragment);
+        let (last, verdict, _) = gateway.workers.receive(at, CLIENT_SIDE, &fragment);
         assert_eq!((last, verdict), (owner, Verdict::Forward(SERVER_SIDE)));
 
         let error = icmp_unreachable(&out);
-        let (last, verdict, _) = gateway.receive(at, SERVER_SIDE, &error);
+        let (last, verdict, _) = gateway.workers.receive(at, SERVER_SIDE, &error);
         assert_eq!((last, verdict), (owner, Verdict::Forward(CLIENT_SIDE)));
     }
     assert_eq!(gateway.sum(Counter::IcmpErrors), 20);
