@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use engine::Verdict;
 
-use crate::fragments::piece_of;
-use crate::packet::{ACK, ETH_LEN, RST, SYN, TCP, finish_checksums, parse, toa_option};
+use crate::fragments::{finish_header, piece_of};
+use crate::packet::{ACK, ETH_LEN, Place, RST, SYN, TCP, finish_checksums, parse, toa_option, told};
 
 /// What is done to packets that the engine forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +39,16 @@ pub(crate) enum Fault {
     WrongFragment,
     /// The transport checksum in first fragments is off.
     WrongFragmentChecksum,
+    /// UOA is taken out, checksums right.
+    DroppedUoa,
+    /// UOA tells another port.
+    WrongUoa,
+    /// What a client said of its address stands in the IP options again.
+    LeakedUoa,
 }
 
 impl Fault {
-    pub(crate) fn strike(self, before: &[u8], verdict: Verdict, after: &mut [u8]) {
+    pub(crate) fn strike(self, before: &[u8], verdict: Verdict, after: &mut Vec<u8>) {
         if self == Fault::None || !matches!(verdict, Verdict::Forward(_)) {
             return;
         }
@@ -56,6 +62,7 @@ impl Fault {
             }
             return;
         }
+        self.strike_uoa(before, after);
         let (Some(input), Some(output)) = (parse(before), parse(after)) else { return };
         let both_replaced = input.src.ip() != output.src.ip() && input.dst.ip() != output.dst.ip();
         let (IpAddr::V4(client), IpAddr::V4(to)) = (input.src.ip(), input.dst.ip()) else { return };
@@ -96,5 +103,35 @@ impl Fault {
         if resum {
             finish_checksums(&mut after[ETH_LEN..]);
         }
+    }
+
+    /// In datagrams towards real servers.
+    fn strike_uoa(self, before: &[u8], after: &mut Vec<u8>) {
+        let ip = after.get_mut(ETH_LEN..).unwrap_or_default();
+        let header_len = usize::from(ip.first().map_or(0, |byte| byte & 15)) * 4;
+        let told = told(ip);
+        let place = told.as_ref().map(|told| told.place);
+        let forged = parse(before).filter(|input| !input.is_tcp() && !input.ip_options.is_empty());
+        match (self, place) {
+            (Fault::DroppedUoa, Some(_)) => {
+                after.truncate(ETH_LEN);
+                after.extend(told.map_or(Vec::new(), |told| told.bare));
+                return;
+            }
+            (Fault::WrongUoa, Some(Place::Option)) => ip[23] ^= 1,
+            (Fault::WrongUoa, Some(Place::Header)) => {
+                let port_at = if ip[0] >> 4 == 6 { 40 } else { header_len } + 7;
+                ip[port_at] ^= 1;
+                return;
+            }
+            (Fault::LeakedUoa, None) => {
+                let Some(input) = forged.filter(|input| 20 + input.ip_options.len() == header_len) else {
+                    return;
+                };
+                ip[20..header_len].copy_from_slice(input.ip_options);
+            }
+            _ => return,
+        }
+        finish_header(ip, header_len);
     }
 }

@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use engine::PortId;
+use engine::snapshot::Mode;
 
 use crate::oracle::Flow;
 use crate::packet::{
-    ACK, Build, FIN, PSH, ROUTER_SIDE, RST, SYN, TCP, forged_option, frame, icmp_packet, octets, udp_packet,
+    ACK, Build, FIN, PSH, Place, ROUTER_SIDE, RST, SYN, TCP, forged_option, frame, icmp_packet, octets, tell,
+    udp_packet,
 };
 use crate::rng::Rng;
 use crate::topology::{Shape, client_ip, gateway_mac, lip, server_ip, vip};
@@ -111,6 +113,52 @@ fn icmp_error(rng: &mut Rng, shape: &Shape, flow: &Flow) -> (PortId, Vec<u8>) {
     let packet = icmp_packet(router, src.ip(), *rng.pick(&kinds), &quoted);
     let port = if from_inside { shape.server_port } else { PortId(0) };
     (port, frame(gateway_mac(port), ROUTER_SIDE, &packet, shape.pad))
+}
+
+/// Who is told by whom: headers of UOA from outside, and errors that quote such datagrams as the gateway sends.
+pub(crate) fn forge_uoa(
+    rng: &mut Rng,
+    shape: &Shape,
+    flows: &[Flow],
+    services: &[SocketAddr],
+) -> (PortId, Vec<u8>) {
+    let outside = PortId(0);
+    let service = *rng.pick(services);
+    let stranger = SocketAddr::new(client_ip(101, service.is_ipv6()), rng.range(1024, 65_000) as u16);
+    let told: Vec<&Flow> =
+        flows.iter().filter(|flow| flow.protocol != TCP && flow.mode == Mode::FullNat).collect();
+    let lie = SocketAddr::new(client_ip(102, rng.coin()), rng.next() as u16);
+    let place = *rng.pick(&[Place::Option, Place::Header]);
+    if told.is_empty() || rng.coin() {
+        // A client that there is, or one that there is not.
+        let from = if told.is_empty() || rng.coin() { stranger } else { rng.pick(&told).client };
+        let to = if from.is_ipv4() == service.is_ipv4() { service } else { rng.pick(&told).virtual_ };
+        let packet = udp_packet(from, to, &[0; 30]);
+        let packet = tell(&packet, place, lie).unwrap_or(packet);
+        return (outside, frame(gateway_mac(outside), ROUTER_SIDE, &packet, shape.pad));
+    }
+    let flow = *rng.pick(&told);
+    // As it is sent, turned round, and with a client of which nothing is known.
+    let (from, to) =
+        *rng.pick(&[(flow.local, flow.real), (flow.real, flow.local), (flow.virtual_, flow.client)]);
+    let client = if rng.coin() { flow.client } else { lie };
+    let packet = udp_packet(from, to, &[7; 30]);
+    let mut quoted = tell(&packet, place, client).unwrap_or(packet);
+    if rng.coin() {
+        quoted.truncate(rng.below(quoted.len() as u64 + 1) as usize);
+    }
+    let port = if rng.coin() { shape.server_port } else { outside };
+    (port, error_about(rng, (from.ip(), port), &quoted, shape.pad))
+}
+
+/// An error from somewhere about a packet, to whom it is from, that comes in on a port.
+pub(crate) fn error_about(rng: &mut Rng, (to, port): (IpAddr, PortId), quoted: &[u8], pad: bool) -> Vec<u8> {
+    let kinds =
+        if to.is_ipv6() { [(1, 4), (2, 0), (3, 0), (4, 1)] } else { [(3, 2), (3, 3), (3, 4), (11, 0)] };
+    let router: IpAddr =
+        if to.is_ipv6() { client_ip(103, true) } else { Ipv4Addr::new(203, 0, 113, 77).into() };
+    let packet = icmp_packet(router, to, *rng.pick(&kinds), quoted);
+    frame(gateway_mac(port), ROUTER_SIDE, &packet, pad)
 }
 
 /// A guess that is certainly wrong: further away than any window.

@@ -29,7 +29,7 @@ pub(crate) struct Piece<'a> {
     pub(crate) start: usize,
     pub(crate) more: bool,
     /// The IP header without that of the fragment.
-    header: &'a [u8],
+    pub(crate) header: &'a [u8],
     pub(crate) payload: &'a [u8],
 }
 
@@ -105,7 +105,8 @@ pub(crate) fn join(pieces: &[Piece<'_>]) -> Option<Vec<u8>> {
     Some(ip)
 }
 
-fn finish_header(ip: &mut [u8], header_len: usize) {
+/// Makes an IPv4 header's checksum right.
+pub(crate) fn finish_header(ip: &mut [u8], header_len: usize) {
     ip[10..12].fill(0);
     let checksum = !fold(sum(&ip[..header_len]));
     ip[10..12].copy_from_slice(&checksum.to_be_bytes());

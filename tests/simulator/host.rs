@@ -15,10 +15,10 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 
 use crate::fragments::Receiver;
-use crate::packet::{Mac, ip_of, parse_ip, segment_of, unwrap_tunnel};
+use crate::packet::{Mac, Place, ip_of, parse_ip, segment_of, told, unwrap_tunnel};
 use crate::preface::Preface;
 use crate::rng::Rng;
-use crate::stream::{Close, End, Plan, Pump, Side, datagram, read_datagram};
+use crate::stream::{Close, End, Plan, Pump, SIZE_BITS, Side, datagram, read_datagram};
 use crate::topology::{LISTEN_PORTS, ROUTER, ROUTER6};
 
 const MTU: usize = 1500;
@@ -31,6 +31,8 @@ const SLOW_STEP_US: u64 = 20_000;
 /// When a client asks again that got no answer, and how often.
 const ASK_AGAIN_US: u64 = 700_000;
 const ASKS_MAX: u32 = 400;
+/// How often it asks with a long datagram.
+const LONG_TRIES_MAX: u32 = 2;
 
 thread_local! {
     /// Virtual time for TCP timestamps, which smoltcp takes from a function without argument.
@@ -139,6 +141,8 @@ pub(crate) struct Host {
     /// UDP plans that are over, for good or bad.
     pub(crate) exchanged: Vec<(u32, End)>,
     pub(crate) asked: Vec<Asked>,
+    /// Requests that told whom they are from, and who that was.
+    pub(crate) told: Vec<(u32, SocketAddr)>,
     pub(crate) sessions: Vec<Session>,
     /// Sessions that are over, for good or bad.
     pub(crate) finished: Vec<Session>,
@@ -193,6 +197,7 @@ impl Host {
             exchanges: Vec::new(),
             exchanged: Vec::new(),
             asked: Vec::new(),
+            told: Vec::new(),
             sessions: Vec::new(),
             finished: Vec::new(),
             next_accept: number << 16,
@@ -254,14 +259,22 @@ impl Host {
         self.sessions.iter().any(|s| s.local.port() == port) || self.exchanges.iter().any(|e| e.port == port)
     }
 
-    pub(crate) fn receive(&mut self, frame: &[u8]) {
+    /// Of what was changed on its way no more is believed than its checksums cover, and UOA's header is under none.
+    pub(crate) fn receive(&mut self, frame: &[u8], corrupt: bool) {
         let Some(ip) = ip_of(frame).and_then(|ip| self.receiver.take(ip)) else { return };
         // What is tunnelled to this host it takes as if it had come so.
         let inner = match unwrap_tunnel(&ip) {
             Some(tunnel) if self.side == Side::Server && self.ips.contains(&tunnel.dst) => tunnel.inner,
             _ => &ip,
         };
-        let Some(ip) = self.receiver.take(inner) else { return };
+        let whole = parse_ip(inner).is_some();
+        let Some(mut ip) = self.receiver.take(inner) else { return };
+        if self.side == Side::Server {
+            ip = self.take_told(ip, whole);
+            if corrupt {
+                self.told.clear();
+            }
+        }
         let syn = segment_of(&ip)
             .filter(|s| self.side == Side::Server && s.is_tcp() && s.is_opening() && s.l4_checksum_ok);
         if let Some(syn) = syn
@@ -282,6 +295,18 @@ impl Host {
         if parse_ip(&ip).is_some() {
             self.wire.incoming.push_back(ip);
         }
+    }
+
+    /// What a receiver of UOA leaves of a packet. One that was put together it does not take a header out of.
+    fn take_told(&mut self, ip: Vec<u8>, whole: bool) -> Vec<u8> {
+        let Some(told) = told(&ip).filter(|told| told.checksum_ok) else { return ip };
+        let segment = segment_of(&told.bare).filter(|segment| segment.l4_checksum_ok);
+        let request = segment.and_then(|segment| read_datagram(segment.payload, Side::Client).ok()?);
+        if told.place == Place::Header && !whole {
+            return ip;
+        }
+        self.told.extend(request.map(|(conn, _)| (conn, told.client)));
+        told.bare
     }
 
     /// The socket that is connected so.
@@ -453,14 +478,16 @@ impl Exchange {
             if conn == self.conn && meta.endpoint != IpEndpoint::from(plan.virtual_) {
                 return Err(format!("connection {conn} is answered by {}", meta.endpoint));
             }
-            if conn == self.conn && seq == self.seq {
-                (self.seq, self.tries, self.send_at_us) = (seq + 1, 0, now_us + plan.pause_us);
+            if conn == self.conn && seq & !SIZE_BITS == self.seq {
+                (self.seq, self.tries, self.send_at_us) = (self.seq + 1, 0, now_us + plan.pause_us);
             }
         }
         if self.seq < plan.exchanges && now_us >= self.send_at_us {
+            // What does not get through is tried shorter, as a program does that is told what fits.
+            let size = if self.tries < LONG_TRIES_MAX { plan.size } else { 0 };
+            let request = datagram(self.conn, Side::Client, self.seq | size);
             // A full buffer loses it; it is sent again.
-            let _ = socket
-                .send_slice(&datagram(self.conn, Side::Client, self.seq), IpEndpoint::from(plan.virtual_));
+            let _ = socket.send_slice(&request, IpEndpoint::from(plan.virtual_));
             self.tries += 1;
             self.send_at_us = now_us + ASK_AGAIN_US;
             busy = true;

@@ -55,6 +55,13 @@ impl World {
         if honest && self.oracle.seen.toa_missing_for_room > 0 {
             return Err("an honest client's segment had no room for TOA".into());
         }
+        let counted = gateway.count(Counter::UoaInserted);
+        if !self.oracle.blind && counted != self.oracle.inserted {
+            let inserted = self.oracle.inserted;
+            return Err(format!(
+                "{counted} datagrams are said to have told their client, {inserted} left that do"
+            ));
+        }
         self.expire()
     }
 

@@ -105,6 +105,7 @@ fn every_byte_stream_arrives_whole() {
     // A world in which nothing happens proves nothing.
     let seen = report.seen;
     assert!(report.whole > report.connections / 2, "{report:?}");
+    assert!(report.told > 0, "{report:?}");
     assert!(report.reused > 0 && seen.missing().is_empty(), "{:?} in {report:?}", seen.missing());
     let every = || topology::SCHEDULERS.into_iter().chain([Scheduler::Dh]);
     let modes = [Mode::FullNat, Mode::Nat, Mode::Dr, Mode::Tun];
@@ -165,6 +166,27 @@ fn a_lying_toa_option_is_noticed() {
 #[test]
 fn a_forged_option_that_gets_through_is_noticed() {
     assert_complaint(Fault::LeakedToa, "address option");
+}
+
+#[test]
+fn a_lost_uoa_option_is_noticed() {
+    assert_complaint(Fault::DroppedUoa, "without UOA");
+}
+
+#[test]
+fn lying_uoa_is_noticed() {
+    assert_complaint(Fault::WrongUoa, "UOA says");
+}
+
+#[test]
+fn forged_uoa_that_gets_through_is_noticed() {
+    assert_complaint(Fault::LeakedUoa, "IP options");
+}
+
+#[test]
+fn real_servers_alone_notice_that_uoa_lies() {
+    let complaint = complaint(Fault::WrongUoa, true);
+    assert!(complaint.contains("is told"), "{complaint}");
 }
 
 #[test]

@@ -6,21 +6,25 @@
 
 mod errors;
 mod pieces;
+mod uoa;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use engine::snapshot::{Mode, Scheduler};
-use engine::{ConnState, Spec, Verdict, WorkerId};
+use engine::{ConnState, DropReason, Spec, Verdict, WorkerId};
 
 use crate::fragments::{Assembler, piece_of};
 use crate::packet::{
-    ACK, ADDRESS_KINDS, ETH_LEN, FIN, Mac, RST, SYN, Segment, icmp_error_of, ip_of, options, parse,
-    segment_of, toa_endpoint, toa_option, unwrap_tunnel,
+    ACK, ADDRESS_KINDS, ETH_LEN, FIN, Mac, RST, SYN, Segment, Told, icmp_error_of, ip_of, options, parse,
+    segment_of, toa_endpoint, toa_option, told, unwrap_tunnel,
 };
-use crate::rules::{checksums, in_padding, only_stripped, outbound_options, reply_is_sound, unchanged};
+use crate::rules::{
+    checksums, in_padding, ip_options, only_stripped, outbound_options, reply_is_sound, unchanged,
+};
 use crate::topology::{server_ip, tunnel_source};
 use pieces::Forwarded;
+use uoa::{Configured, Telling};
 
 /// One invariant that did not hold.
 pub(crate) type Broken = String;
@@ -47,6 +51,7 @@ pub(crate) struct Flow {
     pub(crate) outbound_seq: u32,
     /// When a packet of it was forwarded last, in virtual microseconds.
     seen_us: u64,
+    telling: Telling,
 }
 
 impl Flow {
@@ -101,6 +106,9 @@ pub(crate) struct Oracle {
     by_local: HashMap<SideKey, usize>,
     /// Flows whose ends must be checked against the engine's table: they were displaced.
     displaced: Vec<usize>,
+    told: Configured,
+    /// Datagrams that told their client, since the gateway began.
+    pub(crate) inserted: u64,
     /// Fragments that were forwarded.
     fragments: Assembler<Forwarded>,
     /// Real servers by every MAC address that they ever had.
@@ -142,7 +150,8 @@ macro_rules! seen {
 seen! {
     forwarded, toa, toa_missing_for_room, toa_in_padding, forged_stripped, corrupt_forwarded, handed_over,
     mss_lowered, fullnat, nat, dr, tun, udp, v6, v4_to_v6, v6_to_v4, toa_v6, icmp_errors, fragments,
-    fragments_waited, put_together, cut_by_us,
+    fragments_waited, put_together, cut_by_us, uoa_options, uoa_headers, uoa_crossed, uoa_cut, uoa_over_mtu,
+    uoa_no_room, uoa_refused, uoa_stripped, uoa_quoted,
 }
 
 /// Returns what is broken unless the condition holds.
@@ -161,6 +170,8 @@ struct Leaving<'a> {
     /// What the real server's stack gets.
     output: Segment<'a>,
     fragmented: bool,
+    /// What tells its client, which is taken out of `output`.
+    told: Option<&'a Told>,
 }
 
 /// A packet as it leaves.
@@ -170,12 +181,19 @@ struct Output<'a> {
     target: Option<IpAddr>,
     /// The packet that left in fragments, without a tunnel's headers.
     joined: Option<&'a [u8]>,
+    told: Option<&'a Told>,
 }
 
 impl<'a> Output<'a> {
     /// The packet. Not resolved, its frame has no Ethernet type of its own yet where the family changed.
     fn ip(&self) -> &'a [u8] {
         self.joined.unwrap_or(self.after.get(ETH_LEN..).unwrap_or_default())
+    }
+
+    /// What a real server's stack makes of it.
+    fn segment(&self) -> Option<Segment<'a>> {
+        let Some(told) = self.told else { return segment_of(self.ip()) };
+        Some(Segment { ip_checksum_ok: told.checksum_ok, ..segment_of(&told.bare)? })
     }
 }
 
@@ -194,6 +212,7 @@ impl Oracle {
             known.udp_timeout_us = u64::from(service.timeouts.of(ConnState::Udp).0) * 10_000;
             known.reals.extend(service.reals.iter().map(|r| (r.real, r.mode)));
         }
+        self.configure_telling(spec);
     }
 
     /// A real server has this MAC address from now on; frames to the one before may be on their way.
@@ -208,6 +227,7 @@ impl Oracle {
         self.by_local.clear();
         self.displaced.clear();
         self.fragments.clear();
+        self.forget_telling();
     }
 
     pub(crate) fn flows(&self) -> &[Flow] {
@@ -239,7 +259,10 @@ impl Oracle {
         }
         match verdict {
             Verdict::Forward(_) | Verdict::ForwardCut { .. } | Verdict::Resolve(_) => {
-                self.seen.cut_by_us += u64::from(matches!(verdict, Verdict::ForwardCut { .. }));
+                let cut = matches!(verdict, Verdict::ForwardCut { .. });
+                self.seen.cut_by_us += u64::from(cut);
+                let len = after.len().saturating_sub(ETH_LEN);
+                ensure!(cut || len <= self.mtu, "{len} bytes for a link that takes {}", self.mtu);
                 self.forwarded(worker, before, after, target)
             }
             Verdict::HandOver(to) => {
@@ -255,10 +278,19 @@ impl Oracle {
             }
             Verdict::Reply(_) => {
                 self.progress(before);
-                reply_is_sound(after)
+                self.note_early(worker, before);
+                match reply_is_sound(after)? {
+                    Some(mtu) => self.told_mtu(before, mtu),
+                    None => Ok(()),
+                }
             }
-            Verdict::Drop(_) => {
+            Verdict::Drop(reason) => {
                 self.progress(before);
+                self.note_early(worker, before);
+                if reason == DropReason::ClientUntold {
+                    self.seen.uoa_refused += 1;
+                    return self.refused_untold(worker, before);
+                }
                 Ok(())
             }
         }
@@ -284,10 +316,13 @@ impl Oracle {
     ) -> Result<(), Broken> {
         self.seen.forwarded += 1;
         if let Some(input) = parse(before) {
-            return self.packet(worker, &input, &Output { after, target, joined: None });
+            let told = told(after.get(ETH_LEN..).unwrap_or_default());
+            let output = Output { after, target, joined: None, told: told.as_ref() };
+            return self.packet(worker, &input, &output);
         }
         let ip = ip_of(before).unwrap_or_default();
         if let Some(piece) = piece_of(ip) {
+            self.note_early(worker, before);
             return self.piece(worker, &piece, Forwarded::new(worker, before, after, target));
         }
         let Some(error) = icmp_error_of(ip) else {
@@ -302,6 +337,7 @@ impl Oracle {
             let leaving = self.leaving(input, output)?;
             checksums(input, &leaving.output)?;
             unchanged(input, &leaving.output)?;
+            ip_options(input, &leaving.output, !input.is_tcp())?;
             return self.inbound(worker, input, &leaving);
         }
         let Some(output) = segment_of(output.ip()) else {
@@ -309,13 +345,14 @@ impl Oracle {
         };
         checksums(input, &output)?;
         unchanged(input, &output)?;
+        ip_options(input, &output, false)?;
         self.outbound(worker, input, &output)
     }
 
     /// How a packet of a client leaves.
     fn leaving<'a>(&self, input: &Segment<'_>, leaves: &Output<'a>) -> Result<Leaving<'a>, Broken> {
         let vport = input.dst.port();
-        let fragmented = leaves.joined.is_some();
+        let (fragmented, told) = (leaves.joined.is_some(), leaves.told);
         if let Some(tunnel) = unwrap_tunnel(leaves.after.get(ETH_LEN..).unwrap_or_default())
             && let Some(output) = segment_of(leaves.joined.unwrap_or(tunnel.inner))
         {
@@ -323,9 +360,9 @@ impl Oracle {
             ensure!(tunnel.src == tunnel_source(wide), "a tunnel from {}", tunnel.src);
             ensure!(output.dst == input.dst, "the packet in the tunnel is for {}", output.dst);
             let (local, real) = (SocketAddr::new(tunnel.src, 0), SocketAddr::new(tunnel.dst, vport));
-            return Ok(Leaving { mode: Mode::Tun, local, real, output, fragmented });
+            return Ok(Leaving { mode: Mode::Tun, local, real, output, fragmented, told });
         }
-        let Some(output) = segment_of(leaves.ip()) else {
+        let Some(output) = leaves.segment() else {
             return Err("what was forwarded is no whole segment or datagram any more".into());
         };
         if output.dst == input.dst {
@@ -334,10 +371,10 @@ impl Oracle {
                 return Err("DR: to a station that is no real server".into());
             };
             let real = SocketAddr::new(to, vport);
-            return Ok(Leaving { mode: Mode::Dr, local: input.src, real, output, fragmented });
+            return Ok(Leaving { mode: Mode::Dr, local: input.src, real, output, fragmented, told });
         }
         let mode = if output.src == input.src { Mode::Nat } else { Mode::FullNat };
-        Ok(Leaving { mode, local: output.src, real: output.dst, output, fragmented })
+        Ok(Leaving { mode, local: output.src, real: output.dst, output, fragmented, told })
     }
 
     fn inbound(
@@ -347,7 +384,7 @@ impl Oracle {
         leaving: &Leaving<'_>,
     ) -> Result<(), Broken> {
         let service = self.services.get(&(input.protocol, input.dst)).cloned().unwrap_or_default();
-        let Leaving { mode, local, real, output, fragmented } = leaving;
+        let Leaving { mode, local, real, output, fragmented, .. } = leaving;
         let translated = service.reals.contains(&(*real, Mode::FullNat));
         ensure!(
             *mode != Mode::Nat || !translated || service.reals.contains(&(*real, Mode::Nat)),
@@ -384,14 +421,13 @@ impl Oracle {
                 ));
             }
         };
-        let now_us = self.now_us;
         let flow = &mut self.flows[index];
         ensure!(flow.worker == worker, "worker {worker} forwards for a connection of worker {}", flow.worker);
         if input.is_opening() && input.l4_checksum_ok && !flow.client_isns.contains(&input.seq) {
             flow.client_isns.push(input.seq);
         }
         flow.inbound_seq = input.seq.wrapping_add(input.span());
-        flow.seen_us = now_us;
+        self.telling(index, input, leaving)?;
         self.count(input, output, *mode);
         if *mode == Mode::FullNat && input.is_tcp() {
             return self.address_options(index, service.toa, input, (output, *fragmented));
@@ -441,6 +477,7 @@ impl Oracle {
             }
         }
         self.scheduled.extend(service.scheduler.map(|scheduler| (scheduler, mode)));
+        let telling = self.begin_telling(worker, input, leaving);
         self.flows.push(Flow {
             protocol,
             mode,
@@ -455,6 +492,7 @@ impl Oracle {
             inbound_seq: input.seq,
             outbound_seq: 0,
             seen_us: self.now_us,
+            telling,
         });
         self.by_client.insert((protocol, input.src, input.dst), index);
         if mode.is_one_way() {

@@ -7,11 +7,14 @@ use crate::fragments::piece_of;
 
 mod build;
 mod enclosed;
+mod told;
 
 pub(crate) use build::{
-    Build, add_forged_option, finish_checksums, forged_option, frame, icmp_packet, toa_option, udp_packet,
+    Build, add_forged_option, add_forged_uoa, finish_checksums, forged_option, frame, icmp_packet,
+    toa_option, udp_packet,
 };
-pub(crate) use enclosed::{GUE_PORT, IcmpError, icmp_error_of, unwrap_tunnel};
+pub(crate) use enclosed::{GUE_PORT, IcmpError, icmp_error_of, udp_is_right, unwrap_tunnel};
+pub(crate) use told::{HEADER_PROTOCOL, OPTION_TYPE, Place, Told, put_ip_options, tell, told};
 
 pub(crate) type Mac = [u8; 6];
 
@@ -293,10 +296,15 @@ impl Segment<'_> {
 
 /// A frame in one line, whatever it is.
 pub(crate) fn summary(frame: &[u8]) -> String {
+    let ip = ip_of(frame).unwrap_or_default();
+    if let Some(told) = told(ip)
+        && let Some(segment) = segment_of(&told.bare)
+    {
+        return format!("{} {:?} says {}", segment.summary(), told.place, told.client);
+    }
     if let Some(segment) = parse(frame) {
         return segment.summary();
     }
-    let ip = ip_of(frame).unwrap_or_default();
     if let Some(error) = icmp_error_of(ip) {
         return format!("{error:?}");
     }

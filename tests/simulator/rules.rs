@@ -1,7 +1,9 @@
 //! Rules for one packet, before and after, that need no memory.
 
 use crate::oracle::{Broken, ensure};
-use crate::packet::{ADDRESS_KINDS, ETH_LEN, SYN, Segment, icmp_error_of, ip_of, options, parse_ip};
+use crate::packet::{
+    ADDRESS_KINDS, ETH_LEN, OPTION_TYPE, SYN, Segment, icmp_error_of, ip_of, options, parse_ip,
+};
 
 /// The MSS that every host must take; only the option is taken off it.
 const MSS_MIN: u16 = 536;
@@ -34,7 +36,6 @@ pub(crate) fn unchanged(input: &Segment<'_>, output: &Segment<'_>) -> Result<(),
     if input.src.is_ipv4() == output.src.is_ipv4() {
         let same = input.id == output.id && input.fragment == output.fragment;
         ensure!(same, "IP identification, flags or flow label changed");
-        ensure!(input.ip_options == output.ip_options, "IP options changed");
     }
     ensure!(input.seq == output.seq && input.ack == output.ack, "sequence numbers changed");
     ensure!(input.flags == output.flags, "TCP flags changed");
@@ -43,6 +44,24 @@ pub(crate) fn unchanged(input: &Segment<'_>, output: &Segment<'_>) -> Result<(),
         "window or urgent pointer changed"
     );
     ensure!(input.payload == output.payload, "payload changed");
+    Ok(())
+}
+
+/// IP options stay, but for those in which a client of a datagram that goes to a real server says who it is.
+pub(crate) fn ip_options(input: &Segment<'_>, output: &Segment<'_>, strips: bool) -> Result<(), Broken> {
+    if input.src.is_ipv4() != output.src.is_ipv4() {
+        return Ok(());
+    }
+    let mut expected = input.ip_options.to_vec();
+    for option in options(input.ip_options).iter().filter(|o| strips && o.bytes[0] == OPTION_TYPE) {
+        expected[option.at..option.at + option.bytes.len()].fill(1);
+    }
+    ensure!(
+        expected == output.ip_options,
+        "IP options {:02x?} became {:02x?}",
+        input.ip_options,
+        output.ip_options
+    );
     Ok(())
 }
 
@@ -96,13 +115,14 @@ pub(crate) fn outbound_options(
     Ok(lowered)
 }
 
-/// An answer of the gateway's own: an ICMP error with right checksums, which quotes a packet of whom it goes to.
-pub(crate) fn reply_is_sound(frame: &[u8]) -> Result<(), Broken> {
+/// An answer of the gateway's own: an ICMP error with right checksums, which quotes a packet of whom it goes to. The MTU
+/// that it tells, if it does.
+pub(crate) fn reply_is_sound(frame: &[u8]) -> Result<Option<u32>, Broken> {
     let Some(ip) = ip_of(frame) else { return Err("a reply that is no IP".into()) };
     let Some(outer) = parse_ip(ip) else { return Err("a reply cut short".into()) };
     ensure!(outer.total_len + ETH_LEN == frame.len(), "a reply with something behind it");
     let Some(error) = icmp_error_of(ip) else { return Err("a reply that is no ICMP error".into()) };
     ensure!(error.checksum_ok, "a reply with a wrong checksum");
     ensure!(error.quoted_src.ip() == error.dst, "a reply to somebody else than the sender");
-    Ok(())
+    Ok(error.mtu)
 }

@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 
+use engine::Spec;
+use engine::plan::ServiceSpec;
+
 use crate::packet::UDP;
 use crate::preface::Preface;
 use crate::rng::{Rng, mix};
@@ -43,10 +46,22 @@ pub(crate) fn body(id: u32, side: Side, pos: usize, out: &mut [u8]) {
     }
 }
 
+/// How long the requests of a UDP plan are; part of a datagram's number, so that its reader knows it, too.
+pub(crate) const SIZE_BITS: u32 = 0xc000_0000;
+const SIZE_V4: u32 = 0x4000_0000;
+const SIZE_V6: u32 = 0x8000_0000;
+/// Greeting and number.
+const DATAGRAM_LEN_MIN: usize = HELLO_LEN + 4;
+
 /// Datagram `seq` of `side` of connection `id`: a greeting, the number, and bytes that belong there.
 pub(crate) fn datagram(id: u32, side: Side, seq: u32) -> Vec<u8> {
-    let len =
-        (mix(u64::from(id) << 33 ^ u64::from(seq) << 1 ^ u64::from(side == Side::Server)) % 1_300) as usize;
+    let number = mix(u64::from(id) << 33 ^ u64::from(seq) << 1 ^ u64::from(side == Side::Server)) as usize;
+    // As long as a host's link takes (1472 bytes over IPv4, 1452 over IPv6), or little less; answers are never.
+    let len = match seq & SIZE_BITS {
+        SIZE_V4 if side == Side::Client => 1_472 - DATAGRAM_LEN_MIN - number % 40,
+        SIZE_V6 if side == Side::Client => 1_452 - DATAGRAM_LEN_MIN - number % 40,
+        _ => number % 1_300,
+    };
     let mut bytes = hello(id).to_vec();
     bytes.extend(seq.to_be_bytes());
     let at = bytes.len();
@@ -105,6 +120,8 @@ pub(crate) struct Plan {
     /// UDP: requests that are sent, each when the one before is answered, and the pause before each.
     pub(crate) exchanges: u32,
     pub(crate) pause_us: u64,
+    /// UDP: how long requests are at first, among [`SIZE_BITS`].
+    pub(crate) size: u32,
 }
 
 impl Plan {
@@ -146,7 +163,18 @@ impl Plan {
             timestamps: rng.chance(30_000),
             exchanges: rng.range(1, 12) as u32,
             pause_us: *rng.pick(&[0, 1_000, 300_000, 5_000_000]),
+            size: 0,
         }
+    }
+
+    /// A third of the plans whose datagrams tell their client have some as long as links take.
+    pub(crate) fn sized(mut self, spec: &Spec) -> Plan {
+        let mine = |s: &&ServiceSpec| (s.protocol, s.virtual_) == (self.protocol, self.virtual_);
+        let tells = spec.services.iter().find(mine).is_some_and(|service| service.options.uoa.is_some());
+        if tells && mix(self.start_us).is_multiple_of(3) {
+            self.size = if self.virtual_.is_ipv6() { SIZE_V6 } else { SIZE_V4 };
+        }
+        self
     }
 
     pub(crate) fn may_abort(&self) -> bool {

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use engine::plan::{RealSpec, ServiceSpec};
-use engine::snapshot::{Mode, Scheduler, SchedulerFlags, Tunnel, TunnelKind};
+use engine::snapshot::{Mode, Scheduler, SchedulerFlags, Tunnel, TunnelKind, Uoa};
 use engine::tcp::Timeouts;
 use engine::{ConnState, Limits, PortId, Spec, Ticks};
+use wire::uoa::Form;
 
 use crate::packet::{GUE_PORT, Mac, TCP, UDP};
 use crate::rng::Rng;
@@ -222,6 +223,9 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
             sorry: None,
             reals: Vec::new(),
         };
+        if service.protocol == UDP && rng.aside(2).chance(60_000) {
+            tell(&mut rng.aside(3), &mut service);
+        }
         service.reals = (0..shape.servers).map(|j| real(rng, shape, &service, j)).collect();
         spec.services.push(service);
     }
@@ -232,6 +236,17 @@ pub(crate) fn spec(rng: &mut Rng, shape: &Shape) -> Spec {
         spec.services.push(refusing);
     }
     spec
+}
+
+/// Has the real servers of a UDP service told who their clients are, in some worlds of flows that soon end.
+fn tell(rng: &mut Rng, service: &mut ServiceSpec) {
+    let form = *rng.pick(&[Form::Option, Form::Header]);
+    let datagrams = *rng.pick(&[1, 2, 3, 3, 20]);
+    service.options.uoa = Some(Uoa { form, datagrams, must: rng.chance(30_000) });
+    if rng.chance(30_000) {
+        let timeout = Ticks::from_secs(rng.range(6, 20) as u32);
+        service.timeouts = service.timeouts.with(ConnState::Udp, timeout);
+    }
 }
 
 /// A real server for a service: its `j`th.
@@ -271,6 +286,14 @@ fn timeouts(rng: &mut Rng) -> Timeouts {
 /// A change that an operator might make. Every service keeps a real server that takes connections.
 pub(crate) fn change(rng: &mut Rng, spec: &mut Spec, shape: &Shape) {
     spec.generation += 1;
+    let mut aside = rng.aside(4);
+    for service in spec.services.iter_mut().filter(|service| service.options.uoa.is_some()) {
+        if aside.chance(30_000) {
+            let form = *aside.pick(&[Form::Option, Form::Header]);
+            let datagrams = aside.range(1, 5) as u8;
+            service.options.uoa = Some(Uoa { form, datagrams, must: aside.chance(30_000) });
+        }
+    }
     let refusing = |s: &ServiceSpec| s.virtual_.port() == REFUSED_PORT;
     let services = spec.services.iter().position(refusing).unwrap_or(spec.services.len());
     let service = &mut spec.services[rng.below(services as u64) as usize];

@@ -8,17 +8,17 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use engine::snapshot::{Mode, Scheduler};
-use engine::{PortId, Spec, Ticks};
+use engine::{PortId, Spec, Ticks, WorkerId};
 use wire::proxy::Version;
 
 use crate::faults::Fault;
-use crate::forge::forge;
+use crate::forge::{forge, forge_uoa};
 use crate::fragments::Cutter;
 use crate::gateway::Gateway;
 use crate::host::{Host, Syns};
 use crate::link::Link;
 use crate::oracle::{Oracle, Seen};
-use crate::packet::summary;
+use crate::packet::{UDP, summary};
 use crate::rng::Rng;
 use crate::stream::{End, Plan, Side};
 use crate::topology::{self, ROUTER, ROUTER_MAC, ROUTER6, Shape, client_ip, is_routed, server_ip, vips};
@@ -42,6 +42,7 @@ pub(crate) enum Event {
     Update(usize),
     Connect(usize),
     Forge,
+    ForgeUoa,
     Reload,
     Blackout(bool),
     NewMac(usize),
@@ -85,6 +86,8 @@ pub(crate) struct Report {
     pub(crate) whole: u64,
     /// Real servers that read who their client is.
     pub(crate) prefaces: u64,
+    /// Datagrams by which real servers learnt who their client is.
+    pub(crate) told: u64,
     pub(crate) reused: u64,
     pub(crate) events: u64,
     /// Of everything that went over the links; two runs of a seed must agree.
@@ -96,6 +99,7 @@ impl Report {
         self.connections += other.connections;
         self.whole += other.whole;
         self.prefaces += other.prefaces;
+        self.told += other.told;
         self.reused += other.reused;
         self.events += other.events;
         self.fingerprint ^= other.fingerprint;
@@ -129,6 +133,8 @@ pub(crate) struct World {
     pub(crate) links: Vec<(Link, Link)>,
     /// Between hosts and their links.
     pub(crate) cutter: Cutter,
+    /// What is drawn about UOA, apart from all else.
+    pub(crate) aside: Rng,
     pub(crate) by_ip: HashMap<IpAddr, usize>,
     pub(crate) gateway: Option<Gateway>,
     pub(crate) network: Option<engine::FibBuilder>,
@@ -156,6 +162,7 @@ impl World {
         let mut shape = Shape::of(&mut rng);
         let cutter = Cutter::of(seed, &mut shape);
         let spec = options.tuned(topology::spec(&mut rng, &shape));
+        let aside = rng.aside(5);
         let tick_offset = if rng.chance(10_000) { u32::MAX - 3_000 } else { rng.next() as u32 };
         let mut hosts = Vec::new();
         let syns = Syns::default();
@@ -183,10 +190,7 @@ impl World {
         let links =
             hosts.iter().map(|_| (Link::of(&mut rng, shape.faults), Link::of(&mut rng, shape.faults)));
         let links = links.collect();
-        let virtuals: Vec<(u8, SocketAddr)> =
-            spec.services.iter().map(|s| (s.protocol, s.virtual_)).collect();
-        let plans: Vec<Plan> =
-            (0..shape.connections).map(|_| Plan::of(&mut rng, &virtuals, shape.clients)).collect();
+        let plans = plans(&mut rng, &spec, &shape);
         let network = Gateway::network(&shape);
         oracle.configure(&spec);
         let by_ip = hosts.iter().enumerate().flat_map(|(i, h)| h.ips.map(|ip| (ip, i))).collect();
@@ -203,6 +207,7 @@ impl World {
             hosts,
             links,
             cutter,
+            aside,
             by_ip,
             gateway: None,
             network: None,
@@ -239,6 +244,7 @@ impl World {
         let now = self.ticks();
         let mut gateway = Gateway::start(&mut self.rng, &self.shape, &self.spec, network, now)?;
         gateway.fault = self.options.fault;
+        (0..self.shape.workers).for_each(|worker| self.oracle.take_updates(WorkerId(worker)));
         self.gateway = Some(gateway);
         Ok(())
     }
@@ -251,6 +257,12 @@ impl World {
         let times = |rng: &mut Rng, n: u64| -> Vec<u64> { (0..n).map(|_| rng.below(span)).collect() };
         for at in times(&mut self.rng, self.shape.forged) {
             self.at(at, Event::Forge);
+        }
+        if self.tells() && self.shape.forged > 0 {
+            let mut aside = self.aside.fork();
+            for at in times(&mut aside, self.shape.forged / 4) {
+                self.at(at, Event::ForgeUoa);
+            }
         }
         for at in times(&mut self.rng, self.shape.reloads) {
             self.at(at, Event::Reload);
@@ -269,6 +281,11 @@ impl World {
             let at = self.rng.below(span);
             self.at(at, Event::Blackout(true));
         }
+    }
+
+    /// Some services tell real servers the clients of UDP flows.
+    pub(crate) fn tells(&self) -> bool {
+        self.spec.services.iter().any(|service| service.options.uoa.is_some())
     }
 
     pub(crate) fn at(&mut self, at_us: u64, event: Event) {
@@ -339,6 +356,7 @@ impl World {
             Event::Update(worker) => {
                 if let Some(gateway) = &mut self.gateway {
                     gateway.take_updates(worker);
+                    self.oracle.take_updates(WorkerId(worker as u16));
                 }
             }
             Event::Connect(conn) => self.connect(conn)?,
@@ -346,6 +364,13 @@ impl World {
                 let services: Vec<(u8, SocketAddr)> =
                     self.spec.services.iter().map(|s| (s.protocol, s.virtual_)).collect();
                 let (port, bytes) = forge(&mut self.rng, &self.shape, self.oracle.flows(), &services);
+                self.trace("forged", &bytes);
+                self.give_to_gateway(port, &bytes);
+            }
+            Event::ForgeUoa => {
+                let services: Vec<SocketAddr> =
+                    self.spec.services.iter().filter(|s| s.protocol == UDP).map(|s| s.virtual_).collect();
+                let (port, bytes) = forge_uoa(&mut self.aside, &self.shape, self.oracle.flows(), &services);
                 self.trace("forged", &bytes);
                 self.give_to_gateway(port, &bytes);
             }
@@ -392,6 +417,11 @@ impl Conn {
             identified: false,
         }
     }
+}
+
+fn plans(rng: &mut Rng, spec: &Spec, shape: &Shape) -> Vec<Plan> {
+    let virtuals: Vec<(u8, SocketAddr)> = spec.services.iter().map(|s| (s.protocol, s.virtual_)).collect();
+    (0..shape.connections).map(|_| Plan::of(rng, &virtuals, shape.clients).sized(spec)).collect()
 }
 
 /// Runs one seed.

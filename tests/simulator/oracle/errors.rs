@@ -7,7 +7,7 @@ use crate::packet::{ETH_LEN, IcmpError, icmp_error_of, parse_ip, unwrap_tunnel};
 
 impl Oracle {
     /// An ICMP error about a connection: whoever gets it must find in it what he sent himself.
-    pub(super) fn error_message(&mut self, input: &IcmpError, after: &[u8]) -> Result<(), Broken> {
+    pub(super) fn error_message(&mut self, input: &IcmpError<'_>, after: &[u8]) -> Result<(), Broken> {
         let ip = after.get(ETH_LEN..).unwrap_or_default();
         let inner = unwrap_tunnel(ip).map(|tunnel| tunnel.inner);
         let Some(output) = icmp_error_of(inner.unwrap_or(ip)) else {
@@ -31,6 +31,7 @@ impl Oracle {
         let right = input.checksum_ok == output.checksum_ok || (crossed && output.checksum_ok);
         ensure!(right, "ICMP checksum: {} came in, {} went out", input.checksum_ok, output.checksum_ok);
         ensure!(output.ttl.wrapping_add(1) == input.ttl, "TTL {} became {}", input.ttl, output.ttl);
+        self.quote_is_untold(self.by_local.get(&to_real).copied(), input, &output)?;
         let (to, quoted) = if let Some(flow) = self.by_local.get(&to_real).map(|i| &self.flows[*i]) {
             (flow.client.ip(), (flow.client, flow.virtual_))
         } else if let Some(flow) = self.by_client.get(&to_client).map(|i| &self.flows[*i]) {

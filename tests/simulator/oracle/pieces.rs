@@ -69,6 +69,7 @@ impl Oracle {
         let crossed = input.key.0.is_ipv4() != output.key.0.is_ipv4();
         let right = input.checksum_ok == output.checksum_ok || (crossed && output.checksum_ok);
         ensure!(right, "IP checksum: {} came in, {} went out", input.checksum_ok, output.checksum_ok);
+        self.piece_tells_nothing(input, &output)?;
         match self.fragments.add(input, forwarded) {
             Some(all) => self.joined(worker, &all),
             None => Ok(()),
@@ -91,7 +92,7 @@ impl Oracle {
         // A UDP length beyond the last fragment can be seen by the receiver alone.
         let Some(input) = segment_of(&input) else { return Ok(()) };
         self.seen.put_together += 1;
-        let output = Output { after: &first.after, target: first.target, joined: Some(&output) };
+        let output = Output { after: &first.after, target: first.target, joined: Some(&output), told: None };
         self.packet(worker, &input, &output)
     }
 }

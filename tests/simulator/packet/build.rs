@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{ADDRESS_KINDS, ETH_LEN, ICMP, ICMPV6, Mac, TCP, UDP, fold, l4_sum, octets, parse_ip, sum};
+use super::{
+    ADDRESS_KINDS, ETH_LEN, ICMP, ICMPV6, Mac, OPTION_TYPE, TCP, UDP, fold, l4_sum, octets, parse_ip,
+    put_ip_options, sum,
+};
 use crate::rng::Rng;
 
 pub(crate) fn toa_option(kind: u8, client: SocketAddr) -> Vec<u8> {
@@ -166,4 +169,28 @@ pub(crate) fn forged_option(rng: &mut Rng) -> Vec<u8> {
     option[0] = kind;
     option[1] = len as u8;
     option
+}
+
+/// The same of a datagram over IPv4: options of the type that tells a client, whole and broken, or so many others that
+/// there is no room for one.
+pub(crate) fn add_forged_uoa(ip: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
+    let header = parse_ip(ip).filter(|header| header.protocol == UDP && header.total_len == ip.len())?;
+    let mut bytes = Vec::new();
+    for _ in 0..rng.range(1, 2) {
+        bytes.resize(bytes.len() + rng.below(3) as usize, 1);
+        let len = *rng.pick(&[8, 8, 8, 20, 3, 12]);
+        let at = bytes.len();
+        bytes.resize(at + len, 0);
+        rng.fill(&mut bytes[at..]);
+        (bytes[at], bytes[at + 1]) = (OPTION_TYPE, len as u8);
+    }
+    match rng.below(6) {
+        // Behind the end, behind a broken one, and broken itself: nobody reads it there.
+        0 => bytes.insert(0, 0),
+        1 => bytes.splice(0..0, [7, 1]).for_each(drop),
+        2 => bytes.extend([OPTION_TYPE, 60]),
+        3 => bytes = vec![1; 40],
+        _ => {}
+    }
+    if header.options.is_empty() { put_ip_options(ip, &bytes) } else { None }
 }

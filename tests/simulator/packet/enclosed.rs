@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Header, ICMP, ICMPV6, UDP, address4, address6, be16, fold, l4_sum, parse_ip, sum};
+use super::told::{HEADER_PROTOCOL, header_len, told_in_header};
+use super::{Header, ICMP, ICMPV6, UDP, address4, address6, be16, be32, fold, l4_sum, octets, parse_ip, sum};
 
 /// A packet in a tunnel.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +67,7 @@ fn unwrap_gue<'a>(outer: &Header<'a>) -> Option<(bool, &'a [u8])> {
 
 /// An ICMP or ICMPv6 error and what it quotes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct IcmpError {
+pub(crate) struct IcmpError<'a> {
     pub(crate) src: IpAddr,
     pub(crate) dst: IpAddr,
     pub(crate) ttl: u8,
@@ -74,11 +75,17 @@ pub(crate) struct IcmpError {
     /// Of the quoted packet.
     pub(crate) quoted_src: SocketAddr,
     pub(crate) quoted_dst: SocketAddr,
+    /// The client that a header in the quoted packet tells.
+    pub(crate) told: Option<SocketAddr>,
+    /// The quoted packet from its ports on, and zeros that may stand behind it.
+    pub(crate) quoted: &'a [u8],
+    /// The MTU that it tells, if it is about that.
+    pub(crate) mtu: Option<u32>,
     pub(crate) checksum_ok: bool,
 }
 
 /// Reads an error; `None` when it is none, or quotes no ports.
-pub(crate) fn icmp_error_of(ip: &[u8]) -> Option<IcmpError> {
+pub(crate) fn icmp_error_of(ip: &[u8]) -> Option<IcmpError<'_>> {
     let outer = parse_ip(ip)?;
     let message = outer.payload;
     let pseudo = match outer.protocol {
@@ -87,7 +94,7 @@ pub(crate) fn icmp_error_of(ip: &[u8]) -> Option<IcmpError> {
         _ => return None,
     };
     let quote = message.get(8..)?;
-    let (header_len, protocol, src, dst) = match quote.first()? >> 4 {
+    let (ip_len, protocol, src, dst) = match quote.first()? >> 4 {
         4 if quote.len() >= 20 => {
             (usize::from(quote[0] & 15) * 4, quote[9], address4(quote, 12), address4(quote, 16))
         }
@@ -98,7 +105,15 @@ pub(crate) fn icmp_error_of(ip: &[u8]) -> Option<IcmpError> {
         6 if quote.len() >= 40 => (40, quote[6], address6(quote, 8), address6(quote, 24)),
         _ => return None,
     };
-    let ports = quote.get(header_len..header_len + 4)?;
+    let behind_ip = quote.get(ip_len..)?;
+    let (protocol, told, quoted) = if protocol == HEADER_PROTOCOL {
+        let client = told_in_header(behind_ip)?;
+        (UDP, Some(client), behind_ip.get(header_len(behind_ip)?..)?)
+    } else {
+        (protocol, None, behind_ip)
+    };
+    let ports = quoted.get(..4)?;
+    let tells_mtu = [(ICMP, 3, 4), (ICMPV6, 2, 0)].contains(&(outer.protocol, message[0], message[1]));
     Some(IcmpError {
         src: outer.src,
         dst: outer.dst,
@@ -106,6 +121,17 @@ pub(crate) fn icmp_error_of(ip: &[u8]) -> Option<IcmpError> {
         protocol,
         quoted_src: SocketAddr::new(src, be16(ports, 0)),
         quoted_dst: SocketAddr::new(dst, be16(ports, 2)),
+        told,
+        quoted,
+        mtu: tells_mtu.then(|| be32(message, 4)),
         checksum_ok: outer.checksum_ok && fold(pseudo) == 0xffff,
     })
+}
+
+/// Whether a quoted datagram is there to its end and its checksum is right.
+pub(crate) fn udp_is_right(src: IpAddr, dst: IpAddr, quoted: &[u8]) -> bool {
+    let len = quoted.get(4..6).map_or(usize::MAX, |len| be16(len, 0).into());
+    let Some(datagram) = quoted.get(..len).filter(|_| len >= 8) else { return false };
+    let ends = sum(&octets(src)) + sum(&octets(dst));
+    be16(datagram, 6) != 0 && fold(ends + u64::from(UDP) + len as u64 + sum(datagram)) == 0xffff
 }

@@ -7,7 +7,7 @@ use engine::snapshot::Mode;
 use super::{Conn, Event, Node, World};
 use crate::link::InFlight;
 use crate::oracle::Oracle;
-use crate::packet::{ETH_LEN, TCP, UDP, add_forged_option, frame, parse_ip};
+use crate::packet::{ETH_LEN, TCP, UDP, add_forged_option, add_forged_uoa, frame, parse_ip};
 use crate::preface::Preface;
 use crate::stream::End;
 use crate::topology::{gateway_mac, vips};
@@ -42,7 +42,7 @@ impl World {
         if bytes.len() < ETH_LEN || bytes[..6] != target.mac {
             return Ok(());
         }
-        target.receive(bytes);
+        target.receive(bytes, corrupt);
         self.run_host(host)
     }
 
@@ -56,7 +56,8 @@ impl World {
         let port = self.port_of(host);
         for mut packet in packets {
             if host < self.shape.clients && self.rng.chance(self.shape.lying_clients) {
-                packet = add_forged_option(&packet, &mut self.rng).unwrap_or(packet);
+                let forged = add_forged_option(&packet, &mut self.rng);
+                packet = forged.or_else(|| add_forged_uoa(&packet, &mut self.aside)).unwrap_or(packet);
             }
             let direct = self.direct(host, &packet);
             let to_mac = direct.map_or(gateway_mac(port), |to| self.hosts[to].mac);
@@ -71,6 +72,7 @@ impl World {
         }
         self.identify(host)?;
         self.identify_asked(host)?;
+        self.believe(host)?;
         self.collect(host)
     }
 
@@ -114,6 +116,18 @@ impl World {
             if conn.client_end == End::Open {
                 identify_peer(&self.oracle, UDP, conn, asked.remote, asked.local)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Who a datagram says its client is, that is he who sent it, whatever became of it on its way.
+    fn believe(&mut self, host: usize) -> Result<(), String> {
+        for (conn, client) in std::mem::take(&mut self.hosts[host].told) {
+            let Some(from) = self.conns.get(conn as usize).map(|conn| conn.client) else { continue };
+            if from != Some(client) {
+                return Err(format!("a real server is told {client} by UOA, and it is {from:?}"));
+            }
+            self.report.told += 1;
         }
         Ok(())
     }

@@ -3,9 +3,10 @@
 use engine::{PortId, PuntClass, Verdict};
 
 use super::{Event, Node, World};
+use crate::forge::error_about;
 use crate::fragments::{cut_frame, piece_of};
 use crate::gateway::Emitted;
-use crate::packet::{ACK, Build, Mac, RST, frame, ip_of, parse, parse_ip};
+use crate::packet::{ACK, Build, HEADER_PROTOCOL, Mac, RST, UDP, frame, ip_of, parse, parse_ip};
 use crate::topology::{ROUTER_MAC, gateway_mac, is_routed, vips};
 
 /// Time that a frame may be a turn away from its worker.
@@ -64,6 +65,9 @@ impl World {
         if self.options.trace {
             self.trace(&format!("w{worker} {verdict:?}"), &after);
         }
+        if let Verdict::Forward(_) = verdict {
+            self.complain(port, &after);
+        }
         match verdict {
             Verdict::Forward(_) | Verdict::Reply(_) => self.leave(port, verdict, after),
             Verdict::ForwardCut { mtu, .. } => {
@@ -82,6 +86,22 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Sometimes somebody on the way to a real server has an error to tell about a datagram.
+    fn complain(&mut self, port: PortId, bytes: &[u8]) {
+        let ip = ip_of(bytes).unwrap_or_default();
+        let Some(header) = parse_ip(ip).filter(|header| self.oracle.lips.contains(&header.src)) else {
+            return;
+        };
+        if ![UDP, HEADER_PROTOCOL].contains(&header.protocol) || !self.tells() || !self.aside.chance(4_000) {
+            return;
+        }
+        let longest = ip.len().min(if header.src.is_ipv4() { 548 } else { 1_232 });
+        let len = if self.aside.coin() { longest } else { self.aside.range(20, longest as u64) as usize };
+        let error = error_about(&mut self.aside, (header.src, port), &ip[..len], self.shape.pad);
+        let after_us = self.aside.range(10, 5_000);
+        self.at(self.now_us + after_us, Event::Arrive(Node::Gateway(port), error, false));
     }
 
     /// A frame leaves through a port: it must be addressed from us to the right neighbour.

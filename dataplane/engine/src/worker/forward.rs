@@ -87,7 +87,9 @@ impl Worker {
         let sent = match self.table.conns[found.conn as usize].mode {
             Mode::FullNat | Mode::Nat => {
                 let sent = self.send_translated(packet, segment, found, exit.mtu);
-                if segment.is_udp() && self.tells(segment, found) {
+                // What must be cut before its next hop is known is lost, and tells nobody.
+                let lost = matches!(sent, Ok(Fit::Cut)) && !self.is_resolved(&exit);
+                if segment.is_udp() && !lost && self.tells(segment, found) {
                     sent.and_then(|fit| self.tell_flow(packet, segment, found, exit.mtu).map(|()| fit))
                 } else {
                     sent
@@ -430,6 +432,10 @@ impl Worker {
             return self.drop(DropReason::TooBig);
         }
         self.unresolved(packet, found, exit.port)
+    }
+
+    fn is_resolved(&self, exit: &Exit) -> bool {
+        self.fib.adjacency(exit.adjacency).is_some_and(|adjacency| adjacency.destination.is_some())
     }
 
     /// Where a connection's packets in this direction are to get to.

@@ -153,6 +153,30 @@ fn where_nothing_goes_untold_a_client_is_told_what_fits_or_the_datagram_is_cut()
     assert_eq!(received(&out).0, Some(UDP4.client(5555)));
 }
 
+/// What must be cut cannot wait for its next hop.
+#[test]
+fn a_datagram_that_is_lost_here_is_none_that_told_its_client() {
+    let mut rig = rig(UDP4, Form::Header, true);
+    rig.fib.set_neighbour(SERVER_SIDE, REAL.into(), None);
+    rig.apply_fib();
+    let mut may_cut = Packet { payload: vec![7; 1461], ..UDP4.sent(5555) }.frame();
+    may_cut[20] = 0;
+    may_cut[24..26].fill(0);
+    let sum = checksum::internet(&may_cut[14..34]);
+    may_cut[24..26].copy_from_slice(&sum.to_bytes());
+    for _ in 0..3 {
+        assert_eq!(rig.send(CLIENT_SIDE, &may_cut).0, Verdict::Drop(DropReason::TooBig));
+    }
+    assert_eq!(rig.event(Counter::UoaInserted), 0);
+    rig.fib.set_neighbour(SERVER_SIDE, REAL.into(), Some(REAL_MAC));
+    rig.apply_fib();
+    for _ in 0..3 {
+        let (verdict, out) = rig.send(CLIENT_SIDE, &may_cut);
+        assert_eq!(verdict, Verdict::ForwardCut { port: SERVER_SIDE, mtu: 1500 });
+        assert_eq!(received(&out).0, Some(UDP4.client(5555)));
+    }
+}
+
 /// A datagram behind these IPv4 options.
 fn with_options(packet: &Packet, options: &[u8]) -> Vec<u8> {
     let mut frame = packet.frame();
