@@ -186,24 +186,43 @@ static ALWAYS_INLINE int is_client(const struct client *client, const struct add
 	return client->is_ipv4 ? ipv4_is_client(a[3]) : ipv6_is_client(&client->addr);
 }
 
-static ALWAYS_INLINE void learn(struct bpf_sock_ops *ctx, const struct client *client)
-{
-	struct bpf_sock *sk = ctx->sk;
-	struct client *kept;
+enum mptcp {
+	MPTCP_UNKNOWN,	/* the kernel has none, or no helper for it */
+	MPTCP_KNOWN,
+};
 
-	if (!sk)
-		return;
-	kept = bpf_sk_storage_get(&clients, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+static ALWAYS_INLINE void keep(void *sk, const struct client *client)
+{
+	struct client *kept = bpf_sk_storage_get(&clients, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
 	if (!kept) {
 		count(COUNTER_NO_MEMORY);
 		return;
 	}
+	/* A further path of an MPTCP connection: it is shown as it was accepted. */
+	if (kept->port)
+		return;
 	*kept = *client;
 	count(COUNTER_LEARNT);
 }
 
-SEC("sockops")
-int toa_established(struct bpf_sock_ops *ctx)
+/* With MPTCP, the program's socket is not the one that has the connection. */
+static ALWAYS_INLINE void learn(struct bpf_sock_ops *ctx, const struct client *client, enum mptcp mptcp)
+{
+	struct bpf_sock *sk = ctx->sk;
+	void *whole = 0;
+
+	if (!sk)
+		return;
+	if (mptcp == MPTCP_KNOWN)
+		whole = bpf_skc_to_mptcp_sock(sk);
+	if (whole)
+		keep(whole, client);
+	else
+		keep(sk, client);
+}
+
+static ALWAYS_INLINE int established(struct bpf_sock_ops *ctx, enum mptcp mptcp)
 {
 	struct client client = {};
 	struct addr lip;
@@ -225,10 +244,23 @@ int toa_established(struct bpf_sock_ops *ctx)
 		else if (!is_client(&client, &lip))
 			count(COUNTER_BAD_ADDRESS);
 		else
-			learn(ctx, &client);
+			learn(ctx, &client, mptcp);
 		break;
 	}
 	return 1;
+}
+
+/* One of these is attached: the second one where the kernel has the helper, since 5.19. */
+SEC("sockops")
+int toa_established(struct bpf_sock_ops *ctx)
+{
+	return established(ctx, MPTCP_UNKNOWN);
+}
+
+SEC("sockops")
+int toa_established_mptcp(struct bpf_sock_ops *ctx)
+{
+	return established(ctx, MPTCP_KNOWN);
 }
 
 #include "udp.h"
@@ -276,6 +308,5 @@ int toa_getpeername6(struct bpf_sock_addr *ctx)
 	count(COUNTER_SHOWN);
 	return 1;
 }
-
 
 char LICENSE[] SEC("license") = "GPL";

@@ -2,8 +2,8 @@
 //! does some more that tests need and shells cannot do.
 //!
 //! - `toa-probe FOLDER`: plays the vectors in it, a line for each, and ends with 0 only when all are right.
-//! - `toa-probe hold`: opens one connection, prints the address that it shows, waits for a line on standard input, and
-//!   prints the address again.
+//! - `toa-probe hold`: opens one connection, has the kernel encrypt what it sends (kTLS), prints the address that it
+//!   shows, waits for a line on standard input, and prints the address again.
 //! - `toa-probe options`: asks for the client and the peer by the receiver's socket options.
 //! - `toa-probe udp`: who a UDP server sees for a datagram that tells its client, and what gets the answer.
 //! - `toa-probe forge SERVER PATH`: asks an HTTP server for a path with all sorts of forged options, from 10.5.0.9, and
@@ -104,6 +104,7 @@ fn connect<'a>(
 fn hold(tun: &Tun) -> io::Result<()> {
     let listener = TcpListener::bind((probe::SERVER, 0))?;
     let (_peer, stream) = connect(tun, &listener, 43_000, &toa(254, CLIENT))?;
+    sockets::encrypt(&stream)?;
     println!("{}", stream.peer_addr()?);
     io::stdout().flush()?;
     io::stdin().read_line(&mut String::new())?;

@@ -153,6 +153,7 @@ fn the_vectors_are_those_of_the_table() {
 fn every_vector_shows_the_right_address_and_is_counted() {
     let fixture = Fixture::new("vectors");
     fixture.attach();
+    assert_eq!(fixture.status()["mptcp"], true);
     let index = vector::read_index(&vectors()).unwrap();
     assert_eq!(index.trust, TRUST);
     let mut wrong = Vec::new();
@@ -224,6 +225,32 @@ fn without_rights_attaching_is_refused_in_a_sentence() {
     assert!(!output.status.success() && said.contains("no permission to"), "{said}");
     assert!(said.contains("run as root"), "{said}");
     assert!(!fixture.pins.exists());
+}
+
+/// Attaches with the capabilities of root but these.
+fn attach_without(fixture: &Fixture, capabilities: &str) -> Output {
+    Command::new("setpriv")
+        .args([&format!("--bounding-set={capabilities}"), "--", env!("CARGO_BIN_EXE_tollgate-toa")])
+        .args(["attach", "--trust", &TRUST.join(","), "--cgroup", fixture.group.to_str().unwrap()])
+        .arg("--pin-dir")
+        .arg(&fixture.pins)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn of_roots_capabilities_three_are_enough_and_a_missing_one_is_named() {
+    let fixture = Fixture::new("caps");
+    let output = attach_without(&fixture, "-perfmon,-sys_admin");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("CAP_PERFMON"), "{said}");
+    assert!(!fixture.pins.exists());
+
+    let output = attach_without(&fixture, "-all,+perfmon,+bpf,+net_admin,+dac_override");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fixture.status()["mptcp"], true);
+    let listener = TcpListener::bind((SERVER, 0)).unwrap();
+    assert_eq!(fixture.seen_by(&listener, 41_010), CLIENT.parse().unwrap());
 }
 
 /// Sends a datagram to the server, and returns whom the server sees it from and what came back to `to`.
