@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
 /// From linux/mptcp.h.
 const SOL_MPTCP: libc::c_int = 284;
@@ -113,6 +113,16 @@ fn bind<T>(socket: &TcpListener, name: &T) -> io::Result<()> {
     // SAFETY: the address is valid for the length that is passed.
     match unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(name).cast(), length) } {
         0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The number of a descriptor that stays open in the program that this one becomes.
+pub fn inheritable(listener: TcpListener) -> io::Result<libc::c_int> {
+    let fd = listener.into_raw_fd();
+    // SAFETY: no pointers are passed.
+    match unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } {
+        0 => Ok(fd),
         _ => Err(io::Error::last_os_error()),
     }
 }
