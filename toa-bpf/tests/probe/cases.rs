@@ -331,33 +331,33 @@ fn as_seen_on(socket: Socket, peer: SocketAddr) -> SocketAddr {
 }
 
 /// MPTCP's option MP_CAPABLE (RFC 8684, 3.1) with what follows its flags, which ask for HMAC-SHA256.
-fn mp_capable(case: &Case, more: &[&[u8]]) -> Vec<u8> {
-    if !case.client_speaks_mptcp() {
-        return Vec::new();
-    }
-    let more = more.concat();
-    [&[30, u8::try_from(4 + more.len()).unwrap(), 1, 1], &more[..]].concat()
+pub fn mp_capable(more: &[u8]) -> Vec<u8> {
+    [&[30, u8::try_from(4 + more.len()).unwrap(), 1, 1], more].concat()
 }
 
 /// The connection as it is on the wire between gateway and server.
 fn conversation(case: &Case, gateway: SocketAddr, server: SocketAddr) -> Vec<Vec<u8>> {
     let toa = |place: bool| if place { &case.options[..] } else { &[] };
+    let mptcp = |more: &[&[u8]]| match case.client_speaks_mptcp() {
+        true => mp_capable(&more.concat()),
+        false => Vec::new(),
+    };
     let from_gateway = |flags: u8, options: &[u8], data: &[u8]| {
         segment::write(gateway, server, GATEWAY_ISN + 1, SERVER_ISN + 1, flags, options, data)
     };
-    let syn_options = [&SYN_OPTIONS, toa(case.place == Place::Syn), &mp_capable(case, &[])].concat();
-    let syn_ack_options = [&SYN_OPTIONS[..], &mp_capable(case, &[&SERVER_KEY])].concat();
+    let syn_options = [&SYN_OPTIONS, toa(case.place == Place::Syn), &mptcp(&[])].concat();
+    let syn_ack_options = [&SYN_OPTIONS[..], &mptcp(&[&SERVER_KEY])].concat();
     let mut packets = vec![
         segment::write(gateway, server, GATEWAY_ISN, 0, SYN, &syn_options, &[]),
         segment::write(server, gateway, SERVER_ISN, GATEWAY_ISN + 1, SYN | ACK, &syn_ack_options, &[]),
     ];
     if case.place != Place::FirstData {
-        let keys = mp_capable(case, &[&GATEWAY_KEY, &SERVER_KEY]);
+        let keys = mptcp(&[&GATEWAY_KEY, &SERVER_KEY]);
         packets.push(from_gateway(ACK, &[toa(case.place == Place::FinalAck), &keys].concat(), &[]));
     }
     let data = b"hello";
     let data_len = u16::try_from(data.len()).unwrap().to_be_bytes();
-    let keys = mp_capable(case, &[&GATEWAY_KEY, &SERVER_KEY, &data_len]);
+    let keys = mptcp(&[&GATEWAY_KEY, &SERVER_KEY, &data_len]);
     let mut options = [toa(case.place != Place::Syn), &keys].concat();
     // Both are too long for one header when the client has an IPv6 address.
     if options.len() > OPTIONS_MAX {
