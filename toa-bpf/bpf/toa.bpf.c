@@ -263,11 +263,41 @@ int toa_established_mptcp(struct bpf_sock_ops *ctx)
 	return established(ctx, MPTCP_KNOWN);
 }
 
+/*
+ * The address that the system call has, or is to show. The family is the program's, and known when this is compiled:
+ * the verifier lets no program see the other's fields.
+ */
+static ALWAYS_INLINE void read_name(struct bpf_sock_addr *ctx, int family, struct addr *addr)
+{
+	if (family == AF_INET) {
+		map_ipv4(addr, ctx->user_ip4);
+		return;
+	}
+	/* IPv4 peers are mapped there. */
+	addr->word[0] = READ_CTX(ctx->user_ip6[0]);
+	addr->word[1] = READ_CTX(ctx->user_ip6[1]);
+	addr->word[2] = READ_CTX(ctx->user_ip6[2]);
+	addr->word[3] = READ_CTX(ctx->user_ip6[3]);
+}
+
+static ALWAYS_INLINE void write_name(struct bpf_sock_addr *ctx, int family, const struct addr *addr,
+				     __be16 port)
+{
+	if (family == AF_INET) {
+		ctx->user_ip4 = addr->word[3];
+	} else {
+		ctx->user_ip6[0] = addr->word[0];
+		ctx->user_ip6[1] = addr->word[1];
+		ctx->user_ip6[2] = addr->word[2];
+		ctx->user_ip6[3] = addr->word[3];
+	}
+	ctx->user_port = port;
+}
+
 #include "udp.h"
 #include "udp_header.h"
 
-SEC("cgroup/getpeername4")
-int toa_getpeername4(struct bpf_sock_addr *ctx)
+static ALWAYS_INLINE int getpeername(struct bpf_sock_addr *ctx, int family)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct client *client;
@@ -276,37 +306,26 @@ int toa_getpeername4(struct bpf_sock_addr *ctx)
 		return 1;
 	/* A connected UDP socket; it talks to the gateway. */
 	if (ctx->protocol == IPPROTO_UDP)
-		return udp_exchange4(ctx, UDP_CLIENT, COUNTER_UDP_SHOWN);
+		return udp_exchange(ctx, family, UDP_CLIENT, COUNTER_UDP_SHOWN);
 	client = bpf_sk_storage_get(&clients, sk, 0, 0);
 	/* A sockaddr_in has no room for an IPv6 client: leave the LIP. */
-	if (!client || !client->is_ipv4)
+	if (!client || (family == AF_INET && !client->is_ipv4))
 		return 1;
-	ctx->user_ip4 = client->addr.word[3];
-	ctx->user_port = client->port;
+	write_name(ctx, family, &client->addr, client->port);
 	count(COUNTER_SHOWN);
 	return 1;
+}
+
+SEC("cgroup/getpeername4")
+int toa_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return getpeername(ctx, AF_INET);
 }
 
 SEC("cgroup/getpeername6")
 int toa_getpeername6(struct bpf_sock_addr *ctx)
 {
-	struct bpf_sock *sk = ctx->sk;
-	struct client *client;
-
-	if (!sk)
-		return 1;
-	if (ctx->protocol == IPPROTO_UDP)
-		return udp_exchange6(ctx, UDP_CLIENT, COUNTER_UDP_SHOWN);
-	client = bpf_sk_storage_get(&clients, sk, 0, 0);
-	if (!client)
-		return 1;
-	ctx->user_ip6[0] = client->addr.word[0];
-	ctx->user_ip6[1] = client->addr.word[1];
-	ctx->user_ip6[2] = client->addr.word[2];
-	ctx->user_ip6[3] = client->addr.word[3];
-	ctx->user_port = client->port;
-	count(COUNTER_SHOWN);
-	return 1;
+	return getpeername(ctx, AF_INET6);
 }
 
 char LICENSE[] SEC("license") = "GPL";

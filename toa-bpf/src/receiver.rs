@@ -14,7 +14,7 @@ use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, LinkOrder, Program, ProgramError,
-    SchedClassifier, SockOps, TcAttachType, loaded_links, tc::TcAttachOptions,
+    SchedClassifier, SockOps, TcAttachType, loaded_programs, tc::TcAttachOptions,
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
@@ -398,7 +398,7 @@ pub(crate) fn detach(pin_dir: &Path) -> Result<(), Error> {
         let others = PROGRAMS_TCP.iter().rev().chain(PROGRAMS_UDP.iter().rev());
         at_interfaces.iter().map(String::as_str).chain(learning).chain(others.copied())
     };
-    let links: Vec<u32> = programs().filter_map(|name| link_id(&pin_dir.join(name))).collect();
+    let attached: Vec<u32> = programs().filter_map(|name| attached_by(&pin_dir.join(name))).collect();
     // Learning ends first. A pin that is missing is what we want.
     for name in programs().chain(MAPS) {
         let path = pin_dir.join(name);
@@ -409,19 +409,20 @@ pub(crate) fn detach(pin_dir: &Path) -> Result<(), Error> {
         }
     }
     fs::remove_dir(pin_dir).map_err(|source| file_error("remove the directory", pin_dir, source))?;
-    wait_for_release(&links)
+    wait_for_release(&attached)
 }
 
-/// The kernel's number of a pinned link; `None` for a pin that is missing or holds something else.
-fn link_id(pin: &Path) -> Option<u32> {
+/// The kernel's number of the program of a pinned link; `None` for a pin that is missing or holds something else.
+fn attached_by(pin: &Path) -> Option<u32> {
     let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
-    link.info().ok().map(|info| info.id())
+    link.info().ok().map(|info| info.program_id())
 }
 
-/// The kernel takes links apart some time after their last pin is gone.
-fn wait_for_release(links: &[u32]) -> Result<(), Error> {
+/// The kernel takes links apart some time after their last pin is gone. A link loses its number before it is detached, its
+/// program only afterwards.
+fn wait_for_release(programs: &[u32]) -> Result<(), Error> {
     let deadline = Instant::now() + RELEASE_MAX;
-    while loaded_links().filter_map(Result::ok).any(|link| links.contains(&link.id())) {
+    while loaded_programs().filter_map(Result::ok).any(|program| programs.contains(&program.id())) {
         if Instant::now() >= deadline {
             return Err(Error::Held);
         }

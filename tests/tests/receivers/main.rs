@@ -1,15 +1,17 @@
 //! A real server with Debian's kernel, in a qemu guest behind the gateway: nginx's own log shows who the client was.
 #![forbid(unsafe_code)]
 
+mod asking;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use asking::{Asking, counter};
 use tollgate_tests::Cmd;
 use tollgate_tests::lab::Lab;
 use tollgate_tests::load::Wrk;
-use tollgate_tests::netns::Netns;
 use tollgate_tests::rig::{CLIENTS, CLIENTS6};
 use tollgate_tests::toa_guest::{Image, Kernel, TRUST, ToaGuest};
 use tollgate_tests::wait::wait_for;
@@ -110,7 +112,7 @@ const START_NGINX: &str =
     "toa-probe mptcp 0.0.0.0:83 [::]:84 -- nginx -e stderr -c /tmp/nginx.conf >/tmp/nginx.log 2>&1 &";
 
 /// Has a table of what is shown here.
-const DOCS: &str = include_str!("../../docs/toa.md");
+const DOCS: &str = include_str!("../../../docs/toa.md");
 
 /// How long nginx may take to write its log, in an emulated guest on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -146,66 +148,6 @@ impl Receiver {
             Receiver::Bpf => "tollgate-toa detach",
         }
     }
-}
-
-/// How a client asks, and with what it must be the guest's kernel that has done it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asking {
-    /// By plain TCP.
-    Plainly,
-    /// By TLS of this version at most, which the guest's kernel encrypts.
-    Tls(&'static str),
-    /// By MPTCP.
-    Mptcp,
-}
-
-impl Asking {
-    /// What comes from `url` is of no importance: nginx's log is looked at.
-    fn get(self, client: &Netns, url: &str) -> Result<()> {
-        let curl = |arguments: &[&str]| Cmd::line("curl -sS --fail --max-time 20").args(arguments).arg(url);
-        let command = match self {
-            Asking::Plainly => curl(&[]),
-            Asking::Tls(version) => curl(&["-k", "--tls-max", version]),
-            Asking::Mptcp => Cmd::line("python3 -c").arg(MPTCP_CLIENT).arg(url),
-        };
-        let said = command.in_netns(client).run()?.stdout;
-        ensure!(said.ends_with("guest"), "the answer from {url} is {said:?}");
-        Ok(())
-    }
-
-    /// A file of the guest with a counter that has to go up meanwhile, and the counter's name.
-    fn proof(self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Asking::Plainly => None,
-            Asking::Tls(_) => Some(("/proc/net/tls_stat", "TlsTxSw")),
-            Asking::Mptcp => Some(("/proc/net/netstat", "MPCapableACKRX")),
-        }
-    }
-}
-
-/// Asks a URL whose host is an address, with a port. 262 is IPPROTO_MPTCP.
-const MPTCP_CLIENT: &str = r#"
-import socket, sys, urllib.parse
-url = urllib.parse.urlsplit(sys.argv[1])
-family = socket.AF_INET6 if ":" in url.hostname else socket.AF_INET
-client = socket.socket(family, socket.SOCK_STREAM, 262)
-client.settimeout(20)
-client.connect((url.hostname, url.port))
-client.sendall(f"GET {url.path} HTTP/1.0\r\n\r\n".encode())
-answer = b""
-while more := client.recv(4096):
-    answer += more
-sys.stdout.write(answer.decode())
-"#;
-
-/// The value of a counter in a file of either form: `NAME VALUE`, or a line of names above one of values.
-fn counter(text: &str, name: &str) -> Option<u64> {
-    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-    let (row, column) = (0..)
-        .zip(&lines)
-        .find_map(|(row, words)| Some((row, words.iter().position(|word| *word == name)?)))?;
-    let value = if column == 0 { lines[row].get(1) } else { lines.get(row + 1)?.get(column) };
-    value?.parse().ok()
 }
 
 /// Whether it is one of the rig's pools, 10.2.0.200-203 and 2001:db8:2::200-203.
