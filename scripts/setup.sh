@@ -18,6 +18,7 @@ needs=(
     "setpriv util-linux"
     "nginx nginx-light"
     "curl curl"
+    "openssl openssl"
     "dnsmasq dnsmasq-base"
     "dig bind9-dnsutils"
     "ping iputils-ping"

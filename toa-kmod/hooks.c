@@ -78,13 +78,20 @@ static void notrace on_destroy(unsigned long ip, unsigned long parent_ip,
 		toa_count(TOA_FORGOTTEN);
 }
 
+static bool find(const struct sock *sk, struct toa_client *client)
+{
+	if (sk->sk_protocol == IPPROTO_MPTCP)
+		return toa_table_find_path(sk, client);
+	return sk->sk_protocol == IPPROTO_TCP && toa_table_find(sk, client);
+}
+
 static void show(const struct sock *sk, struct sockaddr *addr)
 {
 	struct sockaddr_in6 *sin6 = (struct sockaddr_in6 *)addr;
 	struct sockaddr_in *sin = (struct sockaddr_in *)addr;
 	struct toa_client client;
 
-	if (sk->sk_protocol != IPPROTO_TCP || !toa_table_find(sk, &client))
+	if (!find(sk, &client))
 		return;
 	if (addr->sa_family == AF_INET6) {
 		sin6->sin6_port = client.port;

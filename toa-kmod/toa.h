@@ -61,6 +61,8 @@ void toa_table_exit(void);
 int toa_table_add(const struct sock *sk, const struct toa_client *client);
 bool toa_table_remove(const struct sock *sk);
 bool toa_table_find(const struct sock *sk, struct toa_client *client);
+/* The same for a socket that has the paths of an MPTCP connection. */
+bool toa_table_find_path(const struct sock *whole, struct toa_client *client);
 void toa_peer_of(const struct sock *sk, struct in6_addr *peer);
 
 bool toa_trust_has(const struct in6_addr *lip);

@@ -44,5 +44,6 @@ static __s64 (*const bpf_csum_diff)(const __be32 *from, __u32 from_size, const _
 				    __u32 seed) = (void *)BPF_FUNC_csum_diff;
 static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) =
 	(void *)BPF_FUNC_sk_storage_get;
+static void *(*const bpf_skc_to_mptcp_sock)(void *sk) = (void *)BPF_FUNC_skc_to_mptcp_sock;
 
 #endif

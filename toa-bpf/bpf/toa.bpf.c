@@ -186,24 +186,43 @@ static ALWAYS_INLINE int is_client(const struct client *client, const struct add
 	return client->is_ipv4 ? ipv4_is_client(a[3]) : ipv6_is_client(&client->addr);
 }
 
-static ALWAYS_INLINE void learn(struct bpf_sock_ops *ctx, const struct client *client)
-{
-	struct bpf_sock *sk = ctx->sk;
-	struct client *kept;
+enum mptcp {
+	MPTCP_UNKNOWN,	/* the kernel has none, or no helper for it */
+	MPTCP_KNOWN,
+};
 
-	if (!sk)
-		return;
-	kept = bpf_sk_storage_get(&clients, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+static ALWAYS_INLINE void keep(void *sk, const struct client *client)
+{
+	struct client *kept = bpf_sk_storage_get(&clients, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
 	if (!kept) {
 		count(COUNTER_NO_MEMORY);
 		return;
 	}
+	/* A further path of an MPTCP connection: it is shown as it was accepted. */
+	if (kept->port)
+		return;
 	*kept = *client;
 	count(COUNTER_LEARNT);
 }
 
-SEC("sockops")
-int toa_established(struct bpf_sock_ops *ctx)
+/* With MPTCP, the program's socket is not the one that has the connection. */
+static ALWAYS_INLINE void learn(struct bpf_sock_ops *ctx, const struct client *client, enum mptcp mptcp)
+{
+	struct bpf_sock *sk = ctx->sk;
+	void *whole = 0;
+
+	if (!sk)
+		return;
+	if (mptcp == MPTCP_KNOWN)
+		whole = bpf_skc_to_mptcp_sock(sk);
+	if (whole)
+		keep(whole, client);
+	else
+		keep(sk, client);
+}
+
+static ALWAYS_INLINE int established(struct bpf_sock_ops *ctx, enum mptcp mptcp)
 {
 	struct client client = {};
 	struct addr lip;
@@ -225,17 +244,60 @@ int toa_established(struct bpf_sock_ops *ctx)
 		else if (!is_client(&client, &lip))
 			count(COUNTER_BAD_ADDRESS);
 		else
-			learn(ctx, &client);
+			learn(ctx, &client, mptcp);
 		break;
 	}
 	return 1;
 }
 
+/* One of these is attached: the second one where the kernel has the helper, since 5.19. */
+SEC("sockops")
+int toa_established(struct bpf_sock_ops *ctx)
+{
+	return established(ctx, MPTCP_UNKNOWN);
+}
+
+SEC("sockops")
+int toa_established_mptcp(struct bpf_sock_ops *ctx)
+{
+	return established(ctx, MPTCP_KNOWN);
+}
+
+/*
+ * The address that the system call has, or is to show. The family is the program's, and known when this is compiled:
+ * the verifier lets no program see the other's fields.
+ */
+static ALWAYS_INLINE void read_name(struct bpf_sock_addr *ctx, int family, struct addr *addr)
+{
+	if (family == AF_INET) {
+		map_ipv4(addr, ctx->user_ip4);
+		return;
+	}
+	/* IPv4 peers are mapped there. */
+	addr->word[0] = READ_CTX(ctx->user_ip6[0]);
+	addr->word[1] = READ_CTX(ctx->user_ip6[1]);
+	addr->word[2] = READ_CTX(ctx->user_ip6[2]);
+	addr->word[3] = READ_CTX(ctx->user_ip6[3]);
+}
+
+static ALWAYS_INLINE void write_name(struct bpf_sock_addr *ctx, int family, const struct addr *addr,
+				     __be16 port)
+{
+	if (family == AF_INET) {
+		ctx->user_ip4 = addr->word[3];
+	} else {
+		ctx->user_ip6[0] = addr->word[0];
+		ctx->user_ip6[1] = addr->word[1];
+		ctx->user_ip6[2] = addr->word[2];
+		ctx->user_ip6[3] = addr->word[3];
+	}
+	ctx->user_port = port;
+}
+
 #include "udp.h"
 #include "udp_header.h"
 
-SEC("cgroup/getpeername4")
-int toa_getpeername4(struct bpf_sock_addr *ctx)
+static ALWAYS_INLINE int getpeername(struct bpf_sock_addr *ctx, int family)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct client *client;
@@ -244,38 +306,26 @@ int toa_getpeername4(struct bpf_sock_addr *ctx)
 		return 1;
 	/* A connected UDP socket; it talks to the gateway. */
 	if (ctx->protocol == IPPROTO_UDP)
-		return udp_exchange4(ctx, UDP_CLIENT, COUNTER_UDP_SHOWN);
+		return udp_exchange(ctx, family, UDP_CLIENT, COUNTER_UDP_SHOWN);
 	client = bpf_sk_storage_get(&clients, sk, 0, 0);
 	/* A sockaddr_in has no room for an IPv6 client: leave the LIP. */
-	if (!client || !client->is_ipv4)
+	if (!client || (family == AF_INET && !client->is_ipv4))
 		return 1;
-	ctx->user_ip4 = client->addr.word[3];
-	ctx->user_port = client->port;
+	write_name(ctx, family, &client->addr, client->port);
 	count(COUNTER_SHOWN);
 	return 1;
+}
+
+SEC("cgroup/getpeername4")
+int toa_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return getpeername(ctx, AF_INET);
 }
 
 SEC("cgroup/getpeername6")
 int toa_getpeername6(struct bpf_sock_addr *ctx)
 {
-	struct bpf_sock *sk = ctx->sk;
-	struct client *client;
-
-	if (!sk)
-		return 1;
-	if (ctx->protocol == IPPROTO_UDP)
-		return udp_exchange6(ctx, UDP_CLIENT, COUNTER_UDP_SHOWN);
-	client = bpf_sk_storage_get(&clients, sk, 0, 0);
-	if (!client)
-		return 1;
-	ctx->user_ip6[0] = client->addr.word[0];
-	ctx->user_ip6[1] = client->addr.word[1];
-	ctx->user_ip6[2] = client->addr.word[2];
-	ctx->user_ip6[3] = client->addr.word[3];
-	ctx->user_port = client->port;
-	count(COUNTER_SHOWN);
-	return 1;
+	return getpeername(ctx, AF_INET6);
 }
-
 
 char LICENSE[] SEC("license") = "GPL";

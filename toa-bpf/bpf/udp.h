@@ -221,92 +221,67 @@ static ALWAYS_INLINE struct udp_end *udp_end_of(enum udp_end_wanted wanted, cons
 	return udp_other_end(&udp_gateways, addr, port, local_port);
 }
 
-/* Exchanges an IPv4 address and port in the context for the other end's. */
-static ALWAYS_INLINE int udp_exchange4(struct bpf_sock_addr *ctx, enum udp_end_wanted wanted,
-				       enum counter counter)
+/* Exchanges the address and port in the context for the other end's. */
+static ALWAYS_INLINE int udp_exchange(struct bpf_sock_addr *ctx, int family, enum udp_end_wanted wanted,
+				      enum counter counter)
 {
 	__u32 port = READ_CTX(ctx->user_port);
 	struct bpf_sock *sk = ctx->sk;
 	struct udp_end *other;
 	struct addr addr;
 
-	map_ipv4(&addr, ctx->user_ip4);
+	read_name(ctx, family, &addr);
 	if (!sk)
 		return 1;
 	other = udp_end_of(wanted, &addr, port, sk->src_port);
 	if (!other)
 		return 1;
-	ctx->user_ip4 = other->addr.word[3];
-	ctx->user_port = other->port;
+	write_name(ctx, family, &other->addr, other->port);
 	count(counter);
 	return 1;
 }
 
-/* The same on an IPv6 socket, whose IPv4 peers are mapped. */
-static ALWAYS_INLINE int udp_exchange6(struct bpf_sock_addr *ctx, enum udp_end_wanted wanted,
-				       enum counter counter)
+/* A server that makes a socket of its own for a client: it shall talk to the gateway. */
+static ALWAYS_INLINE int udp_connect(struct bpf_sock_addr *ctx, int family)
 {
-	__u32 port = READ_CTX(ctx->user_port);
-	struct bpf_sock *sk = ctx->sk;
-	struct udp_end *other;
-	struct addr addr;
-
-	addr.word[0] = READ_CTX(ctx->user_ip6[0]);
-	addr.word[1] = READ_CTX(ctx->user_ip6[1]);
-	addr.word[2] = READ_CTX(ctx->user_ip6[2]);
-	addr.word[3] = READ_CTX(ctx->user_ip6[3]);
-	if (!sk)
+	if (ctx->protocol != IPPROTO_UDP)
 		return 1;
-	other = udp_end_of(wanted, &addr, port, sk->src_port);
-	if (!other)
-		return 1;
-	ctx->user_ip6[0] = other->addr.word[0];
-	ctx->user_ip6[1] = other->addr.word[1];
-	ctx->user_ip6[2] = other->addr.word[2];
-	ctx->user_ip6[3] = other->addr.word[3];
-	ctx->user_port = other->port;
-	count(counter);
-	return 1;
+	return udp_exchange(ctx, family, UDP_GATEWAY, COUNTER_UDP_RETURNED);
 }
 
 SEC("cgroup/recvmsg4")
 int toa_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return udp_exchange4(ctx, UDP_CLIENT, COUNTER_UDP_SHOWN);
+	return udp_exchange(ctx, AF_INET, UDP_CLIENT, COUNTER_UDP_SHOWN);
 }
 
 SEC("cgroup/recvmsg6")
 int toa_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return udp_exchange6(ctx, UDP_CLIENT, COUNTER_UDP_SHOWN);
+	return udp_exchange(ctx, AF_INET6, UDP_CLIENT, COUNTER_UDP_SHOWN);
 }
 
 /* An IPv6 socket's answers to a mapped address come here, too. */
 SEC("cgroup/sendmsg4")
 int toa_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return udp_exchange4(ctx, UDP_GATEWAY, COUNTER_UDP_RETURNED);
+	return udp_exchange(ctx, AF_INET, UDP_GATEWAY, COUNTER_UDP_RETURNED);
 }
 
 SEC("cgroup/sendmsg6")
 int toa_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return udp_exchange6(ctx, UDP_GATEWAY, COUNTER_UDP_RETURNED);
+	return udp_exchange(ctx, AF_INET6, UDP_GATEWAY, COUNTER_UDP_RETURNED);
 }
 
-/* A server that makes a socket of its own for a client: it shall talk to the gateway. */
 SEC("cgroup/connect4")
 int toa_connect4(struct bpf_sock_addr *ctx)
 {
-	if (ctx->protocol != IPPROTO_UDP)
-		return 1;
-	return udp_exchange4(ctx, UDP_GATEWAY, COUNTER_UDP_RETURNED);
+	return udp_connect(ctx, AF_INET);
 }
 
 SEC("cgroup/connect6")
 int toa_connect6(struct bpf_sock_addr *ctx)
 {
-	if (ctx->protocol != IPPROTO_UDP)
-		return 1;
-	return udp_exchange6(ctx, UDP_GATEWAY, COUNTER_UDP_RETURNED);
+	return udp_connect(ctx, AF_INET6);
 }

@@ -2,12 +2,14 @@
 //! does some more that tests need and shells cannot do.
 //!
 //! - `toa-probe FOLDER`: plays the vectors in it, a line for each, and ends with 0 only when all are right.
-//! - `toa-probe hold`: opens one connection, prints the address that it shows, waits for a line on standard input, and
-//!   prints the address again.
+//! - `toa-probe hold`: opens one connection, has the kernel encrypt what it sends (kTLS), prints the address that it
+//!   shows, waits for a line on standard input, and prints the address again.
 //! - `toa-probe options`: asks for the client and the peer by the receiver's socket options.
 //! - `toa-probe udp`: who a UDP server sees for a datagram that tells its client, and what gets the answer.
 //! - `toa-probe forge SERVER PATH`: asks an HTTP server for a path with all sorts of forged options, from 10.5.0.9, and
 //!   prints how often.
+//! - `toa-probe mptcp ADDRESS... -- COMMAND...`: becomes nginx with listeners at these addresses that speak MPTCP, which it
+//!   inherits.
 //! - `toa-probe bench ON OFF [ROUNDS]`: what `accept` and `getpeername` cost with a receiver and without, in turn; ON and
 //!   OFF are shell commands.
 
@@ -18,6 +20,7 @@ mod probe;
 use std::hint::black_box;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -58,13 +61,14 @@ fn run(arguments: &[&str]) -> io::Result<u32> {
         ["options"] => options(&set_up()?).map(|()| 0),
         ["udp"] => udp(&set_up()?).map(|()| 0),
         ["forge", server, path] => forge(server.parse().map_err(io::Error::other)?, path).map(|()| 0),
+        ["mptcp", rest @ ..] => nginx_with_mptcp(rest).map(|()| 0),
         ["bench", on, off] => bench(&set_up()?, on, off, ROUNDS).map(|()| 0),
         ["bench", on, off, rounds] => {
             bench(&set_up()?, on, off, rounds.parse().map_err(io::Error::other)?).map(|()| 0)
         }
         [folder] => play_all(&set_up()?, Path::new(folder)),
         _ => Err(io::Error::other(
-            "give FOLDER, `hold`, `options`, `udp`, `forge SERVER PATH` or `bench ON OFF [ROUNDS]`",
+            "give FOLDER, `hold`, `options`, `udp`, `forge SERVER PATH`, `mptcp ADDRESS... -- COMMAND...` or `bench ON OFF [ROUNDS]`",
         )),
     }
 }
@@ -104,6 +108,7 @@ fn connect<'a>(
 fn hold(tun: &Tun) -> io::Result<()> {
     let listener = TcpListener::bind((probe::SERVER, 0))?;
     let (_peer, stream) = connect(tun, &listener, 43_000, &toa(254, CLIENT))?;
+    sockets::encrypt(&stream)?;
     println!("{}", stream.peer_addr()?);
     io::stdout().flush()?;
     io::stdin().read_line(&mut String::new())?;
@@ -165,6 +170,21 @@ fn forge(server: SocketAddr, path: &str) -> io::Result<()> {
     }
     println!("{}", forged.len());
     Ok(())
+}
+
+/// nginx takes over listeners whose descriptors are in its environment, which is how a new version of it takes over.
+fn nginx_with_mptcp(rest: &[&str]) -> io::Result<()> {
+    let mut parts = rest.splitn(2, |word| *word == "--");
+    let (addresses, command) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let [program, arguments @ ..] = command else {
+        return Err(io::Error::other("which command?"));
+    };
+    let mut inherited = String::new();
+    for address in addresses {
+        let listener = sockets::listen_mptcp(address.parse().map_err(io::Error::other)?)?;
+        inherited += &format!("{};", sockets::inheritable(listener)?);
+    }
+    Err(Command::new(program).args(arguments).env("NGINX", inherited).exec())
 }
 
 /// Nanoseconds of CPU time for one getpeername, and for one connection from its first segment to accept.

@@ -14,7 +14,7 @@ use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, LinkOrder, Program, ProgramError,
-    SchedClassifier, SockOps, TcAttachType, loaded_links, tc::TcAttachOptions,
+    SchedClassifier, SockOps, TcAttachType, loaded_programs, tc::TcAttachOptions,
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
@@ -26,9 +26,13 @@ use crate::{kernel, mounts};
 /// Aligned as the ELF parser wishes.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/toa.bpf.o"));
 
-/// Order matters: `toa_established` comes last, so that no client is learnt before it can be shown.
-const PROGRAMS_TCP: [&str; 3] = ["toa_getpeername4", "toa_getpeername6", "toa_established"];
-/// The same.
+/// Show clients.
+const PROGRAMS_TCP: [&str; 2] = ["toa_getpeername4", "toa_getpeername6"];
+/// Learns clients, also of connections that speak MPTCP, for which Linux has had the means since 5.19.
+const PROGRAM_MPTCP: &str = "toa_established_mptcp";
+/// Takes its place where the kernel refuses it.
+const PROGRAM_PLAIN: &str = "toa_established";
+/// Show clients, and learn them, of UDP.
 const PROGRAMS_UDP: [&str; 7] = [
     "toa_recvmsg4",
     "toa_recvmsg6",
@@ -84,7 +88,7 @@ pub(crate) enum Error {
     NotAttached(PathBuf),
     /// No rights.
     #[error(
-        "no permission to {doing}; run as root, or with CAP_BPF, CAP_NET_ADMIN and rights on the directories"
+        "no permission to {doing}; run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and rights on the directories"
     )]
     Permission {
         /// What was tried.
@@ -111,7 +115,7 @@ pub(crate) enum Error {
     Load(#[source] Box<EbpfError>),
     /// The kernel refuses a program.
     #[error(
-        "the kernel cannot take the BPF program {name} (Linux 5.11 or newer with CONFIG_CGROUP_BPF is needed)"
+        "the kernel cannot take the BPF program {name} (Linux 5.11 or newer with CONFIG_CGROUP_BPF is needed, and CAP_PERFMON)"
     )]
     Program {
         /// Which program.
@@ -158,6 +162,8 @@ pub(crate) struct Status {
     pub(crate) cgroup: PathBuf,
     /// False when the group was removed: the kernel has then detached the programs by itself.
     pub(crate) cgroup_present: bool,
+    /// Whether connections that speak MPTCP are served, beside those that speak plain TCP.
+    pub(crate) mptcp: bool,
     /// Whether UDP is served.
     pub(crate) udp: bool,
     /// Where headers of protocol 248 are looked for.
@@ -228,9 +234,12 @@ pub(crate) fn attach(
     }
     let udp_programs = PROGRAMS_UDP.iter().filter(|_| udp.is_some());
     for name in udp_programs.chain(&PROGRAMS_TCP) {
-        let link = attach_program(&mut object, name, &group)?;
-        let path = pin_dir.join(name);
-        link.pin(&path).map_err(|error| file_error("pin", &path, io::Error::other(error)))?;
+        attach_and_pin(&mut object, name, &group, pin_dir)?;
+    }
+    // Last, so that no client is learnt before it can be shown.
+    match attach_and_pin(&mut object, PROGRAM_MPTCP, &group, pin_dir) {
+        Err(Error::Program { .. }) => attach_and_pin(&mut object, PROGRAM_PLAIN, &group, pin_dir)?,
+        done => done?,
     }
     for interface in udp.map_or(&[][..], |udp| &udp.header_interfaces) {
         let link = attach_at(&mut object, interface)?;
@@ -270,6 +279,13 @@ fn fill_maps(object: &mut Ebpf, cgroup: &Path, trust: &[Prefix]) -> Result<(), E
 
 fn map_mut<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, Error> {
     object.map_mut(name).ok_or_else(|| in_map(name)(MapError::InvalidName { name: name.to_owned() }))
+}
+
+fn attach_and_pin(object: &mut Ebpf, name: &'static str, group: &File, pin_dir: &Path) -> Result<(), Error> {
+    let link = attach_program(object, name, group)?;
+    let path = pin_dir.join(name);
+    link.pin(&path).map_err(|error| file_error("pin", &path, io::Error::other(error)))?;
+    Ok(())
 }
 
 /// Loads and attaches one program; it is held by the returned link alone.
@@ -344,10 +360,11 @@ pub(crate) fn status(pin_dir: &Path) -> Result<Status, Error> {
         *sum = map.get(&key, 0).map_err(in_map(MAP_COUNTERS))?.iter().sum();
     }
     let cgroup_present = mounts::require_cgroup2(&cgroup).is_ok();
+    let mptcp = pin_dir.join(PROGRAM_MPTCP).exists();
     let udp = PROGRAMS_UDP.iter().all(|name| pin_dir.join(name).exists());
     let pins = interface_pins(pin_dir)?;
     let interfaces = pins.iter().filter_map(|pin| Some(pin.split_once(AT_INTERFACE)?.1.to_owned()));
-    Ok(Status { cgroup, cgroup_present, udp, interfaces: interfaces.collect(), trust, counters })
+    Ok(Status { cgroup, cgroup_present, mptcp, udp, interfaces: interfaces.collect(), trust, counters })
 }
 
 /// Names of the pins of programs that stand at interfaces, sorted.
@@ -377,10 +394,11 @@ pub(crate) fn detach(pin_dir: &Path) -> Result<(), Error> {
     require_attached(pin_dir)?;
     let at_interfaces = interface_pins(pin_dir)?;
     let programs = || {
-        let fixed = PROGRAMS_TCP.iter().rev().chain(PROGRAMS_UDP.iter().rev());
-        at_interfaces.iter().map(String::as_str).chain(fixed.copied())
+        let learning = [PROGRAM_MPTCP, PROGRAM_PLAIN].into_iter();
+        let others = PROGRAMS_TCP.iter().rev().chain(PROGRAMS_UDP.iter().rev());
+        at_interfaces.iter().map(String::as_str).chain(learning).chain(others.copied())
     };
-    let links: Vec<u32> = programs().filter_map(|name| link_id(&pin_dir.join(name))).collect();
+    let attached: Vec<u32> = programs().filter_map(|name| attached_by(&pin_dir.join(name))).collect();
     // Learning ends first. A pin that is missing is what we want.
     for name in programs().chain(MAPS) {
         let path = pin_dir.join(name);
@@ -391,19 +409,20 @@ pub(crate) fn detach(pin_dir: &Path) -> Result<(), Error> {
         }
     }
     fs::remove_dir(pin_dir).map_err(|source| file_error("remove the directory", pin_dir, source))?;
-    wait_for_release(&links)
+    wait_for_release(&attached)
 }
 
-/// The kernel's number of a pinned link; `None` for a pin that is missing or holds something else.
-fn link_id(pin: &Path) -> Option<u32> {
+/// The kernel's number of the program of a pinned link; `None` for a pin that is missing or holds something else.
+fn attached_by(pin: &Path) -> Option<u32> {
     let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
-    link.info().ok().map(|info| info.id())
+    link.info().ok().map(|info| info.program_id())
 }
 
-/// The kernel takes links apart some time after their last pin is gone.
-fn wait_for_release(links: &[u32]) -> Result<(), Error> {
+/// The kernel takes links apart some time after their last pin is gone. A link loses its number before it is detached, its
+/// program only afterwards.
+fn wait_for_release(programs: &[u32]) -> Result<(), Error> {
     let deadline = Instant::now() + RELEASE_MAX;
-    while loaded_links().filter_map(Result::ok).any(|link| links.contains(&link.id())) {
+    while loaded_programs().filter_map(Result::ok).any(|program| programs.contains(&program.id())) {
         if Instant::now() >= deadline {
             return Err(Error::Held);
         }
@@ -460,4 +479,17 @@ fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = inner.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No kernel of these tests lacks MPTCP, so it is not attached in any other one.
+    #[test]
+    fn the_program_for_kernels_without_mptcp_is_taken_too() {
+        let mut object = load(None).unwrap();
+        let program: &mut SockOps = object.program_mut(PROGRAM_PLAIN).unwrap().try_into().unwrap();
+        program.load().unwrap();
+    }
 }

@@ -20,7 +20,9 @@ pub(crate) fn text(status: &Status) -> String {
         out.push_str("  (this group is gone: detach, then attach again)");
     }
     let _ = writeln!(out, "\ntrusting     {}", list(&status.trust));
-    let _ = writeln!(out, "serving      {}", if status.udp { "TCP and UDP" } else { "TCP" });
+    let serving = [("TCP", true), ("MPTCP", status.mptcp), ("UDP", status.udp)];
+    let serving = serving.iter().filter_map(|(name, served)| served.then_some(*name)).collect::<Vec<_>>();
+    let _ = writeln!(out, "serving      {}", serving.join(", "));
     if !status.interfaces.is_empty() {
         let _ = writeln!(out, "protocol 248 {}", status.interfaces.join(", "));
     }
@@ -40,6 +42,7 @@ pub(crate) fn json(status: &Status) -> String {
     let object = json!({
         "attached": status.cgroup_present,
         "cgroup": status.cgroup,
+        "mptcp": status.mptcp,
         "udp": status.udp,
         "udp_header": status.interfaces,
         "trust": status.trust.iter().map(Prefix::to_string).collect::<Vec<_>>(),
@@ -59,6 +62,7 @@ mod tests {
             cgroup: PathBuf::from("/sys/fs/cgroup"),
             cgroup_present: false,
             trust: vec!["10.9.0.0/24".parse().unwrap()],
+            mptcp: true,
             udp: true,
             interfaces: vec!["eth0".to_owned()],
             counters: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],

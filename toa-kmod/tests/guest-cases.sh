@@ -9,7 +9,8 @@ end() {
 
 load() { insmod /tollgate_toa.ko "$@"; }
 
-# Shows one connection's peer before and after a command that runs while it is open.
+# Shows the peer of one connection, whose sending the kernel encrypts, before and after a command that runs while it is
+# open.
 peers_around() {
 	rm -f /ask /told && mkfifo /ask
 	toa-probe hold </ask >/told &

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # guest.sh SERIES: builds the module for Debian's newest kernel of a series (6.1 or 6.12) and an initial RAM disk with
-# both receivers, the probe that plays the conformance vectors, and nginx. Prints paths: kernel, RAM disk, probe. Keeps
+# both receivers, the probe that plays the conformance vectors, and nginx with an OpenSSL that can kTLS. Prints paths: kernel, RAM disk, probe. Keeps
 # what it downloads and builds under target/toa-kmod. SPARSE=1 has the module checked by sparse, too.
 set -eu
 
@@ -77,6 +77,9 @@ build_initramfs() {
 	cp -r "$root/tests/toa-vectors" "$guest/vectors"
 	for module in $modules; do add_module "$module"; done
 	for program in $programs; do add_program "$program"; done
+	for library in libssl.so.3 libcrypto.so.3; do
+		cp "$openssl/$library" "$(find "$guest" -name "$library")"
+	done
 	cp "$here/guest-init.sh" "$guest/init"
 	for task in cases bench; do
 		cp "$here/guest-$task.sh" "$guest/bin/guest-$task"
@@ -93,6 +96,7 @@ exec 9>"$work/lock"
 flock 9
 version=$("$here/kernel.sh" "$1") || fail "there is no kernel $1 to test with"
 image=$work/image-$version
+openssl=$("$here/openssl.sh") || fail "there is no OpenSSL with kTLS"
 build=$work/build-$version
 guest=$work/guest-$version
 tools=$work/probe/x86_64-unknown-linux-gnu/debug

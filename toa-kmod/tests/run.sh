@@ -21,6 +21,7 @@ install_missing() {
 	command -v cpio >/dev/null || missing="$missing cpio"
 	command -v xz >/dev/null || missing="$missing xz-utils"
 	command -v make >/dev/null || missing="$missing make"
+	command -v perl >/dev/null || missing="$missing perl"
 	command -v gcc-12 >/dev/null || missing="$missing gcc-12"
 	command -v strip >/dev/null || missing="$missing binutils"
 	command -v clang >/dev/null || missing="$missing clang"

@@ -14,6 +14,12 @@ pub const CLIENT_V6: &str = "[2001:db8::7]:4660";
 
 const GATEWAY_ISN: u32 = 0x1000_0000;
 const SERVER_ISN: u32 = 0x2000_0000;
+/// Of the client and the server, for MPTCP.
+const GATEWAY_KEY: [u8; 8] = *b"gateway1";
+/// See [`GATEWAY_KEY`].
+const SERVER_KEY: [u8; 8] = *b"server01";
+/// Bytes of options that a TCP header has room for.
+const OPTIONS_MAX: usize = 40;
 /// MSS 1400.
 const SYN_OPTIONS: [u8; 4] = [2, 4, 0x05, 0x78];
 /// The first case's port at the gateway; each has its own.
@@ -46,8 +52,12 @@ enum Server {
     Deferred,
     /// IPv4 socket, SYN cookies forced.
     Cookies,
-    /// IPv4 socket that would speak MPTCP.
+    /// IPv4 socket that speaks MPTCP.
     Mptcp,
+    /// IPv6 socket that speaks MPTCP, IPv4 gateway.
+    MptcpDualV4,
+    /// IPv6 socket that speaks MPTCP, IPv6 gateway.
+    MptcpV6,
     /// IPv4 socket, gateway that is not trusted.
     Untrusted,
 }
@@ -62,6 +72,13 @@ struct Case {
     /// The address to be seen; none is the gateway's own.
     seen: Option<&'static str>,
     counts: Counts,
+}
+
+impl Case {
+    /// Otherwise it has nothing to tell about it.
+    fn client_speaks_mptcp(&self) -> bool {
+        self.then == Then::MptcpInfo
+    }
 }
 
 /// A TOA option for any kind and address.
@@ -208,6 +225,15 @@ fn all() -> Vec<Case> {
             None,
         ),
     ));
+    let mptcp =
+        |name, server, place, options, seen| then(Then::MptcpInfo, case(name, server, place, options, seen));
+    cases.extend([
+        mptcp("MPTCP on both sides", Server::Mptcp, Place::FinalAck, good(), client),
+        mptcp("MPTCP, on data that ends the handshake", Server::Mptcp, Place::FirstData, good(), client),
+        mptcp("MPTCP, IPv6 socket, IPv4 gateway", Server::MptcpDualV4, Place::FinalAck, good(), mapped),
+        mptcp("MPTCP, IPv6", Server::MptcpV6, Place::FinalAck, good_v6(), client_v6),
+        mptcp("MPTCP, no option", Server::Mptcp, Place::FinalAck, vec![], None),
+    ]);
     cases
 }
 
@@ -259,8 +285,8 @@ pub fn make() -> Vec<Made> {
     for (case, port) in all().iter().zip(FIRST_PORT..) {
         let path = format!("receivers/{}.pcap", file_name(case.name));
         let (socket, lip, server) = match case.server {
-            Server::V6 => (Socket::Inet6, LIP_V6, SERVER_V6),
-            Server::DualV4 => (Socket::Inet6, LIP, SERVER),
+            Server::V6 | Server::MptcpV6 => (Socket::Inet6, LIP_V6, SERVER_V6),
+            Server::DualV4 | Server::MptcpDualV4 => (Socket::Inet6, LIP, SERVER),
             Server::Untrusted => (Socket::Inet, LIP_UNTRUSTED, SERVER),
             _ => (Socket::Inet, LIP, SERVER),
         };
@@ -274,7 +300,7 @@ pub fn make() -> Vec<Made> {
             listener: match case.server {
                 Server::Deferred => Listener::DeferAccept,
                 Server::Cookies => Listener::SynCookies,
-                Server::Mptcp => Listener::Mptcp,
+                Server::Mptcp | Server::MptcpDualV4 | Server::MptcpV6 => Listener::Mptcp,
                 _ => Listener::Plain,
             },
             then: case.then,
@@ -304,20 +330,39 @@ fn as_seen_on(socket: Socket, peer: SocketAddr) -> SocketAddr {
     }
 }
 
+/// MPTCP's option MP_CAPABLE (RFC 8684, 3.1) with what follows its flags, which ask for HMAC-SHA256.
+pub fn mp_capable(more: &[u8]) -> Vec<u8> {
+    [&[30, u8::try_from(4 + more.len()).unwrap(), 1, 1], more].concat()
+}
+
 /// The connection as it is on the wire between gateway and server.
 fn conversation(case: &Case, gateway: SocketAddr, server: SocketAddr) -> Vec<Vec<u8>> {
-    let on = |place: bool| if place { &case.options[..] } else { &[] };
+    let toa = |place: bool| if place { &case.options[..] } else { &[] };
+    let mptcp = |more: &[&[u8]]| match case.client_speaks_mptcp() {
+        true => mp_capable(&more.concat()),
+        false => Vec::new(),
+    };
     let from_gateway = |flags: u8, options: &[u8], data: &[u8]| {
         segment::write(gateway, server, GATEWAY_ISN + 1, SERVER_ISN + 1, flags, options, data)
     };
-    let syn_options = [&SYN_OPTIONS, on(case.place == Place::Syn)].concat();
+    let syn_options = [&SYN_OPTIONS, toa(case.place == Place::Syn), &mptcp(&[])].concat();
+    let syn_ack_options = [&SYN_OPTIONS[..], &mptcp(&[&SERVER_KEY])].concat();
     let mut packets = vec![
         segment::write(gateway, server, GATEWAY_ISN, 0, SYN, &syn_options, &[]),
-        segment::write(server, gateway, SERVER_ISN, GATEWAY_ISN + 1, SYN | ACK, &SYN_OPTIONS, &[]),
+        segment::write(server, gateway, SERVER_ISN, GATEWAY_ISN + 1, SYN | ACK, &syn_ack_options, &[]),
     ];
     if case.place != Place::FirstData {
-        packets.push(from_gateway(ACK, on(case.place == Place::FinalAck), &[]));
+        let keys = mptcp(&[&GATEWAY_KEY, &SERVER_KEY]);
+        packets.push(from_gateway(ACK, &[toa(case.place == Place::FinalAck), &keys].concat(), &[]));
     }
-    packets.push(from_gateway(ACK | PSH, on(case.place != Place::Syn), b"hello"));
+    let data = b"hello";
+    let data_len = u16::try_from(data.len()).unwrap().to_be_bytes();
+    let keys = mptcp(&[&GATEWAY_KEY, &SERVER_KEY, &data_len]);
+    let mut options = [toa(case.place != Place::Syn), &keys].concat();
+    // Both are too long for one header when the client has an IPv6 address.
+    if options.len() > OPTIONS_MAX {
+        options = keys;
+    }
+    packets.push(from_gateway(ACK | PSH, &options, data));
     packets
 }

@@ -20,17 +20,20 @@ pub struct Peer<'a> {
     server: SocketAddr,
     seq: u32,
     ack: u32,
+    /// The server's key for MPTCP, if it speaks that.
+    pub key: Option<[u8; 8]>,
 }
 
 impl<'a> Peer<'a> {
     /// Sends the SYN with the option bytes given behind the usual ones, and takes the SYN-ACK.
-    pub fn open(tun: &'a Tun, local: SocketAddr, server: SocketAddr, syn_toa: &[u8]) -> io::Result<Self> {
-        let options = [&SYN_OPTIONS, syn_toa].concat();
+    pub fn open(tun: &'a Tun, local: SocketAddr, server: SocketAddr, more: &[u8]) -> io::Result<Self> {
+        let options = [&SYN_OPTIONS, more].concat();
         tun.send(&segment::write(local, server, ISN, 0, SYN, &options, &[]))?;
         let reply = tun.receive(PATIENCE, |packet| {
             segment::read(packet, local).filter(|reply| reply.flags & (SYN | ACK) == SYN | ACK)
         })?;
-        Ok(Self { tun, local, server, seq: ISN.wrapping_add(1), ack: reply.seq.wrapping_add(1) })
+        let (seq, ack) = (ISN.wrapping_add(1), reply.seq.wrapping_add(1));
+        Ok(Self { tun, local, server, seq, ack, key: reply.key })
     }
 
     /// Sends a bare ACK with these option bytes.

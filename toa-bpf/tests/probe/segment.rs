@@ -14,6 +14,8 @@ pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
 
 const PROTOCOL_TCP: u8 = 6;
+/// MPTCP's option with its subtype MP_CAPABLE and version 1 (RFC 8684), and its length on a SYN-ACK.
+const MPTCP_CAPABLE: [u8; 3] = [30, 12, 1];
 
 /// What is read of a segment from the server.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,8 @@ pub struct Reply {
     pub flags: u8,
     pub seq: u32,
     pub payload_len: u32,
+    /// The server's key for MPTCP, which is on its SYN-ACK if it speaks that.
+    pub key: Option<[u8; 8]>,
 }
 
 /// A whole IP packet with one TCP segment. `options` are padded with end-of-list bytes.
@@ -91,15 +95,30 @@ pub fn flags(packet: &[u8]) -> u8 {
     tcp_at(packet).map_or(0, |at| packet[at + 13])
 }
 
-/// The same segment with another acknowledgement number.
-pub fn with_ack_moved(packet: &[u8], by: u32) -> Vec<u8> {
+/// What a server chose, as recorded and as it is now.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen {
+    pub recorded: Reply,
+    pub now: Reply,
+}
+
+/// The same segment with the server's choices of now: acknowledgement number and MPTCP key.
+pub fn adapted(packet: &[u8], chosen: Option<Chosen>) -> Vec<u8> {
     let mut packet = packet.to_vec();
-    if let (Some(at), Some((from, to))) = (tcp_at(&packet), ends(&packet))
+    if let (Some(at), Some((from, to)), Some(Chosen { recorded, now })) =
+        (tcp_at(&packet), ends(&packet), chosen)
         && flags(&packet) & ACK != 0
     {
         let tcp = &mut packet[at..];
-        let ack = u32::from_be_bytes(tcp[8..12].try_into().unwrap()).wrapping_add(by);
+        let ack = u32::from_be_bytes(tcp[8..12].try_into().unwrap());
+        let ack = ack.wrapping_add(now.seq.wrapping_sub(recorded.seq));
         tcp[8..12].copy_from_slice(&ack.to_be_bytes());
+        let options = 20..usize::from(tcp[12] >> 4) * 4;
+        if let (Some(recorded), Some(now)) = (recorded.key, now.key)
+            && let Some(found) = tcp[options.clone()].windows(8).position(|bytes| bytes == recorded)
+        {
+            tcp[options][found..found + 8].copy_from_slice(&now);
+        }
         set_checksum(tcp, from.ip(), to.ip());
     }
     packet
@@ -160,5 +179,8 @@ pub fn read(packet: &[u8], to: SocketAddr) -> Option<Reply> {
     }
     let data_at = usize::from(tcp.get(12)? >> 4) * 4;
     let payload_len = u32::try_from(tcp.len().checked_sub(data_at)?).ok()?;
-    Some(Reply { flags: *tcp.get(13)?, seq: word(4)?, payload_len })
+    let options = tcp.get(20..data_at)?;
+    let key_at = options.windows(3).position(|bytes| bytes == MPTCP_CAPABLE).map(|at| at + 4);
+    let key = key_at.and_then(|at| options.get(at..at + 8)?.try_into().ok());
+    Some(Reply { flags: *tcp.get(13)?, seq: word(4)?, payload_len, key })
 }

@@ -2,8 +2,12 @@
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
+/// From linux/mptcp.h.
+const SOL_MPTCP: libc::c_int = 284;
+const MPTCP_INFO: libc::c_int = 1;
+const MPTCP_INFO_FLAG_FALLBACK: u32 = 1;
 /// From linux/tcp.h, linux/tls.h and linux/bpf.h.
 const TCP_ULP: libc::c_int = 31;
 const SOL_TLS: libc::c_int = 282;
@@ -66,34 +70,77 @@ pub fn defer_accept(listener: &TcpListener) -> io::Result<()> {
 
 /// A listener as programs have that turn MPTCP on, Go's among them.
 pub fn listen_mptcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let SocketAddr::V4(v4) = address else {
-        return Err(io::Error::other("only IPv4 listeners are needed"));
-    };
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no pointers are passed.
-    let fd =
-        unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) };
+    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is new, and nobody else has it.
     let listener = unsafe { TcpListener::from_raw_fd(fd) };
     set_option(&listener, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
-    let name = libc::sockaddr_in {
-        sin_family: libc::sa_family_t::try_from(libc::AF_INET).unwrap(),
-        sin_port: v4.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
-        sin_zero: [0; 8],
-    };
-    let length = libc::socklen_t::try_from(size_of_val(&name)).unwrap();
-    // SAFETY: the address is valid for the length that is passed.
-    if unsafe { libc::bind(fd, (&raw const name).cast(), length) } != 0 {
-        return Err(io::Error::last_os_error());
+    match address {
+        SocketAddr::V4(v4) => bind(
+            &listener,
+            &libc::sockaddr_in {
+                sin_family: libc::sa_family_t::try_from(family).unwrap(),
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            },
+        )?,
+        SocketAddr::V6(v6) => bind(
+            &listener,
+            &libc::sockaddr_in6 {
+                sin6_family: libc::sa_family_t::try_from(family).unwrap(),
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: 0,
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: 0,
+            },
+        )?,
     }
     // SAFETY: no pointers are passed.
     if unsafe { libc::listen(fd, 8) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(listener)
+}
+
+/// `name` is a `sockaddr_in` or `sockaddr_in6`.
+fn bind<T>(socket: &TcpListener, name: &T) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(name)).unwrap();
+    // SAFETY: the address is valid for the length that is passed.
+    match unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(name).cast(), length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The number of a descriptor that stays open in the program that this one becomes.
+pub fn inheritable(listener: TcpListener) -> io::Result<libc::c_int> {
+    let fd = listener.into_raw_fd();
+    // SAFETY: no pointers are passed.
+    match unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } {
+        0 => Ok(fd),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// An error where the connection does not speak MPTCP, or has ceased to.
+pub fn speaks_mptcp(stream: &TcpStream) -> io::Result<()> {
+    // `struct mptcp_info`: its flags are the third word.
+    let mut info = [0_u32; 3];
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).unwrap();
+    // SAFETY: the buffer and its length live through the call.
+    let result = unsafe {
+        libc::getsockopt(stream.as_raw_fd(), SOL_MPTCP, MPTCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+    };
+    match result {
+        0 if info[2] & MPTCP_INFO_FLAG_FALLBACK == 0 => Ok(()),
+        0 => Err(io::Error::other("it has fallen back to TCP")),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Has the kernel encrypt what is sent from now on, and sends something.

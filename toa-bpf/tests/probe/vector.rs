@@ -64,7 +64,7 @@ pub enum Listener {
     DeferAccept,
     /// While the machine answers every SYN with a cookie (`net.ipv4.tcp_syncookies=2`).
     SynCookies,
-    /// `IPPROTO_MPTCP`; the client speaks plain TCP.
+    /// `IPPROTO_MPTCP`.
     Mptcp,
 }
 
@@ -79,6 +79,8 @@ pub enum Then {
     Sockmap,
     /// Makes the IPv6 socket an IPv4 one (`IPV6_ADDRFORM`).
     AddrForm,
+    /// Asks for `MPTCP_INFO`, which only a connection that speaks MPTCP has.
+    MptcpInfo,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -162,8 +164,8 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Sends the packets of the side that begins, in order, with acknowledgement numbers moved by as much as the server's
-/// initial sequence number differs from the recorded one. Returns a segment that ends the connection.
+/// Sends the packets of the side that begins, in order, with the server's initial sequence number and MPTCP key instead
+/// of the recorded ones. Returns a segment that ends the connection.
 fn replay(tun: &Tun, packets: &[Vec<u8>]) -> io::Result<Vec<u8>> {
     let odd = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let first = segment::ends(packets.first().ok_or_else(|| odd("no packets"))?);
@@ -171,14 +173,14 @@ fn replay(tun: &Tun, packets: &[Vec<u8>]) -> io::Result<Vec<u8>> {
     let is_syn_ack = |reply: &segment::Reply| reply.flags & (SYN | ACK) == SYN | ACK;
     let mut recorded = packets.iter().filter_map(|packet| segment::read(packet, gateway));
     let recorded = recorded.find(is_syn_ack).ok_or_else(|| odd("no SYN-ACK is recorded"))?;
-    let mut shift = 0;
+    let mut chosen = None;
     let mut last = Vec::new();
     for packet in packets.iter().filter(|packet| segment::ends(packet) == Some((gateway, server))) {
-        let packet = segment::with_ack_moved(packet, shift);
+        let packet = segment::adapted(packet, chosen);
         tun.send(&packet)?;
         if segment::flags(&packet) & SYN != 0 {
-            let reply = tun.receive(PATIENCE, |packet| segment::read(packet, gateway).filter(is_syn_ack))?;
-            shift = reply.seq.wrapping_sub(recorded.seq);
+            let now = tun.receive(PATIENCE, |packet| segment::read(packet, gateway).filter(is_syn_ack))?;
+            chosen = Some(segment::Chosen { recorded, now });
         }
         last = packet;
     }
@@ -192,6 +194,7 @@ fn then(stream: &TcpStream, what: Then) -> io::Result<Option<sockets::Kept>> {
         Then::Ktls => sockets::encrypt(stream).map(|()| None),
         Then::Sockmap => sockets::put_into_sockmap(stream).map(Some),
         Then::AddrForm => sockets::make_ipv4(stream).map(|()| None),
+        Then::MptcpInfo => sockets::speaks_mptcp(stream).map(|()| None),
     }
 }
 

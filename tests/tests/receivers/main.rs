@@ -1,14 +1,17 @@
 //! A real server with Debian's kernel, in a qemu guest behind the gateway: nginx's own log shows who the client was.
 #![forbid(unsafe_code)]
 
+mod asking;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use asking::{Asking, counter};
 use tollgate_tests::Cmd;
 use tollgate_tests::lab::Lab;
-use tollgate_tests::load::{self, Wrk};
+use tollgate_tests::load::Wrk;
 use tollgate_tests::rig::{CLIENTS, CLIENTS6};
 use tollgate_tests::toa_guest::{Image, Kernel, TRUST, ToaGuest};
 use tollgate_tests::wait::wait_for;
@@ -57,17 +60,59 @@ listen = "[2001:db8:1::100]:82"
 protocol = "tcp"
 mode = "fullnat"
 real_server = [{ address = "10.2.0.31:80" }]
+
+[[service]]
+name = "tls"
+listen = "10.1.0.100:443"
+protocol = "tcp"
+mode = "fullnat"
+real_server = [{ address = "10.2.0.31:443" }]
+
+[[service]]
+name = "tls6"
+listen = "[2001:db8:1::100]:443"
+protocol = "tcp"
+mode = "fullnat"
+real_server = [{ address = "[2001:db8:2::31]:443" }]
+
+[[service]]
+name = "mptcp"
+listen = "10.1.0.100:83"
+protocol = "tcp"
+mode = "fullnat"
+real_server = [{ address = "10.2.0.31:83" }]
+
+[[service]]
+name = "mptcp6"
+listen = "[2001:db8:1::100]:83"
+protocol = "tcp"
+mode = "fullnat"
+real_server = [{ address = "[2001:db8:2::31]:84" }]
+
+[[service]]
+name = "mptcp6-strip"
+listen = "[2001:db8:1::100]:84"
+protocol = "tcp"
+mode = "fullnat"
+tcp_timestamps = "strip"
+real_server = [{ address = "[2001:db8:2::31]:84" }]
 "#;
 
 const NGINX: &str = r#"worker_processes 1; pid /tmp/nginx.pid; error_log /tmp/error.log; user root;
 events { worker_connections 4096; }
 http { log_format peer "$remote_addr $request_uri"; access_log /tmp/access.log peer;
 server { listen 80 backlog=4096; listen [::]:80 ipv6only=on backlog=4096;
-listen [::]:81 ipv6only=off backlog=4096; location / { return 200 "guest"; } } }
+listen [::]:81 ipv6only=off backlog=4096; listen 83; listen [::]:84 ipv6only=off;
+listen 443 ssl; listen [::]:443 ssl ipv6only=on; ssl_certificate /tmp/pem; ssl_certificate_key /tmp/pem;
+ssl_protocols TLSv1.2 TLSv1.3; ssl_conf_command Options KTLS; location / { return 200 "guest"; } } }
 "#;
 
+/// Starts nginx with listeners of ports 83 and 84 that speak MPTCP. It stays in the foreground when it inherits them.
+const START_NGINX: &str =
+    "toa-probe mptcp 0.0.0.0:83 [::]:84 -- nginx -e stderr -c /tmp/nginx.conf >/tmp/nginx.log 2>&1 &";
+
 /// Has a table of what is shown here.
-const DOCS: &str = include_str!("../../docs/toa.md");
+const DOCS: &str = include_str!("../../../docs/toa.md");
 
 /// How long nginx may take to write its log, in an emulated guest on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -105,9 +150,18 @@ impl Receiver {
     }
 }
 
-/// Whether it is one of the rig's pool, 10.2.0.200-203.
+/// Whether it is one of the rig's pools, 10.2.0.200-203 and 2001:db8:2::200-203.
 fn is_local_address(address: &str) -> bool {
-    address.starts_with("10.2.0.20")
+    address.starts_with("10.2.0.20") || address.starts_with("2001:db8:2::20")
+}
+
+/// A new key, and a certificate for it that nobody has to believe.
+fn certificate(dir: &Path) -> Result<String> {
+    let (key, certificate) = (dir.join("key.pem"), dir.join("certificate.pem"));
+    let openssl =
+        Cmd::line("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=guest");
+    openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).run()?;
+    Ok(std::fs::read_to_string(key)? + &std::fs::read_to_string(certificate)?)
 }
 
 /// The gateway, and nginx in the guest behind it.
@@ -128,7 +182,12 @@ impl Bed {
         let mut lab = Lab::build(&format!("{FORGERS}{SERVICES}"))?;
         let mut guest = ToaGuest::start(&image, &lab.rig)?;
         guest.write("/tmp/nginx.conf", NGINX)?;
-        guest.run("nginx -e stderr -c /tmp/nginx.conf")?;
+        guest.write("/tmp/pem", &certificate(lab.rig.dir())?)?;
+        guest.run(START_NGINX)?;
+        wait_for("nginx runs in the guest", PATIENCE, || {
+            Ok((guest.run_any("[ -s /tmp/nginx.pid ]")?.status == 0).then_some(()))
+        })
+        .with_context(|| guest.run("cat /tmp/nginx.log").unwrap_or_default())?;
         lab.rig.clients[1].sysctl("net.ipv4.ip_forward", "1")?;
         lab.start_gateway()?;
         Ok(Bed { guest, lab, kernel, probe: image.probe, connections: 0, requests: 0 })
@@ -159,38 +218,73 @@ impl Bed {
 
     /// The address that nginx logs for a request to `url`.
     fn ask(&mut self, url: &str) -> Result<String> {
+        self.ask_by(Asking::Plainly, url)
+    }
+
+    fn ask_by(&mut self, asking: Asking, url: &str) -> Result<String> {
         let (url, path) = self.own_path(url);
-        load::get(self.lab.client(), &url)?;
+        let before = self.proof(asking)?;
+        asking.get(self.lab.client(), &url)?;
+        let after = self.proof(asking)?;
+        ensure!(
+            asking == Asking::Plainly || after > before,
+            "{asking:?} to {url} was not: {before}, {after}"
+        );
         let mut seen = self.logged_for(&path, 1)?;
         ensure!(seen.len() == 1, "one request to {url}, and in nginx's log is {seen:?}");
         Ok(seen.pop_first().context("nothing logged")?.0)
+    }
+
+    /// How often the guest's kernel has done what a client asks for.
+    fn proof(&mut self, asking: Asking) -> Result<u64> {
+        let Some((file, name)) = asking.proof() else { return Ok(0) };
+        let text = self.guest.run(&format!("cat {file}"))?;
+        counter(&text, name).with_context(|| format!("no {name} in {text}"))
     }
 
     /// Who is shown for each family and listener; prints the rows of the table in docs/toa.md, which must have them.
     fn families(&mut self, receiver: Receiver) -> Result<()> {
         let (client, client6) = (CLIENTS[0], CLIENTS6[0]);
         let mapped = format!("::ffff:{client}");
-        for (what, url, expected) in [
-            ("IPv4 | nginx, IPv4 socket", "http://10.1.0.100", Some(client)),
-            ("IPv6 | nginx, IPv6 socket", "http://[2001:db8:1::100]", Some(client6)),
-            ("IPv4 | nginx, dual-stack socket", "http://10.1.0.100:81", Some(&mapped)),
+        let (plainly, mptcp) = (Asking::Plainly, Asking::Mptcp);
+        let mut missing = Vec::new();
+        for (what, asking, url, expected) in [
+            ("IPv4 | nginx, IPv4 socket", plainly, "http://10.1.0.100", Some(client)),
+            ("IPv6 | nginx, IPv6 socket", plainly, "http://[2001:db8:1::100]", Some(client6)),
+            ("IPv4 | nginx, dual-stack socket", plainly, "http://10.1.0.100:81", Some(&mapped)),
             (
                 "IPv6, translated to IPv4 | nginx, dual-stack socket",
+                plainly,
                 "http://[2001:db8:1::100]:81",
                 Some(client6),
             ),
             // Nothing else fits into the address of an IPv4 socket.
-            ("IPv6, translated to IPv4 | nginx, IPv4 socket", "http://[2001:db8:1::100]:82", None),
+            ("IPv6, translated to IPv4 | nginx, IPv4 socket", plainly, "http://[2001:db8:1::100]:82", None),
+            ("IPv4 | nginx, kTLS (TLS 1.3)", Asking::Tls("1.3"), "https://10.1.0.100", Some(client)),
+            ("IPv6 | nginx, kTLS (TLS 1.2)", Asking::Tls("1.2"), "https://[2001:db8:1::100]", Some(client6)),
+            ("IPv4 | nginx, MPTCP socket", plainly, "http://10.1.0.100:83", Some(client)),
+            ("IPv4, MPTCP | nginx, MPTCP socket", mptcp, "http://10.1.0.100:83", Some(client)),
+            // Beside the keys of MPTCP and timestamps is no room for the option.
+            ("IPv6, MPTCP | nginx, MPTCP socket", mptcp, "http://[2001:db8:1::100]:83", None),
+            (
+                "IPv6, MPTCP, `tcp_timestamps = \"strip\"` | nginx, MPTCP socket",
+                mptcp,
+                "http://[2001:db8:1::100]:84",
+                Some(client6),
+            ),
         ] {
-            let mut logged = self.ask(url)?;
+            let mut logged = self.ask_by(asking, url)?;
             if is_local_address(&logged) {
                 "the LIP".clone_into(&mut logged);
             }
             let row = format!("| {} | {} | {what} | {logged} |", receiver.name(), self.kernel.series());
             println!("{row}");
             ensure!(logged == expected.unwrap_or("the LIP"), "{row}, but {expected:?} is right");
-            ensure!(DOCS.lines().any(|line| line == row), "docs/toa.md lacks the line\n{row}");
+            if !DOCS.lines().any(|line| line == row) {
+                missing.push(row);
+            }
         }
+        ensure!(missing.is_empty(), "docs/toa.md lacks the lines\n{}", missing.join("\n"));
         Ok(())
     }
 
