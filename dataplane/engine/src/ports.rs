@@ -1,8 +1,8 @@
 //! Local ports of one pair (local address, real server endpoint), one worker's share of them.
 //!
-//! Picks go round in order, and a port that was freed is given again only when a whole round has begun and ended since:
-//! real servers keep a closed connection in TIME_WAIT for a while (RFC 9293 §3.6.1). Which ports are the worker's, and in
-//! which order, says its [`Share`].
+//! Picks go round in order, and a port that was freed is passed over when the round comes by it the next time: real servers
+//! keep a closed connection in TIME_WAIT for a while (RFC 9293 §3.6.1). Which ports are the worker's, and in which order,
+//! says its [`Share`].
 
 mod share;
 mod states;
@@ -51,13 +51,13 @@ impl PortSet {
         if self.is_exhausted() {
             return None;
         }
-        // Three rounds: of what is ready and of what has rested there may be nothing, and then what rests is woken.
-        for _ in 0..=states::RESTS {
-            let found = self.look(self.next, real_port).or_else(|| self.look(0, real_port));
-            if let Some((place, port)) = found {
+        // Of what is ready there may be nothing, then of what has rested, and then what rests is woken.
+        for _ in 0..states::RESTS {
+            let behind = || if self.next == 0 { None } else { self.look(0, real_port) };
+            if let Some((place, port)) = self.look(self.next, real_port).or_else(behind) {
                 self.states.set_used(place);
                 self.in_use += 1;
-                self.next = self.states.next_ready(place);
+                self.next = self.states.likely_after(place);
                 return Some(port);
             }
             self.states.begin_round();
@@ -89,7 +89,7 @@ impl PortSet {
     /// set or not in use are ignored.
     pub(crate) fn give_back(&mut self, port: u16, real_port: u16) {
         let Some(place) = self.share.place(port, real_port) else { return };
-        if self.states.set_resting(place) {
+        if self.states.set_free(place, place < self.next) {
             self.in_use -= 1;
         }
     }

@@ -1,7 +1,9 @@
 //! Which places of a share are ready, which rest, and which are in use: two bits per place, and an index that finds the
 //! next ready one in a few steps, however few there are.
 //!
-//! Three of the four codes take turns to mean *ready*, *rested* and *resting*, so a new round touches no place.
+//! A round gives the *ready* places. What is freed before the round has come by is passed over by it, and is ready in the
+//! next one: it has *rested*. What is freed behind it is *resting*, and will be passed over by the next round. So three of the
+//! four codes take turns to mean these, and a new round touches no place.
 
 /// Codes that take turns.
 pub(super) const RESTS: usize = 3;
@@ -47,7 +49,8 @@ impl States {
         States { words, marks, ready: 0 }
     }
 
-    /// What was ready and is not in use by now, starts to rest.
+    /// What has rested is ready, and what rests has rested. What is still ready rests; of that there is only what no real port
+    /// could use.
     pub(super) fn begin_round(&mut self) {
         self.ready = after(self.ready);
     }
@@ -77,17 +80,13 @@ impl States {
         Some(at * BITS + marks.trailing_zeros())
     }
 
-    /// Where to look next after a place: a guess that is right when its neighbours are ready too.
+    /// Where the round most likely goes on behind a place that it has given: right if its neighbours are ready too.
     #[inline(always)]
-    pub(super) fn next_ready(&self, place: u32) -> u32 {
+    pub(super) fn likely_after(&self, place: u32) -> u32 {
         let number = place / BITS;
         let word = self.words.get(number as usize).copied().unwrap_or_default();
         let behind = having(word, self.ready) & ((u64::MAX - 1) << (place % BITS));
-        match (behind != 0, (number as usize + 1) < self.words.len()) {
-            (true, _) => number * BITS + behind.trailing_zeros(),
-            (false, true) => (number + 1) * BITS,
-            (false, false) => 0,
-        }
+        if behind == 0 { (number + 1) * BITS } else { number * BITS + behind.trailing_zeros() }
     }
 
     /// A ready place is in use from now on.
@@ -101,21 +100,42 @@ impl States {
         }
     }
 
-    /// A place that is in use rests from now on; `false` if it was not in use.
+    /// A place is in use no more; `false` if it was not. `passed`: the round has come by it.
     #[inline(always)]
-    pub(super) fn set_resting(&mut self, place: u32) -> bool {
+    pub(super) fn set_free(&mut self, place: u32, passed: bool) -> bool {
         let (number, bit) = ((place / BITS) as usize, 1 << (place % BITS));
         let Some(word) = self.words.get_mut(number) else { return false };
         if having(*word, USED) & bit == 0 {
             return false;
         }
-        let resting = after(after(self.ready));
+        let rested = after(self.ready);
+        let code = if passed { after(rested) } else { rested };
         for (at, bits) in word.iter_mut().enumerate() {
-            if resting >> at & 1 == 0 {
+            if code >> at & 1 == 0 {
                 *bits &= !bit;
             }
         }
-        self.marks[number / BITS as usize][resting] |= 1 << (number as u32 % BITS);
+        self.marks[number / BITS as usize][code] |= 1 << (number as u32 % BITS);
         true
+    }
+}
+
+#[cfg(test)]
+impl States {
+    /// Panics unless the marks say what the words say and nothing behind `places` is free.
+    pub(super) fn check(&self, places: u32) {
+        for (number, word) in self.words.iter().enumerate() {
+            for (code, marks) in self.marks[number / 64].iter().enumerate() {
+                assert_eq!(
+                    marks >> (number % 64) & 1 == 1,
+                    having(*word, code) != 0,
+                    "word {number}, code {code}"
+                );
+            }
+        }
+        let mut behind = places..self.words.len() as u32 * BITS;
+        assert!(
+            behind.all(|place| having(self.words[(place / BITS) as usize], USED) >> (place % BITS) & 1 == 1)
+        );
     }
 }

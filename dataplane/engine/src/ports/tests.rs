@@ -35,6 +35,7 @@ proptest! {
                     },
                 }
                 prop_assert_eq!(set.in_use() as usize, taken.len());
+                set.states.check(set.share.places());
             }
         }
     }
@@ -67,7 +68,27 @@ fn a_freed_port_rests_for_a_whole_round() {
 }
 
 #[test]
-fn what_is_freed_early_in_a_round_is_given_before_what_is_freed_late() {
+fn ports_rest_however_different_their_connections_live() {
+    let mut set = PortSet::new(Share::strided((1024, 3071), WorkerId(0), 1));
+    let mut ends: Vec<Vec<u16>> = vec![Vec::new(); 21_000];
+    let mut freed = vec![None; 1 << 16];
+    let mut random = 1u32;
+    for now in 0..20_000 {
+        for port in std::mem::take(&mut ends[now]) {
+            set.give_back(port, 80);
+            freed[usize::from(port)] = Some(now);
+        }
+        let port = set.take(80).unwrap();
+        // At most a half is in use, so a round has a thousand others.
+        let rested = freed[usize::from(port)].map_or(usize::MAX, |then| now - then);
+        assert!(rested >= 500, "{port} came again after {rested} picks");
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ends[now + 1 + (random >> 16) as usize % 1000].push(port);
+    }
+}
+
+#[test]
+fn what_is_freed_in_one_round_is_given_in_the_order_of_ports() {
     let mut set = PortSet::new(Share::strided((1000, 1199), WorkerId(0), 1));
     for _ in 0..200 {
         set.take(80).unwrap();

@@ -13,13 +13,11 @@ use crate::wheel::LISTS;
 /// Connections that one round of [`Worker::housekeep`] ends because of a change of the configuration; as many more, one from
 /// each of the wheel's lists, because their time is up. Each takes some 0.5 µs when all of it is out of the caches.
 const END_MAX: usize = LISTS;
-/// Packets for which there is a round more, so that as many connections can end as packets can open, and how many rounds
-/// there are at most.
+/// Packets for which there is a round more, so that as many connections can end as packets can open.
 const PACKETS_PER_ROUND: usize = LISTS;
-const ROUNDS_MAX: usize = 4;
-/// Records that one [`Worker::housekeep`] asks whether they have to end because of a change of the configuration.
+/// Records that one round asks whether they have to end because of a change of the configuration.
 const ENDING_MAX: u32 = 64;
-/// Old fragments that one [`Worker::housekeep`] gives up.
+/// Old fragments that one round gives up.
 const FRAGMENTS_MAX: usize = 16;
 
 impl Worker {
@@ -30,7 +28,8 @@ impl Worker {
     }
 
     /// [`Worker::housekeep`] after so many packets, with the prefetching of their buffers: the more came, the more may end,
-    /// if before each further round there `is_time` for one. Returns what the last one looked at.
+    /// if before each further round there `is_time` for one. Where a change of the configuration ends connections a round takes
+    /// twice as long, and there is one only. Returns what the last round looked at.
     #[inline(always)]
     pub fn housekeep_after<P: PacketBuf>(
         &mut self,
@@ -39,8 +38,8 @@ impl Worker {
         mut is_time: impl FnMut() -> bool,
     ) -> usize {
         let mut seen = self.round::<P>(now);
-        for _ in 0..(ROUNDS_MAX - 1).min(packets / PACKETS_PER_ROUND) {
-            if seen == 0 || !is_time() {
+        for _ in 0..packets / PACKETS_PER_ROUND {
+            if seen == 0 || self.ending.is_some() || !is_time() {
                 break;
             }
             seen = self.round::<P>(now);

@@ -204,8 +204,8 @@ impl Inner {
 #[inline]
 #[must_use]
 pub const fn outer_dscp_ecn(inner: u8) -> u8 {
-    // "Congestion met" is 0b11, ECT(0) is 0b10.
-    inner - (inner & inner >> 1 & 1)
+    // "Congestion met" is 0b11, ECT(0) is 0b10: the low bit goes where both are set.
+    inner & !(inner & (inner >> 1) & 1)
 }
 
 /// The UDP source port of a flow in a tunnel, 49152 to 65535 (RFC 8085 §5.1.1, RFC 6335 §6): routers between
