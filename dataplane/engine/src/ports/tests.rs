@@ -70,7 +70,7 @@ fn a_freed_port_rests_for_a_whole_round() {
 #[test]
 fn ports_rest_however_different_their_connections_live() {
     let mut set = PortSet::new(Share::strided((1024, 3071), WorkerId(0), 1));
-    let mut ends: Vec<Vec<u16>> = vec![Vec::new(); 21_000];
+    let mut ends: Vec<Vec<u16>> = vec![Vec::new(); 26_001];
     let mut freed = vec![None; 1 << 16];
     let mut random = 1u32;
     for now in 0..20_000 {
@@ -79,11 +79,12 @@ fn ports_rest_however_different_their_connections_live() {
             freed[usize::from(port)] = Some(now);
         }
         let port = set.take(80).unwrap();
-        // At most a half is in use, so a round has a thousand others.
+        // Some 640 are in use, so a round has more than a thousand others.
         let rested = freed[usize::from(port)].map_or(usize::MAX, |then| now - then);
         assert!(rested >= 500, "{port} came again after {rested} picks");
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        ends[now + 1 + (random >> 16) as usize % 1000].push(port);
+        let longest = if now % 8 == 0 { 6_000 } else { 600 };
+        ends[now + 1 + (random >> 16) as usize % longest].push(port);
     }
 }
 
