@@ -1,8 +1,8 @@
 //! Local ports of one pair (local address, real server endpoint), one worker's share of them.
 //!
-//! Picks go round in order, and a port that was freed is passed over when the round comes by it the next time: real servers
-//! keep a closed connection in TIME_WAIT for a while (RFC 9293 §3.6.1). Which ports are the worker's, and in which order,
-//! says its [`Share`].
+//! Picks go round in order, and a port that was freed in one round is not given in the next one, which half of the free ports
+//! are for: real servers keep a closed connection in TIME_WAIT for a while (RFC 9293 §3.6.1). Which ports are the worker's,
+//! and in which order, says its [`Share`].
 
 mod share;
 mod states;
@@ -89,7 +89,7 @@ impl PortSet {
     /// set or not in use are ignored.
     pub(crate) fn give_back(&mut self, port: u16, real_port: u16) {
         let Some(place) = self.share.place(port, real_port) else { return };
-        if self.states.set_free(place, place < self.next) {
+        if self.states.set_free(place) {
             self.in_use -= 1;
         }
     }

@@ -1,11 +1,10 @@
 //! Which places of a share are ready, which rest, and which are in use: two bits per place, and an index that finds the
 //! next ready one in a few steps, however few there are.
 //!
-//! A round gives the *ready* places. What is freed before the round has come by is passed over by it, and is ready in the
-//! next one: it has *rested*. What is freed behind it is *resting*, and will be passed over by the next round. So three of the
-//! four codes take turns to mean these, and a new round touches no place.
+//! A round gives the *ready* places; what is freed meanwhile is *resting*. The next round gives what was freed in the one
+//! before: it has *rested*. So three of the four codes take turns to mean these, and a new round touches no place.
 
-/// Codes that take turns.
+/// Codes that take turns, from 0 on.
 pub(super) const RESTS: usize = 3;
 /// The fourth.
 const USED: usize = 3;
@@ -18,13 +17,13 @@ pub(super) struct States {
     words: Box<[[u64; 2]]>,
     /// Of 64 words each, by code: which have places of that code.
     marks: Box<[[u64; RESTS]]>,
-    /// What ready places have; rested ones have the next, resting ones the one after it.
+    /// Places by code.
+    counts: [u32; RESTS],
     ready: usize,
-}
-
-/// The code after this one.
-const fn after(code: usize) -> usize {
-    if code + 1 == RESTS { 0 } else { code + 1 }
+    rested: usize,
+    resting: usize,
+    /// So many places are ready when half of a round is over.
+    half: u32,
 }
 
 /// Places of a word that have a code, a bit each.
@@ -46,13 +45,14 @@ impl States {
         for word in 0..words.len() {
             marks[word / BITS as usize][0] |= 1 << (word as u32 % BITS);
         }
-        States { words, marks, ready: 0 }
+        States { words, marks, counts: [places, 0, 0], ready: 0, rested: 1, resting: 2, half: places / 2 }
     }
 
     /// What has rested is ready, and what rests has rested. What is still ready rests; of that there is only what no real port
     /// could use.
     pub(super) fn begin_round(&mut self) {
-        self.ready = after(self.ready);
+        (self.ready, self.rested, self.resting) = (self.rested, self.resting, self.ready);
+        self.half = self.counts[self.ready] / 2;
     }
 
     /// The first ready place from `start` on.
@@ -98,31 +98,35 @@ impl States {
         if having(*word, self.ready) == 0 {
             self.marks[number / BITS as usize][self.ready] &= !(1 << (number as u32 % BITS));
         }
+        self.counts[self.ready] -= 1;
+        // With nothing in between, the next round would give what was freed a moment ago: two rounds are made of this one.
+        if self.counts[self.ready] == self.half && self.counts[self.rested] == 0 {
+            (self.rested, self.resting) = (self.resting, self.rested);
+        }
     }
 
-    /// A place is in use no more; `false` if it was not. `passed`: the round has come by it.
+    /// A place is in use no more, and rests; `false` if it was not in use.
     #[inline(always)]
-    pub(super) fn set_free(&mut self, place: u32, passed: bool) -> bool {
+    pub(super) fn set_free(&mut self, place: u32) -> bool {
         let (number, bit) = ((place / BITS) as usize, 1 << (place % BITS));
         let Some(word) = self.words.get_mut(number) else { return false };
         if having(*word, USED) & bit == 0 {
             return false;
         }
-        let rested = after(self.ready);
-        let code = if passed { after(rested) } else { rested };
         for (at, bits) in word.iter_mut().enumerate() {
-            if code >> at & 1 == 0 {
+            if self.resting >> at & 1 == 0 {
                 *bits &= !bit;
             }
         }
-        self.marks[number / BITS as usize][code] |= 1 << (number as u32 % BITS);
+        self.marks[number / BITS as usize][self.resting] |= 1 << (number as u32 % BITS);
+        self.counts[self.resting] += 1;
         true
     }
 }
 
 #[cfg(test)]
 impl States {
-    /// Panics unless the marks say what the words say and nothing behind `places` is free.
+    /// Panics unless marks and counts say what the words say and nothing behind `places` is free.
     pub(super) fn check(&self, places: u32) {
         for (number, word) in self.words.iter().enumerate() {
             for (code, marks) in self.marks[number / 64].iter().enumerate() {
@@ -132,6 +136,9 @@ impl States {
                     "word {number}, code {code}"
                 );
             }
+        }
+        for (code, count) in self.counts.iter().enumerate() {
+            assert_eq!(self.words.iter().map(|word| having(*word, code).count_ones()).sum::<u32>(), *count);
         }
         let mut behind = places..self.words.len() as u32 * BITS;
         assert!(
