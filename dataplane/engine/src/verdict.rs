@@ -109,7 +109,7 @@ named_counters! {
         TooBig = "too_big",
         /// An ICMP error to a virtual or local address about no connection that there is.
         IcmpUnknown = "icmp_unknown",
-        /// An ICMP error about a connection that cannot be put into the other family, or does not fit.
+        /// An ICMP error about a connection that cannot be put into the other family, does not fit, or is a redirect.
         IcmpUntranslatable = "icmp_untranslatable",
         /// The first packet of a connection, handed over just when the configuration changed; its sender repeats it.
         NotOwner = "not_owner",

@@ -75,6 +75,9 @@ impl Worker {
         else {
             return self.stray_error(packet, message);
         };
+        if is_redirect(packet.data(), message) {
+            return self.drop(DropReason::IcmpUntranslatable);
+        }
         if hops(packet.data(), message.wide) <= 1 {
             return self.drop(DropReason::TtlExpired);
         }
@@ -91,7 +94,9 @@ impl Worker {
             // What stands there is no TCP header.
             piece: Piece::Later,
         };
-        let quote = untold(packet, message, quote);
+        let Some(quote) = untold(packet, message, quote) else {
+            return self.drop(DropReason::IcmpUntranslatable);
+        };
         let sent = match self.table.conns[found.conn as usize].mode {
             Mode::FullNat | Mode::Nat => self.translate_error(packet, message, &quote, found, &exit),
             Mode::Dr => {
@@ -183,10 +188,18 @@ impl Worker {
     }
 }
 
-/// Takes out of a quoted datagram what told its client, if anything did.
-fn untold<P: PacketBuf>(packet: &mut P, message: Message, quote: Quote) -> Quote {
-    let message = packet.data_mut().get_mut(message.l4.into()..message.end.into());
-    message.and_then(|message| quote::untell(message, &quote)).unwrap_or(quote)
+/// A redirect is for its link alone (RFC 1122 §3.2.2.2): passed on, it would let whoever sends one choose a host's routes.
+fn is_redirect(data: &[u8], message: Message) -> bool {
+    let header = view::<icmp::Header>(data, message.l4.into());
+    !message.wide && header.is_some_and(|header| header.kind == icmp::TYPE_REDIRECT)
+}
+
+/// Takes out of a quoted datagram what told its client, if anything did; `None` where the gateway puts nothing.
+fn untold<P: PacketBuf>(packet: &mut P, message: Message, quote: Quote) -> Option<Quote> {
+    if quote.told_len == 0 {
+        return Some(quote);
+    }
+    quote::untell(packet.data_mut().get_mut(message.l4.into()..message.end.into())?, &quote)
 }
 
 pub(super) fn addresses(tuple: &Tuple) -> Addresses {
@@ -266,15 +279,17 @@ fn lower_mtu(message: &mut [u8], wide: bool, room: u16) -> Delta {
         header.kind == icmp::TYPE_UNREACHABLE && header.code == icmp::CODE_FRAGMENTATION_NEEDED
     };
     let old = header.rest;
+    // In IPv4 it is the lower half of the word (RFC 1191 §4); what stands in the upper one may be a length (RFC 4884 §4.1).
+    let mtu = if wide { old.get() } else { header.next_hop_mtu().into() };
     // A router that does not know says 0; below the least of IPv6 nobody believes it (RFC 8201 §4).
     let least = if wide { ipv6::MTU_MIN as u32 } else { 1 };
-    let Some(lower) = old.get().checked_sub(room.into()).map(|lower| lower.max(least)) else {
+    let Some(lower) = mtu.checked_sub(room.into()).map(|lower| lower.max(least)) else {
         return Delta::ZERO;
     };
-    if !tells || room == 0 || old.get() == 0 {
+    if !tells || room == 0 || mtu == 0 {
         return Delta::ZERO;
     }
-    header.rest = U32::new(lower);
+    header.rest = U32::new(old.get() - mtu + lower);
     Delta::ZERO.replace32(old, header.rest)
 }
 

@@ -99,8 +99,10 @@ impl Worker {
         }
         let Some(tcp) = view::<tcp::Header>(data, segment.l4.into()) else { return };
         let into = tcp.ack.get().wrapping_sub(conn.seq_shift).wrapping_sub(conn.client_isn.wrapping_add(1));
+        // What acknowledges more than the client can have sent is late, of a connection that was there before.
+        let most = u32::from(preface.len) + (u32::from(u16::MAX) << scale_of(conn, Direction::Outbound));
         let stage = match preface.stage {
-            Stage::Owed if (u32::from(preface.len)..OVER_AFTER).contains(&into) => Stage::Told,
+            Stage::Owed if (u32::from(preface.len)..=most.min(OVER_AFTER)).contains(&into) => Stage::Told,
             Stage::Told if (OVER_AFTER..2 * OVER_AFTER).contains(&into) => Stage::Over,
             _ => return,
         };

@@ -371,9 +371,10 @@ fn check_handshake(
     let valid = match direction {
         Direction::Inbound => tcp.flags & flags::ACK != 0 && tcp.ack.get() == conn.real_isn.wrapping_add(1),
         Direction::Outbound => {
-            payload_len(tcp, segment) > 0
-                || tcp.flags & flags::FIN != 0
-                || later(tcp.ack.get(), conn.client_isn.wrapping_add(1))
+            // What acknowledges more than the client can have sent is late, of a connection that was there before.
+            let acked = tcp.ack.get().wrapping_sub(conn.client_isn.wrapping_add(1));
+            let speaks = payload_len(tcp, segment) > 0 || tcp.flags & flags::FIN != 0 || acked > 0;
+            speaks && acked <= u32::from(u16::MAX) << scale_of(conn, direction)
         }
     };
     if answered && valid { Ok(()) } else { Err(Counter::HandshakeAckInvalid) }

@@ -189,3 +189,26 @@ proptest! {
         prop_assert_eq!(rig.memory(), memory);
     }
 }
+
+/// A redirect is for one link alone and none of a connection's (RFC 7915 §4.2): whoever can send one from outside must not
+/// choose a real server's routes.
+#[test]
+fn a_redirect_goes_no_further() {
+    for case in Case::all().into_iter().filter(|case| !case.client_v6) {
+        let mut rig = case.rig(10);
+        let got = case.open(&mut rig, 5555);
+        let memory = rig.memory();
+        let to_client = Packet { src: case.virtual_(), dst: case.client(5555), ..case.sent(1) };
+        let mut quoted = vec![(CLIENT_SIDE, to_client)];
+        if !case.mode.is_one_way() && !case.real_v6 {
+            quoted.push((SERVER_SIDE, got));
+        }
+        for (port, packet) in quoted {
+            let gateway = u32be(Ipv4Addr::new(10, 2, 0, 66)).get();
+            let redirect = error(packet.src.ip(), (icmp::TYPE_REDIRECT, 1), gateway, &packet.frame()[14..]);
+            let verdict = rig.send(port, &redirect).0;
+            assert_eq!(verdict, Verdict::Drop(DropReason::IcmpUntranslatable), "{case:?}");
+        }
+        assert_eq!(rig.memory(), memory, "{case:?}");
+    }
+}

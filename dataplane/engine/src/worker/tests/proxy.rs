@@ -62,6 +62,18 @@ fn the_handshakes_ack_carries_the_header_and_what_follows_stands_behind_it() {
     assert_eq!(rig.event(Counter::ProxyInserted), 1);
 }
 
+/// What was late of a connection that had the same endpoints.
+#[test]
+fn an_acknowledgement_of_what_no_client_sent_acknowledges_no_header() {
+    let mut rig = rig();
+    let lport = rig.open(5555);
+    rig.outbound(&acked(lport, 200_000_000));
+    let whole = [&header()[..], b"GET"].concat();
+    assert_eq!(rig.inbound(&data(b"GET")).payload, whole);
+    rig.outbound(&acked(lport, LEN + 3));
+    assert_eq!(rig.inbound(&TcpFrame { seq: U32::new(CLIENT_ISN + 4), ..data(b" /") }).payload, b" /");
+}
+
 #[test]
 fn what_begins_the_stream_carries_the_header_until_that_is_acknowledged() {
     let mut rig = rig();

@@ -98,6 +98,29 @@ fn a_blind_ack_does_not_establish() {
     assert_eq!(rig.states(), [ConnState::Established]);
 }
 
+/// What was late of a connection that had the same endpoints: it acknowledges what no client has sent in this one.
+#[test]
+fn a_late_segment_of_a_former_connection_does_not_establish() {
+    for (flags, payload) in [(flags::ACK, &b""[..]), (flags::ACK, b"late"), (flags::ACK | flags::FIN, b"")] {
+        let mut rig = Rig::new();
+        let lport = rig.inbound(&syn(5555)).header.src_port.get();
+        rig.outbound(&syn_ack(lport));
+        let late = TcpFrame {
+            flags,
+            ack: U32::new(CLIENT_ISN + 200_000_000),
+            payload: payload.to_vec(),
+            ..from_real(lport)
+        };
+        rig.outbound(&late);
+        assert_eq!(rig.states(), [ConnState::SynRecv], "{flags} {payload:?}");
+        assert_eq!(rig.event(Counter::HandshakeAckInvalid), 1);
+        // It does not mean either that the real server has seen who its client is.
+        let answer = rig.inbound(&ack(5555));
+        assert!(answer.toa().is_some(), "{flags} {payload:?}");
+        assert_eq!(rig.states(), [ConnState::Established]);
+    }
+}
+
 #[test]
 fn a_reused_client_port_in_time_wait_gets_a_new_connection_and_local_port() {
     let mut rig = Rig::new();

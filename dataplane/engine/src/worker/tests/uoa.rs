@@ -335,6 +335,42 @@ fn an_error_of_an_mtu_leaves_room_for_the_header_while_there_will_be_one() {
     }
 }
 
+/// RFC 4884 §4.1: in front of the MTU may stand the length of the quote; a router that does not know the MTU says 0.
+#[test]
+fn what_is_taken_off_an_mtu_is_not_borrowed_from_the_length_of_the_quote() {
+    const LEN: u32 = 32 << 16;
+    for (told, wanted) in [(LEN | 1400, LEN | 1388), (LEN, LEN), (LEN | 5, LEN | 5)] {
+        let mut rig = rig(UDP4, Form::Header, false);
+        let sent = Packet { payload: vec![7; 200], ..UDP4.sent(5555) };
+        let (_, out) = rig.send(CLIENT_SIDE, &sent.frame());
+        let too_long = (icmp::TYPE_UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED);
+        let (_, out) = rig.send(SERVER_SIDE, &error(LIP.into(), too_long, told, &out[14..14 + 128]));
+        let told: &icmp::Header = wire::view(&out, 34).unwrap();
+        assert_eq!(told.rest.get(), wanted);
+        assert_eq!(read(&out), (sent.src.ip(), sent.src, sent.dst));
+    }
+}
+
+/// Behind extension headers it is none that the gateway put there.
+#[test]
+fn an_error_that_quotes_the_header_where_the_gateway_puts_none_is_not_passed_on() {
+    let behind: [(&[u8], u8); 2] = [(&[248, 0, 1, 4, 0, 0, 0, 0], 60), (&[248, 0, 0, 0, 0, 0, 0, 7], 44)];
+    for (case, (extension, kind)) in
+        fullnat().filter(|case| case.real_v6).flat_map(|case| behind.map(|behind| (case, behind)))
+    {
+        let mut rig = rig(case, Form::Header, false);
+        let (_, out) = rig.send(CLIENT_SIDE, &case.sent(5555).frame());
+        let mut quoted = out[14..].to_vec();
+        quoted.splice(40..40, extension.iter().copied());
+        quoted[5] += 8;
+        quoted[6] = kind;
+        let (verdict, _) =
+            rig.send(SERVER_SIDE, &error(case.local(), protocol_unreachable(true), 40, &quoted));
+        assert_eq!(verdict, Verdict::Drop(DropReason::IcmpUntranslatable), "{case:?}");
+        assert_eq!(rig.event(Counter::IcmpErrors), 0);
+    }
+}
+
 #[test]
 fn an_error_that_quotes_the_header_where_none_is_put_is_about_nothing_of_ours() {
     for case in Case::all().into_iter().filter(|case| case.udp) {
