@@ -205,6 +205,10 @@ fn parse_v4(packet: &[u8]) -> Parsed {
     if total_len > packet.len() || total_len < header_len {
         return Parsed::Drop(DropReason::IpTruncated);
     }
+    let options = packet.get(size_of::<ipv4::Header>()..header_len).unwrap_or_default();
+    if ipv4::has_pending_source_route(options) {
+        return Parsed::Drop(DropReason::SourceRouted);
+    }
     if ip.is_fragment() {
         return parse_fragment4(ip, header_len, total_len);
     }
@@ -259,6 +263,9 @@ fn parse_v6(packet: &[u8]) -> Parsed {
         Err(ipv6::HeaderError::Truncated { .. }) => return Parsed::Drop(DropReason::IpTruncated),
         Err(_) => return Parsed::Drop(DropReason::ExtensionHeaders),
     };
+    if found.offset > ipv6::HEADER_LEN && ipv6::segments_left_offset(packet).is_some() {
+        return Parsed::Drop(DropReason::SourceRouted);
+    }
     // A fragment in name only is a whole packet (RFC 6946).
     if let Some(fragment) = found.fragment.filter(|fragment| !fragment.is_atomic()) {
         return parse_fragment6(ip, &found, fragment, total_len);

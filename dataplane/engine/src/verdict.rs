@@ -92,6 +92,8 @@ named_counters! {
         FragmentNoChecksum = "fragment_no_checksum",
         /// IPv6 extension headers that no sender builds: too many, hop-by-hop options not first, two fragment headers.
         ExtensionHeaders = "extension_headers",
+        /// A source route that is not used up: IPv4 option LSRR or SSRR, IPv6 routing header.
+        SourceRouted = "source_routed",
         /// The transport header is cut or its length field is impossible.
         L4Truncated = "l4_truncated",
         /// A combination of TCP flags that no stack sends (none at all, SYN with FIN or RST).

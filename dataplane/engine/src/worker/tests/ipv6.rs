@@ -91,6 +91,17 @@ fn extension_headers_stay_within_ipv6_and_go_on_the_way_to_ipv4() {
 }
 
 #[test]
+fn a_routing_header_that_leads_elsewhere_is_dropped() {
+    let mut rig = TCP6.rig(10);
+    TCP6.open(&mut rig, 5555);
+    let mut frame = with_extensions(&TCP6.sent(5555).frame(), &[Extension::empty(ipv6::NEXT_ROUTING)]);
+    assert_eq!(rig.send(CLIENT_SIDE, &frame).0, Verdict::Forward(SERVER_SIDE));
+    // Segments left.
+    frame[57] = 1;
+    assert_eq!(rig.send(CLIENT_SIDE, &frame).0, Verdict::Drop(DropReason::SourceRouted));
+}
+
+#[test]
 fn a_packet_over_the_mtu_is_answered_with_packet_too_big() {
     let mut rig = TCP6.rig(10);
     TCP6.open(&mut rig, 5555);

@@ -178,6 +178,26 @@ fn ip_options_are_carried_along() {
     assert_eq!((out.payload.as_slice(), out.toa()), (b"x".as_slice(), Some((CLIENT.into(), 5555))));
 }
 
+/// Whoever sends it would have the real server send packets on to a host of their choice.
+#[test]
+fn packets_that_want_to_go_on_elsewhere_are_dropped() {
+    let mut rig = Rig::new();
+    rig.open(5555);
+    let routed = |pointer| {
+        let mut frame = TcpFrame { payload: b"x".to_vec(), ..from_client(5555) }.to_vec();
+        // A loose source route over one host, and the end of the options.
+        frame.splice(34..34, [131, 7, pointer, 10, 2, 0, 66, 0]);
+        frame[14] = 0x47;
+        frame[16..18].copy_from_slice(&49u16.to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = checksum::internet(&frame[14..42]);
+        frame[24..26].copy_from_slice(&sum.to_bytes());
+        frame
+    };
+    assert_eq!(rig.send(CLIENT_SIDE, &routed(4)).0, Verdict::Drop(DropReason::SourceRouted));
+    assert_eq!(rig.send(CLIENT_SIDE, &routed(8)).0, Verdict::Forward(SERVER_SIDE), "it has been everywhere");
+}
+
 #[test]
 fn ethernet_padding_stays_outside_the_packet() {
     let mut rig = Rig::new();
