@@ -121,6 +121,8 @@ pub struct Worker {
     table: Table,
     wheel: Wheel,
     embryonic: EmbryonicList,
+    /// Connections since the last [`Worker::housekeep_after`].
+    opened: u32,
     limiter: Limiter,
     /// By pair.
     ports: Vec<Option<Box<PortSet>>>,
@@ -180,6 +182,7 @@ impl Worker {
             table: Table::new(config.connections_max, steering.derive(u64::from(config.id.0) + 1)),
             wheel: Wheel::new(config.now),
             embryonic: EmbryonicList::new(),
+            opened: 0,
             limiter: Limiter::new(config.punt_per_second, config.now),
             ports: std::iter::repeat_with(|| None).take(config.limits.pairs_max).collect(),
             sched: vec![SchedState::default(); config.limits.services_max],

@@ -277,8 +277,9 @@ mod tests {
     #[test]
     fn upkeep_has_time_from_the_first_question_on() {
         let mut time = Turns::new(2_000_000_000).upkeep_time();
-        let asked = [0, 15_999, 16_000, 31_999, 32_000].map(|cycles| time.is_left_at(7_000 + cycles));
-        assert_eq!(asked, [true, true, true, true, false]);
+        let end = UPKEEP_US * 2_000;
+        let asked = [0, end / 2, end - 1, end].map(|cycles| time.is_left_at(7_000 + cycles));
+        assert_eq!(asked, [true, true, true, false]);
     }
 
     #[test]

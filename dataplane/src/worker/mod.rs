@@ -152,13 +152,11 @@ impl Worker {
             }
         }
         let last = self.rx.len().wrapping_sub(1);
-        let mut received = 0;
         for (index, inlet) in self.rx.iter_mut().enumerate() {
             let Arrived { packets, segmented } = inlet.queue.receive(burst);
             if packets > 0 {
                 busy = true;
                 self.page.rx_packets.add(packets as u64);
-                received += packets;
                 let first = burst.len() - packets;
                 if segmented {
                     drop_multi_segment(burst, &mut self.out, &self.page);
@@ -177,7 +175,7 @@ impl Worker {
         self.release(now, burst, verdicts);
         self.out.flush(&self.page);
         let mut upkeep_time = self.turns.upkeep_time();
-        let upkeep = self.engine.housekeep_after::<Mbuf>(now, received, || upkeep_time.is_left()) > 0;
+        let upkeep = self.engine.housekeep_after::<Mbuf>(now, || upkeep_time.is_left()) > 0;
         self.send_resets(burst, verdicts);
         if busy {
             for wanted in self.engine.take_wanted() {

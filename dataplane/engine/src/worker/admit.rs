@@ -266,6 +266,7 @@ impl Worker {
         // Of one-way UDP nothing ever says that it is answered, so its age says nothing.
         let young = conn.state.is_embryonic() || (conn.state == ConnState::Udp && !conn.is(trait_::ONE_WAY));
         self.wheel.arm(&mut self.table.conns, index, now, deadline);
+        self.opened += 1;
         if young {
             self.embryonic.push(&mut self.table.conns, index);
         }

@@ -13,8 +13,8 @@ use crate::wheel::LISTS;
 /// Connections that one round of [`Worker::housekeep`] ends because of a change of the configuration; as many more, one from
 /// each of the wheel's lists, because their time is up. Each takes some 0.5 µs when all of it is out of the caches.
 const END_MAX: usize = LISTS;
-/// Packets for which there is a round more, so that as many connections can end as packets can open.
-const PACKETS_PER_ROUND: usize = LISTS;
+/// Connections opened since the last time for which there is a round more, so that as many can end as open.
+const OPENED_PER_ROUND: u32 = LISTS as u32;
 /// Records that one round asks whether they have to end because of a change of the configuration.
 const ENDING_MAX: u32 = 64;
 /// Old fragments that one round gives up.
@@ -27,18 +27,13 @@ impl Worker {
         self.round::<HeapBuf>(now)
     }
 
-    /// [`Worker::housekeep`] after so many packets, with the prefetching of their buffers: the more came, the more may end,
-    /// if before each further round there `is_time` for one. Where a change of the configuration ends connections a round takes
-    /// twice as long, and there is one only. Returns what the last round looked at.
+    /// [`Worker::housekeep`] after packets, with the prefetching of their buffers: the more connections they opened, the more
+    /// may end, if before each further round there `is_time` for one. Where a change of the configuration ends connections a
+    /// round takes twice as long, and there is one only. Returns what the last round looked at.
     #[inline(always)]
-    pub fn housekeep_after<P: PacketBuf>(
-        &mut self,
-        now: Ticks,
-        packets: usize,
-        mut is_time: impl FnMut() -> bool,
-    ) -> usize {
+    pub fn housekeep_after<P: PacketBuf>(&mut self, now: Ticks, mut is_time: impl FnMut() -> bool) -> usize {
         let mut seen = self.round::<P>(now);
-        for _ in 0..packets / PACKETS_PER_ROUND {
+        for _ in 0..std::mem::take(&mut self.opened) / OPENED_PER_ROUND {
             if seen == 0 || self.ending.is_some() || !is_time() {
                 break;
             }

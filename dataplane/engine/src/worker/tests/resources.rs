@@ -47,7 +47,7 @@ fn as_many_connections_end_as_full_bursts_open() {
             .map(|syn| HeapBuf::from_frame(&syn.to_vec()).on_port(CLIENT_SIDE.0))
             .collect();
         rig.worker.process(rig.now, &mut packets, &mut verdicts);
-        rig.worker.housekeep_after::<HeapBuf>(rig.now, packets.len(), || true);
+        rig.worker.housekeep_after::<HeapBuf>(rig.now, || true);
     }
     assert_eq!(
         rig.event(Counter::ConnectionsCreated),
