@@ -27,11 +27,20 @@ const HUGE_KEPT: u64 = 512;
 /// # Errors
 /// When there is only one CPU.
 pub(crate) fn stay_aside() -> Result<()> {
-    let mut set = nix::sched::CpuSet::new();
-    set.set(OTHER_CPU)?;
     let cpus = std::thread::available_parallelism()?.get();
     ensure!(cpus >= 2, "the bench needs two CPUs, one for the worker and one for all else; here is {cpus}");
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("pinning the bench to its CPU")
+    pin_to(&[OTHER_CPU])
+}
+
+/// Puts this thread on these CPUs.
+///
+/// # Errors
+/// When there are no such CPUs.
+pub(crate) fn pin_to(cpus: &[usize]) -> Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    cpus.iter().try_for_each(|cpu| set.set(*cpu))?;
+    let this = nix::unistd::Pid::from_raw(0);
+    nix::sched::sched_setaffinity(this, &set).with_context(|| format!("pinning a thread to CPUs {cpus:?}"))
 }
 
 /// While it lives, this thread and what it starts run on any CPU.
@@ -45,9 +54,7 @@ impl Anywhere {
     pub(crate) fn enter() -> Result<Anywhere> {
         let this = nix::unistd::Pid::from_raw(0);
         let before = nix::sched::sched_getaffinity(this)?;
-        let mut all = nix::sched::CpuSet::new();
-        [MEASURED_CPU, OTHER_CPU].into_iter().try_for_each(|cpu| all.set(cpu))?;
-        nix::sched::sched_setaffinity(this, &all).context("leaving the bench's CPU")?;
+        pin_to(&[MEASURED_CPU, OTHER_CPU])?;
         Ok(Anywhere(before))
     }
 }

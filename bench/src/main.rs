@@ -6,6 +6,7 @@ mod budget;
 mod case;
 mod child;
 mod circle;
+mod cores;
 mod end_to_end;
 mod expiry;
 mod feeder;
@@ -23,6 +24,7 @@ mod report;
 mod testpmd;
 mod throughput;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -30,6 +32,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::case::{Case, Selection};
+use crate::cores::Cores;
 use crate::end_to_end::Turns;
 use crate::flows::Flows;
 use crate::report::Row;
@@ -125,6 +128,8 @@ fn main() -> Result<()> {
             length: Duration::from_millis(300),
             warm: Duration::from_millis(150),
             has_counters: arguments.wants(Bench::Throughput) && perf::is_available(),
+            cores: Cores::learn()?,
+            patience: Cell::new(Duration::from_secs(if arguments.quick { 10 } else { 240 })),
         };
         measure(&arguments, &plan, &cases, &mut results)?;
     }

@@ -85,6 +85,9 @@ pub(crate) struct Row {
     pub(crate) windows: usize,
     /// Least share of a window in which the forwarding thread had its CPU; below 1, others used the machine.
     pub(crate) cpu_share: Option<f64>,
+    /// Least share of a core that a forwarding thread had between windows; below 1, others used the core's other
+    /// hyperthread.
+    pub(crate) core_share: Option<f64>,
     /// Nanoseconds per packet at the median rate.
     pub(crate) ns_per_packet: Option<f64>,
     /// Whether the gateway forwarded and sent every packet that it received in all windows.
@@ -122,6 +125,7 @@ impl Row {
             ratio_macswap_spread: None,
             windows: 1,
             cpu_share: None,
+            core_share: None,
             ns_per_packet: None,
             all_forwarded: None,
             dropped: None,
@@ -231,6 +235,7 @@ fn table(title: &str, ours: &[&Row], all: &[Row]) -> String {
         "io Mpps",
         "Ratio to macswap: median (min–max)",
         "CPU share",
+        "Core share",
         "All forwarded",
     ];
     let mut text = format!("\n| {} |\n{}|\n", columns.join(" | "), "|---".repeat(columns.len()));
@@ -238,7 +243,7 @@ fn table(title: &str, ours: &[&Row], all: &[Row]) -> String {
         let ratio = row.ratio_macswap_spread.unwrap_or(Spread::exactly(f64::NAN));
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {:.2} | {:.0} | {} | {} | {} | {:.3} ({:.3}–{:.3}) | {:.2} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {:.2} | {:.0} | {} | {} | {} | {:.3} ({:.3}–{:.3}) | {:.2} | {:.2} | {} |",
             row.mode.unwrap_or_default(),
             row.proto,
             row.family,
@@ -254,6 +259,7 @@ fn table(title: &str, ours: &[&Row], all: &[Row]) -> String {
             ratio.min,
             ratio.max,
             row.cpu_share.unwrap_or(f64::NAN),
+            row.core_share.unwrap_or(f64::NAN),
             match row.all_forwarded {
                 Some(true) => "yes, 0 drops".to_owned(),
                 _ => format!("NO, {} drops", row.dropped.unwrap_or(0)),
