@@ -14,9 +14,9 @@ quick=()
 scripts/setup.sh bench
 
 cargo build --release --locked -p tollgate-dataplane -p tollgate-control -p tollgate-bench
-cargo build --release --locked -p tollgate-engine --example instructions
+cargo build --release --locked -p tollgate-engine --example instructions --example expiry
 
 RUST_LIB_BACKTRACE=0 "$target/release/tollgate-bench" \
     --dataplane "$target/release/tollgate-dataplane" \
-    --instructions "$target/release/examples/instructions" \
+    --instructions "$target/release/examples/instructions" --expiry "$target/release/examples/expiry" \
     --out "$out" "${quick[@]}" "$@"

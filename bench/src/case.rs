@@ -13,6 +13,7 @@ pub(crate) const FRAME_MIN: u32 = 64;
 pub(crate) const FRAME_MAX: u32 = 1478;
 /// The long frames of a run without further arguments.
 const FRAME_LONG: u32 = 1400;
+const FRAME_MIDDLING: u32 = 512;
 /// The most connections of a run without further arguments.
 pub(crate) const FLOWS_MOST: u32 = 10_000_000;
 /// Connections where nothing else is said: everything fits the second-level cache.
@@ -170,7 +171,7 @@ impl Case {
 
     /// Whether this is one of the plain cases, beside which testpmd io and 5tswap are measured as well.
     pub(crate) fn is_plain(&self) -> bool {
-        (self.mode, self.family, self.workers) == (Mode::Fullnat, Family::Ipv4, 1)
+        (self.mode, self.family) == (Mode::Fullnat, Family::Ipv4)
     }
 
     /// For messages and file names, e.g. `fullnat-tcp-ipv4-both`.
@@ -288,9 +289,12 @@ pub(crate) fn kinds(
     kinds
 }
 
-/// Every mode, protocol and family with short frames, every mode and family with long ones, and the main ones with few
-/// and many flows. Long frames come in one kind of traffic only, the fullest that the mode has.
+/// Every mode, protocol and family with short frames, every mode and family with long ones, and the main ones with
+/// middling ones and with few and many flows. Long frames come in one kind of traffic only, the fullest that the mode has.
 fn all_cases() -> Vec<Case> {
+    use Family::{Ipv4, Ipv6};
+    use Mode::{Dr, Fullnat, Nat, Tun};
+    use Proto::{Tcp, Udp};
     let every = kinds(
         Mode::value_variants(),
         Proto::value_variants(),
@@ -300,22 +304,32 @@ fn all_cases() -> Vec<Case> {
     let mut cases = every.clone();
     let fullest = |case: &&Case| case.mode.is_one_way() || case.traffic == Traffic::Both;
     // What the protocol costs is seen with short frames; with long ones it is mostly copying.
-    let long = |case: &&Case| fullest(case) && (case.proto == Proto::Tcp || case.is_plain());
+    let long = |case: &&Case| fullest(case) && (case.proto == Tcp || case.is_plain());
     cases.extend(every.iter().filter(long).map(|case| case.with_frames(FRAME_LONG)));
+    let of = |kinds: &[(Mode, Proto, Family)]| {
+        let is = |case: &&Case| fullest(case) && kinds.contains(&(case.mode, case.proto, case.family));
+        every.iter().filter(is).copied().collect::<Vec<Case>>()
+    };
+    let middling = of(&[
+        (Fullnat, Tcp, Ipv4),
+        (Fullnat, Udp, Ipv4),
+        (Nat, Tcp, Ipv4),
+        (Dr, Tcp, Ipv4),
+        (Tun, Tcp, Ipv4),
+    ]);
+    cases.extend(middling.iter().map(|case| case.with_frames(FRAME_MIDDLING)));
     let swept = every.iter().filter(|case| {
-        let sweeps = [(Mode::Fullnat, Proto::Tcp), (Mode::Fullnat, Proto::Udp), (Mode::Dr, Proto::Tcp)];
-        case.family == Family::Ipv4
-            && sweeps.contains(&(case.mode, case.proto))
-            && (case.proto == Proto::Tcp || fullest(case))
+        case.family == Ipv4
+            && [(Fullnat, Tcp), (Fullnat, Udp), (Dr, Tcp)].contains(&(case.mode, case.proto))
+            && (case.proto == Tcp || fullest(case))
     });
     for case in swept {
         cases.extend([1, 100_000, 1_000_000].map(|flows| Case { flows, ..*case }));
     }
-    let most = [(Mode::Fullnat, Proto::Udp), (Mode::Dr, Proto::Tcp)];
-    let most = every.iter().filter(|case| {
-        case.family == Family::Ipv4 && fullest(case) && most.contains(&(case.mode, case.proto))
-    });
-    cases.extend(most.map(|case| Case { flows: FLOWS_MOST, ..*case }));
+    let many = of(&[(Fullnat, Tcp, Ipv6), (Nat, Tcp, Ipv4), (Tun, Tcp, Ipv4)]);
+    cases.extend(many.iter().map(|case| Case { flows: 1_000_000, ..*case }));
+    let most = of(&[(Fullnat, Udp, Ipv4), (Dr, Tcp, Ipv4)]);
+    cases.extend(most.iter().map(|case| Case { flows: FLOWS_MOST, ..*case }));
     cases.extend(two_workers());
     cases
 }
@@ -329,7 +343,9 @@ fn two_workers() -> Vec<Case> {
         Case::new(Mode::Fullnat, Udp, Ipv4, Traffic::Both),
         Case::new(Mode::Dr, Tcp, Ipv4, Traffic::Inbound),
     ];
-    kinds.into_iter().flatten().map(|case| Case { workers: 2, ..case }).collect()
+    let mut cases: Vec<Case> = kinds.into_iter().flatten().map(|case| Case { workers: 2, ..case }).collect();
+    cases.extend(cases.get(1).map(|udp| Case { flows: 1_000_000, ..*udp }));
+    cases
 }
 
 /// What is looked at first.

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -14,6 +14,12 @@ const FORWARDING_THREADS: [&str; 3] = ["rte-worker-", "lcore-worker-", "dpdk-wor
 const RUN_STRETCH_MAX: u32 = 20;
 /// How long a process may take to end by itself.
 const END_MAX: Duration = Duration::from_secs(10);
+
+/// What a thread had of CPUs, as the kernel has it in `schedstat`.
+struct Schedule {
+    ran_ns: u64,
+    waited_ns: u64,
+}
 
 /// A child process that is ended on drop.
 pub(crate) struct Owned(pub(crate) Child);
@@ -61,14 +67,33 @@ impl Owned {
     /// # Errors
     /// When there are no such threads.
     pub(crate) fn forwarding_cpu_ns(&self, workers: u16) -> Result<u64> {
-        let mut sum = 0;
-        for thread in self.forwarding_threads(workers)? {
-            let path = format!("/proc/{}/task/{thread}/schedstat", self.0.id());
-            let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-            let first = text.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
-            sum += first.with_context(|| format!("{path} holds no number"))?;
-        }
-        Ok(sum)
+        self.forwarding_threads(workers)?.into_iter().map(|thread| Ok(self.schedule(thread)?.ran_ns)).sum()
+    }
+
+    /// Nanoseconds that these threads could have run and had no CPU, in sum.
+    ///
+    /// # Errors
+    /// When there are no such threads.
+    pub(crate) fn forwarding_waited_ns(&self, workers: u16) -> Result<u64> {
+        self.forwarding_threads(workers)?.into_iter().map(|thread| Ok(self.schedule(thread)?.waited_ns)).sum()
+    }
+
+    /// The same of its main thread.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn main_waited_ns(&self) -> Result<u64> {
+        Ok(self.schedule(self.0.id())?.waited_ns)
+    }
+
+    fn schedule(&self, thread: u32) -> Result<Schedule> {
+        let path = format!("/proc/{}/task/{thread}/schedstat", self.0.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let numbers: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let [ran_ns, waited_ns, _] = numbers[..] else {
+            bail!("{path} holds `{}`, not three numbers", text.trim())
+        };
+        Ok(Schedule { ran_ns, waited_ns })
     }
 
     /// Waits for `length`, or longer on a busy machine: until its forwarding threads have had CPUs for half of that.

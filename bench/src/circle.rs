@@ -20,17 +20,20 @@ use crate::machine::{HugePages, on_both_cpus};
 use crate::report::{Row, Spread, TOLLGATE};
 use crate::testpmd::{Mode, Testpmd};
 use crate::throughput::Plan;
+use crate::turns::{Looks, Turn, WHOLE_CORE};
 
 /// Packets per second that leave the gateway idle nearly all the time.
 const IDLE_PPS: u64 = 10_000;
 /// Length of one load, in milliseconds.
-const LOAD_MS: u64 = 500;
+const LOAD_MS: u64 = 400;
 /// Length of the loads before, which find out what the loop carries.
 const TRIAL_MS: u64 = 200;
 /// How long the first packet may take to come back: the two ends find each other.
 const JOIN_MAX: Duration = Duration::from_secs(10);
 /// Short connections at a time: enough for full bursts on both sides, and less than the rings hold.
 const CONVERSATIONS: u64 = 256;
+/// A thousandth of the time without a CPU spoils a turn as much as a twentieth of a core less.
+const WAIT_WEIGHT: f64 = 50.0;
 /// Room for those that are in TIME_WAIT; a million per second at a second each.
 const CONVERSATIONS_MAX: u32 = 2_000_000;
 /// Time after which closed connections expire: the shortest that there is.
@@ -134,25 +137,71 @@ fn gateway(plan: &Plan, peer: &Peer, name: &str, flows: &Flows, idle: &'static s
     Ok(gateway)
 }
 
-/// One device's figures in every round.
-struct Figures {
-    dut: &'static str,
-    details: [&'static str; 3],
-    rounds: Vec<[u64; 3]>,
+/// What a packet goes through and comes back from.
+enum Device {
+    Gateway(Gateway),
+    Testpmd(Testpmd),
 }
 
-impl Figures {
-    fn rows(&self, flows: &Flows) -> Vec<Row> {
-        let row = |at: usize| {
-            let us: Vec<f64> = self.rounds.iter().map(|round| round[at] as f64 / 1e3).collect();
-            Row {
-                detail: Some(self.details[at]),
-                windows: us.len(),
-                ..Row::new("latency", self.dut, &flows.case, "µs", Spread::of(&us))
-            }
-        };
-        (0..self.details.len()).map(row).collect()
+/// A device and the load at its other end.
+struct Circle {
+    device: Device,
+    /// Each time that its worker wakes it waits a little, which is what is measured.
+    sleeps: bool,
+    peer: Peer,
+}
+
+impl Circle {
+    /// Of a gateway that is idle in this way.
+    fn gateway(plan: &Plan, flows: &Flows, idle: &'static str) -> Result<Circle> {
+        let peer = Peer::start(&plan.dir, idle)?;
+        let device = Device::Gateway(gateway(plan, &peer, idle, flows, idle)?);
+        Circle { device, sleeps: idle == "adaptive", peer }.joined()
     }
+
+    fn testpmd(plan: &Plan) -> Result<Circle> {
+        let peer = Peer::start(&plan.dir, "testpmd")?;
+        let device = load::device(&peer.socket, true);
+        let device = Device::Testpmd(Testpmd::start(&plan.testpmd, &plan.dir, &device, 1, 0)?);
+        Circle { device, sleeps: false, peer }.joined()
+    }
+
+    fn joined(mut self) -> Result<Circle> {
+        self.going(Peer::join)?;
+        Ok(self)
+    }
+
+    fn dut(&self) -> &'static str {
+        match self.device {
+            Device::Gateway(_) => TOLLGATE,
+            Device::Testpmd(_) => Mode::MacSwap.dut(),
+        }
+    }
+
+    fn going<T>(&mut self, work: impl FnOnce(&mut Peer) -> Result<T>) -> Result<T> {
+        let Circle { device, peer, .. } = self;
+        match device {
+            Device::Gateway(gateway) => gateway.going(|| work(peer)),
+            Device::Testpmd(testpmd) => testpmd.going(Mode::MacSwap, || work(peer)),
+        }
+    }
+
+    /// Nanoseconds that the load and a worker that never sleeps waited for their CPUs.
+    fn waited_ns(&self) -> Result<u64> {
+        let of_device = match &self.device {
+            Device::Gateway(_) if self.sleeps => 0,
+            Device::Gateway(gateway) => gateway.waited_ns()?,
+            Device::Testpmd(testpmd) => testpmd.waited_ns()?,
+        };
+        Ok(of_device + self.peer.process.main_waited_ns()?)
+    }
+}
+
+/// The percentiles of one load: which circle has it, how much it is, and what its figures are called.
+struct Load {
+    circle: usize,
+    per_second: u64,
+    details: [&'static str; 3],
 }
 
 /// Time from sending to receiving, through gateways that poll, pause or sleep when idle, and testpmd.
@@ -162,51 +211,67 @@ impl Figures {
 pub(crate) fn latency(plan: &Plan) -> Result<Vec<Row>> {
     let flows = load::latency_flows()?;
     let _pages = HugePages::reserve(4 * (memory_mib(0) + u64::from(load::MEMORY_MIB)) + 64)?;
-    let mut peers = ["poll", "pause", "adaptive", "testpmd"]
-        .into_iter()
-        .map(|name| Peer::start(&plan.dir, name))
-        .collect::<Result<Vec<_>>>()?;
-    let [poll_peer, pause_peer, adaptive_peer, testpmd_peer] = &mut peers[..] else { bail!("four peers") };
-    let poll = gateway(plan, poll_peer, "poll", &flows, "poll")?;
-    poll.going(|| poll_peer.join())?;
-    let half = poll.going(|| poll_peer.half())?;
-    let pause = gateway(plan, pause_peer, "pause", &flows, "pause")?;
-    pause.going(|| pause_peer.join())?;
-    let adaptive = gateway(plan, adaptive_peer, "adaptive", &flows, "adaptive")?;
-    adaptive.going(|| adaptive_peer.join())?;
-    let device = load::device(&testpmd_peer.socket, true);
-    let mut testpmd = Testpmd::start(&plan.testpmd, &plan.dir, &device, 1, 0)?;
-    testpmd.going(Mode::MacSwap, || testpmd_peer.join())?;
-    let figures = |dut, details| Figures { dut, details, rounds: Vec::new() };
-    let mut all = [
-        figures(TOLLGATE, IDLE),
-        figures(TOLLGATE, HALF),
-        figures(TOLLGATE, IDLE_PAUSE),
-        figures(TOLLGATE, HALF_PAUSE),
-        figures(TOLLGATE, IDLE_ADAPTIVE),
-        figures(Mode::MacSwap.dut(), IDLE),
-        figures(Mode::MacSwap.dut(), HALF),
+    let mut poll = Circle::gateway(plan, &flows, "poll")?;
+    let half = poll.going(Peer::half)?;
+    let pause = Circle::gateway(plan, &flows, "pause")?;
+    let adaptive = Circle::gateway(plan, &flows, "adaptive")?;
+    let mut circles = [poll, pause, adaptive, Circle::testpmd(plan)?];
+    let loads = [
+        Load { circle: 0, per_second: IDLE_PPS, details: IDLE },
+        Load { circle: 0, per_second: half, details: HALF },
+        Load { circle: 1, per_second: IDLE_PPS, details: IDLE_PAUSE },
+        Load { circle: 1, per_second: half, details: HALF_PAUSE },
+        Load { circle: 2, per_second: IDLE_PPS / 10, details: IDLE_ADAPTIVE },
+        Load { circle: 3, per_second: IDLE_PPS, details: IDLE },
+        Load { circle: 3, per_second: half, details: HALF },
     ];
-    for _ in 0..plan.windows {
-        let rounds = [
-            poll.going(|| poll_peer.latency(IDLE_PPS, LOAD_MS))?,
-            poll.going(|| poll_peer.latency(half, LOAD_MS))?,
-            pause.going(|| pause_peer.latency(IDLE_PPS, LOAD_MS))?,
-            pause.going(|| pause_peer.latency(half, LOAD_MS))?,
-            adaptive.going(|| adaptive_peer.latency(IDLE_PPS / 10, LOAD_MS))?,
-            testpmd.going(Mode::MacSwap, || testpmd_peer.latency(IDLE_PPS, LOAD_MS))?,
-            testpmd.going(Mode::MacSwap, || testpmd_peer.latency(half, LOAD_MS))?,
-        ];
-        for (figures, round) in all.iter_mut().zip(rounds) {
-            ensure!(round.received > 0, "{} ({}) lost all packets", figures.dut, figures.details[0]);
-            figures.rounds.push(round.percentiles_ns);
+    let turns = plan.patience.turns(WHOLE_CORE, || turn(plan, &mut circles, &loads))?;
+    let mut rows = Vec::new();
+    for (at, load) in loads.iter().enumerate() {
+        for (percentile, detail) in load.details.into_iter().enumerate() {
+            let us = turns.iter().map(|turn| turn.figures.percentiles_ns[at][percentile] as f64 / 1e3);
+            let dut = circles[load.circle].dut();
+            rows.push(Row {
+                detail: Some(detail),
+                windows: turns.len(),
+                cpu_share: turns.iter().map(|turn| turn.figures.cpu_share).reduce(f64::min),
+                core_share: turns.iter().map(|turn| turn.figures.core_share).reduce(f64::min),
+                ..Row::new("latency", dut, &flows.case, "µs", Spread::of(&us.collect::<Vec<f64>>()))
+            });
         }
     }
-    let load = Row {
+    rows.push(Row {
         detail: Some("half load"),
         ..Row::new("latency", TOLLGATE, &flows.case, "Mpps", Spread::exactly(half as f64 / 1e6))
-    };
-    Ok(all.iter().flat_map(|figures| figures.rows(&flows)).chain([load]).collect())
+    });
+    Ok(rows)
+}
+
+/// Each load once.
+struct Figures {
+    percentiles_ns: Vec<[u64; 3]>,
+    /// How much of the time the threads that never sleep had their CPUs, and how much of their cores these had.
+    cpu_share: f64,
+    core_share: f64,
+}
+
+/// A thousandth of the time without a CPU counts, because it is all that the 99.9th percentile tells.
+fn turn(plan: &Plan, circles: &mut [Circle; 4], loads: &[Load]) -> Result<Turn<Figures>> {
+    let waited_ns = |circles: &[Circle; 4]| circles.iter().map(Circle::waited_ns).sum::<Result<u64>>();
+    let mut looks = Looks::begin(&plan.cores, 2)?;
+    let before_ns = waited_ns(circles)?;
+    let mut percentiles_ns = Vec::with_capacity(loads.len());
+    for load in loads {
+        let round = circles[load.circle].going(|peer| peer.latency(load.per_second, LOAD_MS))?;
+        ensure!(round.received > 0, "{} ({}) lost all packets", circles[load.circle].dut(), load.details[0]);
+        percentiles_ns.push(round.percentiles_ns);
+        looks.look()?;
+    }
+    let waited_ms = (waited_ns(circles)? - before_ns) as f64 / 1e6;
+    let cpu_share = 1.0 - waited_ms / (loads.len() as f64 * LOAD_MS as f64);
+    let core_share = looks.least();
+    let calm = core_share.min(1.0 - WAIT_WEIGHT * (1.0 - cpu_share));
+    Ok(Turn { calm, figures: Figures { percentiles_ns, cpu_share, core_share } })
 }
 
 /// Connections per second from the SYN to the last ACK.
@@ -235,7 +300,7 @@ pub(crate) fn conversations(plan: &Plan) -> Result<Vec<Row>> {
     // Until as many expire as are closed.
     load(&mut peer, 2 * 1000 * u64::from(CLOSED_S))?;
     let (mut rates, mut stalled, mut shares) = (Vec::new(), 0, Vec::new());
-    for _ in 0..plan.windows {
+    for _ in 0..plan.patience.turns {
         let (report, rate) = gateway.during(|| load(&mut peer, LOAD_MS))?;
         rates.push(report.completed as f64 * 1e9 / report.wall_ns.max(1) as f64);
         shares.push(rate.share());

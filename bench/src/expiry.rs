@@ -3,15 +3,17 @@
 //!
 //! The gateway is stopped until their time is up, so that all are due when it goes on: no rate of expiry is worse.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use api::Timeouts;
 
 use crate::case::{Case, FLOWS, Family, Mode, Proto, Traffic};
 use crate::flows::{Flows, Opening};
 use crate::gateway::{Gateway, LongTurns, memory_mib};
-use crate::machine::HugePages;
+use crate::machine::{HugePages, MEASURED_CPU};
 use crate::report::{Row, Spread, TOLLGATE};
 use crate::throughput::{Plan, Replay};
 
@@ -49,6 +51,49 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
     Ok(rows(&flows.case, took, &ending, &without))
 }
 
+/// Rounds of the calls alone: each call's least time of so many is free of what interrupts a machine now and then.
+const CALL_ROUNDS: u32 = 7;
+/// What the example's last line tells, and its name here.
+const CALLS: [(&str, &str); 3] = [
+    ("p50_us", "expiry, one call alone, least of 7 rounds, p50"),
+    ("p99.9_us", "expiry, one call alone, least of 7 rounds, p99.9"),
+    ("max_us", "expiry, one call alone, least of 7 rounds, longest of all"),
+];
+
+/// Times the calls that end a million connections, without a gateway around them.
+///
+/// # Errors
+/// When the example fails.
+pub(crate) fn calls(program: &Path) -> Result<Vec<Row>> {
+    let Some(case) = Case::new(Mode::Fullnat, Proto::Udp, Family::Ipv4, Traffic::Inbound) else {
+        return Ok(Vec::new());
+    };
+    let counts = [ENDING, CALL_ROUNDS].map(|count| count.to_string());
+    let output = Command::new("taskset")
+        .args(["-c", &MEASURED_CPU.to_string()])
+        .arg(program)
+        .args(["fullnat", "udp"])
+        .args(counts)
+        .output()
+        .with_context(|| format!("starting {}", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
+    let case = Case { flows: ENDING, ..case };
+    let row = |(key, detail)| {
+        let us = told(&text, key).with_context(|| format!("{} told no {key}: {text}", program.display()))?;
+        let rounds = CALL_ROUNDS as usize;
+        let row = Row::new("latency", TOLLGATE, &case, "µs", Spread::exactly(us));
+        Ok(Row { detail: Some(detail), windows: rounds, ..row })
+    };
+    CALLS.into_iter().map(row).collect()
+}
+
+/// The figure behind `key` in the last line.
+fn told(text: &str, key: &str) -> Option<f64> {
+    let mut words = text.lines().last()?.split_whitespace().skip_while(|word| *word != key);
+    words.nth(1)?.parse().ok()
+}
+
 /// Stops the gateway for so long; what it then does, and how many turns took long in that.
 fn turns<T>(
     gateway: &mut Gateway,
@@ -77,4 +122,16 @@ fn rows(case: &Case, took: Duration, ending: &LongTurns, without: &LongTurns) ->
         rows.push(row(with_none, "turns", without.0[at] as f64));
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_the_example_counts() {
+        let text = "round 0: calls 9 p50_us 4.09 max_us 59.44\nleast of each call: calls 9 p50_us 3.92 max_us 5.20\n";
+        assert_eq!((told(text, "p50_us"), told(text, "max_us")), (Some(3.92), Some(5.2)));
+        assert_eq!((told(text, "p99_us"), told("", "max_us")), (None, None));
+    }
 }

@@ -251,16 +251,6 @@ impl Gateway {
         Ok(window(&before, &after))
     }
 
-    /// Looks at it for `length` while it goes on running.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub(crate) fn watch(&mut self, length: Duration) -> Result<Window> {
-        let before = self.sample()?;
-        self.process.run(self.workers, length)?;
-        Ok(window(&before, &self.sample()?))
-    }
-
     /// Lets it run while something is done, then halts it.
     ///
     /// # Errors
@@ -328,6 +318,14 @@ impl Gateway {
     /// When it is gone.
     pub(crate) fn halt(&self) -> Result<()> {
         self.process.signal(Signal::SIGSTOP)
+    }
+
+    /// Nanoseconds that its forwarding threads waited for CPUs.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn waited_ns(&self) -> Result<u64> {
+        self.process.forwarding_waited_ns(self.workers)
     }
 
     /// Bytes of table and index per connection that fits.

@@ -126,7 +126,13 @@ fn read(name: &str) -> Result<u64> {
     text.trim().parse().with_context(|| format!("{path} holds no number"))
 }
 
-/// CPU, memory, kernel and DPDK in one line.
+/// Date and name of the commit that is checked out; empty without git.
+pub(crate) fn commit() -> String {
+    let output = Command::new("git").args(["show", "-s", "--format=%cs %h"]).output();
+    output.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+}
+
+/// CPU, memory, kernel, DPDK and our own version in one line.
 pub(crate) fn description() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
@@ -140,14 +146,15 @@ pub(crate) fn description() -> String {
         memory.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or_default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
-        "{} (family {} model {}), {cpus} CPUs, {} of cache, {:.0} GiB{guest}; Linux {}; DPDK {}",
+        "{} (family {} model {}), {cpus} CPUs, {} of cache, {:.0} GiB{guest}; Linux {}; DPDK {}; Tollgate of {}",
         field("model name"),
         field("cpu family"),
         field("model\t"),
         field("cache size"),
         kib as f64 / 1048576.0,
         kernel.trim(),
-        dpdk_version()
+        dpdk_version(),
+        commit()
     )
 }
 

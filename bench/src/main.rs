@@ -23,6 +23,7 @@ mod perf;
 mod report;
 mod testpmd;
 mod throughput;
+mod turns;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ use crate::end_to_end::Turns;
 use crate::flows::Flows;
 use crate::report::Row;
 use crate::throughput::Plan;
+use crate::turns::Patience;
 
 /// Measures the dataplane against testpmd.
 #[derive(Debug, Parser)]
@@ -48,6 +50,9 @@ struct Arguments {
     /// The engine's example `instructions`; without it, or without valgrind, instructions are not counted.
     #[arg(long, value_name = "FILE")]
     instructions: Option<PathBuf>,
+    /// The engine's example `expiry`; without it, the calls that end connections are not timed alone.
+    #[arg(long, value_name = "FILE")]
+    expiry: Option<PathBuf>,
     /// testpmd.
     #[arg(long, value_name = "FILE", default_value = "dpdk-testpmd")]
     testpmd: PathBuf,
@@ -67,14 +72,17 @@ struct Arguments {
     #[arg(long, value_name = "SOCKET", hide = true)]
     load: Option<PathBuf>,
     /// Windows per device and case.
-    #[arg(long, value_name = "N")]
-    windows: Option<usize>,
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_WINDOWS)]
+    windows: usize,
     /// Only these benches; all of them by default, or with any of the dimensions below, throughput.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Bench>,
     #[command(flatten)]
     selection: Selection,
 }
+
+/// Windows per device and case.
+const DEFAULT_WINDOWS: usize = 5;
 
 /// What can be measured; the names are those in results.json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -124,12 +132,14 @@ fn main() -> Result<()> {
             dataplane: dataplane.clone(),
             testpmd: arguments.testpmd.clone(),
             dir: dir.clone(),
-            windows: arguments.windows.unwrap_or(if arguments.quick { 3 } else { 5 }).max(1),
-            length: Duration::from_millis(300),
-            warm: Duration::from_millis(150),
+            patience: Patience {
+                turns: arguments.windows.max(1),
+                rest: Cell::new(Duration::from_secs(if arguments.quick { 10 } else { 240 })),
+            },
+            length: Duration::from_millis(if arguments.quick { 200 } else { 300 }),
+            warm: Duration::from_millis(if arguments.quick { 100 } else { 150 }),
             has_counters: arguments.wants(Bench::Throughput) && perf::is_available(),
             cores: Cores::learn()?,
-            patience: Cell::new(Duration::from_secs(if arguments.quick { 10 } else { 240 })),
         };
         measure(&arguments, &plan, &cases, &mut results)?;
     }
@@ -202,10 +212,13 @@ fn measure(arguments: &Arguments, plan: &Plan, cases: &[Case], results: &mut Res
         && (!arguments.quick || arguments.only.contains(&Bench::ExpiryStall))
     {
         results.take("the end of many connections", expiry::run(plan));
+        if let Some(program) = &arguments.expiry {
+            results.take("the calls that end connections", expiry::calls(program));
+        }
     }
     if arguments.wants(Bench::EndToEnd) {
-        let seconds = if arguments.quick { 1 } else { 2 };
-        let turns = Turns { rounds: plan.windows, load: Duration::from_secs(seconds) };
+        let (rounds, seconds) = if arguments.quick { (3, 1) } else { (plan.patience.turns, 2) };
+        let turns = Turns { rounds, load: Duration::from_secs(seconds) };
         results.take("end to end", end_to_end::run(turns));
     }
     Ok(())

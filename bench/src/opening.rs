@@ -15,6 +15,7 @@ use crate::gateway::{Gateway, Window, memory_mib};
 use crate::machine::HugePages;
 use crate::report::{Row, Spread, TOLLGATE};
 use crate::throughput::{Plan, Replay};
+use crate::turns::{Looks, WHOLE_CORE, least_calm};
 
 /// Clients in the file.
 const CLIENTS: u32 = 1 << 21;
@@ -59,11 +60,15 @@ pub(crate) fn run(plan: &Plan, case: Case) -> Result<Vec<Row>> {
     let mut gateway = Gateway::launch(&setup, None)?;
     gateway.apply(&flows)?;
     std::thread::sleep(SETTLE);
-    let mut windows = Vec::new();
-    for _ in 0..plan.windows {
-        windows.push(gateway.watch(plan.length)?);
-    }
-    let made = |window: &Window| window.created as f64 / window.rate.packets.max(1) as f64;
+    let turns = plan.patience.turns(WHOLE_CORE, || {
+        gateway.halt()?;
+        let mut looks = Looks::begin(&plan.cores, case.workers)?;
+        let window = gateway.measure(plan.warm, plan.length)?;
+        looks.look()?;
+        Ok(looks.end(window))
+    })?;
+    let windows: Vec<&Window> = turns.iter().map(|turn| &turn.figures).collect();
+    let made = |window: &&Window| window.created as f64 / window.rate.packets.max(1) as f64;
     let least = windows.iter().map(made).fold(f64::INFINITY, f64::min);
     ensure!(least > NEW_MIN, "only {:.0} % of packets made a connection", least * 100.0);
     let rates: Vec<f64> = windows.iter().map(|w| w.rate.mpps() * 1e6 * made(w)).collect();
@@ -72,6 +77,7 @@ pub(crate) fn run(plan: &Plan, case: Case) -> Result<Vec<Row>> {
     Ok(vec![Row {
         windows: windows.len(),
         cpu_share: Some(Spread::of(&shares).min),
+        core_share: least_calm(&turns),
         dropped: Some(windows.iter().map(|window| window.dropped).sum()),
         all_forwarded: Some(windows.iter().all(|window| window.all_forwarded)),
         detail: Some(detail),

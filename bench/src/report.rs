@@ -342,6 +342,21 @@ mod tests {
     }
 
     #[test]
+    fn added_latency_is_that_beyond_testpmd_under_the_same_load() {
+        let latency =
+            |dut, detail, us| Row { bench: "latency", detail: Some(detail), ..row(dut, 1000, 64, us) };
+        let text = others::latency(&[
+            latency(TOLLGATE, "idle, p50", 0.9),
+            latency(TOLLGATE, "half loaded, idle = \"pause\", p50", 3.0),
+            latency(TOLLGATE, "idle, idle = \"adaptive\", p99", 7.0),
+            latency("testpmd-macswap", "idle, p50", 0.5),
+            latency("testpmd-macswap", "half loaded, p50", 0.75),
+        ]);
+        let added: Vec<&str> = text.lines().skip(3).filter_map(|line| line.split(" | ").nth(5)).collect();
+        assert_eq!(added, ["0.40 Mpps", "2.25 Mpps", "–", "–", "–"], "{text}");
+    }
+
+    #[test]
     fn large_numbers_are_grouped() {
         assert_eq!(
             (thousands(1), thousands(1000), thousands(1_000_000)),

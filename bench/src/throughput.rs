@@ -1,8 +1,7 @@
 //! Packets per second of the gateway beside testpmd's, on the same capture file, in turns.
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -10,18 +9,14 @@ use crate::case::Case;
 use crate::cores::Cores;
 use crate::flows::{Flows, Opening};
 use crate::gateway::{Gateway, Rate, Setup, Window, memory_mib, replaying};
-use crate::machine::{HugePages, forwarding_cpus};
+use crate::machine::HugePages;
 use crate::pcap;
 use crate::report::{Row, Spread, TOLLGATE};
 use crate::testpmd::{Mode, Testpmd};
+use crate::turns::{Looks, Patience, Turn, WHOLE_CORE, least_calm};
 
 /// Frames that a gateway drops which only shall tell what it chooses.
 const FILLERS: usize = 64;
-/// Turns in which the forwarding threads had less of their cores than this are made up for.
-const WHOLE_CORE: f64 = 0.95;
-/// How many times as many turns as are wanted there may be for that.
-const TURNS_STRETCH_MAX: usize = 4;
-
 /// How to measure.
 pub(crate) struct Plan {
     /// The dataplane.
@@ -30,8 +25,8 @@ pub(crate) struct Plan {
     pub(crate) testpmd: PathBuf,
     /// For capture files, sockets and logs.
     pub(crate) dir: PathBuf,
-    /// Windows per device.
-    pub(crate) windows: usize,
+    /// How many windows per device.
+    pub(crate) patience: Patience,
     /// Length of a window.
     pub(crate) length: Duration,
     /// Whether perf can count cycles.
@@ -40,21 +35,17 @@ pub(crate) struct Plan {
     pub(crate) warm: Duration,
     /// What the CPUs can do.
     pub(crate) cores: Cores,
-    /// Time left in this run for turns beyond the ones that are wanted.
-    pub(crate) patience: Cell<Duration>,
 }
 
 /// Each device once, one after the other.
-struct Turn {
-    /// How much of a core each forwarding thread had, the least between the devices' windows.
-    core_share: f64,
+struct Figures {
     ours: Window,
     macswap: Rate,
     /// Where the case is plain.
     others: Vec<(Mode, Rate)>,
 }
 
-impl Turn {
+impl Figures {
     fn other(&self, wanted: Mode) -> Option<Rate> {
         self.others.iter().find(|(mode, _)| *mode == wanted).map(|(_, rate)| *rate)
     }
@@ -142,7 +133,7 @@ pub(crate) fn run(plan: &Plan, flows: Flows) -> Result<Vec<Row>> {
     gateway.halt()?;
     let mut testpmd =
         Testpmd::start(&plan.testpmd, &plan.dir, &replay.device("net_pcap0"), case.workers, replay.frames)?;
-    let turns = turns(plan, &case, &mut gateway, &mut testpmd)?;
+    let turns = plan.patience.turns(WHOLE_CORE, || turn(plan, &case, &mut gateway, &mut testpmd))?;
     let mut rows = rows(&case, &turns);
     if plan.has_counters && case.is_plain() {
         let counts = gateway.events(plan.length).context("counting cycles")?;
@@ -154,54 +145,27 @@ pub(crate) fn run(plan: &Plan, flows: Flows) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// As many turns as are wanted, of the ones that were disturbed least; more are made while there is time for that.
-fn turns(plan: &Plan, case: &Case, gateway: &mut Gateway, testpmd: &mut Testpmd) -> Result<Vec<Turn>> {
-    let mut turns: Vec<Turn> = Vec::new();
-    loop {
-        let (start, is_extra) = (Instant::now(), turns.len() >= plan.windows);
-        turns.push(turn(plan, case, gateway, testpmd)?);
-        if is_extra {
-            plan.patience.set(plan.patience.get().saturating_sub(start.elapsed()));
-        }
-        let calm = turns.iter().filter(|turn| turn.core_share >= WHOLE_CORE).count();
-        let is_last = turns.len() >= TURNS_STRETCH_MAX * plan.windows || plan.patience.get().is_zero();
-        if calm >= plan.windows || is_last && turns.len() >= plan.windows {
-            break;
-        }
-    }
-    Ok(least_disturbed(turns, plan.windows))
-}
-
-/// Chosen by nothing but what they had of the cores, not by what they made of it; of equal ones the first.
-fn least_disturbed(mut turns: Vec<Turn>, wanted: usize) -> Vec<Turn> {
-    let share = |turn: &Turn| turn.core_share.min(WHOLE_CORE);
-    turns.sort_by(|one, other| share(other).total_cmp(&share(one)));
-    turns.truncate(wanted);
-    turns
-}
-
-fn turn(plan: &Plan, case: &Case, gateway: &mut Gateway, testpmd: &mut Testpmd) -> Result<Turn> {
-    let cpus = forwarding_cpus(case.workers);
-    let mut core_share = plan.cores.share(&cpus)?;
-    let mut look = || plan.cores.share(&cpus).map(|share| core_share = core_share.min(share));
+fn turn(plan: &Plan, case: &Case, gateway: &mut Gateway, testpmd: &mut Testpmd) -> Result<Turn<Figures>> {
+    let mut looks = Looks::begin(&plan.cores, case.workers)?;
     let ours = gateway.measure(plan.warm, plan.length).context("measuring the gateway")?;
-    look()?;
+    looks.look()?;
     let macswap = testpmd.measure(Mode::MacSwap, plan.warm, plan.length)?;
-    look()?;
+    looks.look()?;
     let mut others = Vec::new();
     if case.is_plain() {
         for mode in [Mode::Io, Mode::FiveTupleSwap] {
             others.push((mode, testpmd.measure(mode, plan.warm, plan.length)?));
-            look()?;
+            looks.look()?;
         }
     }
-    Ok(Turn { core_share, ours, macswap, others })
+    Ok(looks.end(Figures { ours, macswap, others }))
 }
 
-fn rows(case: &Case, turns: &[Turn]) -> Vec<Row> {
-    let row = |dut: &'static str, rate: fn(&Turn) -> Option<Rate>| {
-        let rates: Vec<(Rate, Rate)> =
-            turns.iter().filter_map(|turn| Some((rate(turn)?, turn.macswap))).collect();
+fn rows(case: &Case, turns: &[Turn<Figures>]) -> Vec<Row> {
+    let figures: Vec<&Figures> = turns.iter().map(|turn| &turn.figures).collect();
+    let row = |dut: &'static str, rate: &dyn Fn(&Figures) -> Option<Rate>| {
+        let rates = figures.iter().filter_map(|figures| Some((rate(figures)?, figures.macswap)));
+        let rates: Vec<(Rate, Rate)> = rates.collect();
         let spread =
             |value: fn(&(Rate, Rate)) -> f64| Spread::of(&rates.iter().map(value).collect::<Vec<f64>>());
         let (mpps, ratio) =
@@ -211,48 +175,22 @@ fn rows(case: &Case, turns: &[Turn]) -> Vec<Row> {
             ratio_macswap_spread: Some(ratio),
             windows: rates.len(),
             cpu_share: Some(spread(|(rate, _)| rate.share()).min),
-            core_share: turns.iter().map(|turn| turn.core_share).reduce(f64::min),
+            core_share: least_calm(turns),
             ns_per_packet: Some(1000.0 / mpps.median),
             ..Row::new("throughput", dut, case, "Mpps", mpps)
         }
     };
     let steady =
-        |turn: &Turn| turn.ours.all_forwarded && turn.ours.toa_inserted == 0 && turn.ours.handed_over == 0;
+        |window: &Window| window.all_forwarded && window.toa_inserted == 0 && window.handed_over == 0;
     let tollgate = Row {
-        all_forwarded: Some(turns.iter().all(steady)),
-        dropped: Some(turns.iter().map(|turn| turn.ours.dropped).sum()),
-        ..row(TOLLGATE, |turn| Some(turn.ours.rate))
+        all_forwarded: Some(figures.iter().all(|figures| steady(&figures.ours))),
+        dropped: Some(figures.iter().map(|figures| figures.ours.dropped).sum()),
+        ..row(TOLLGATE, &|figures| Some(figures.ours.rate))
     };
-    let mut rows = vec![tollgate, row(Mode::MacSwap.dut(), |turn| Some(turn.macswap))];
+    let mut rows = vec![tollgate, row(Mode::MacSwap.dut(), &|figures| Some(figures.macswap))];
     if case.is_plain() {
-        rows.push(row(Mode::Io.dut(), |turn| turn.other(Mode::Io)));
-        rows.push(row(Mode::FiveTupleSwap.dut(), |turn| turn.other(Mode::FiveTupleSwap)));
+        let others = [Mode::Io, Mode::FiveTupleSwap];
+        rows.extend(others.map(|mode| row(mode.dut(), &|figures| figures.other(mode))));
     }
     rows
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn turns_are_chosen_by_what_they_had_of_their_cores() {
-        let rate = |packets| Rate { packets, wall_ns: 1000, cpu_ns: 1000, workers: 1 };
-        let turn = |core_share, packets| Turn {
-            core_share,
-            ours: Window {
-                rate: rate(packets),
-                dropped: 0,
-                toa_inserted: 0,
-                handed_over: 0,
-                created: 0,
-                all_forwarded: true,
-            },
-            macswap: rate(100),
-            others: Vec::new(),
-        };
-        let chosen = least_disturbed(vec![turn(0.6, 90), turn(0.96, 40), turn(0.7, 50), turn(1.0, 30)], 3);
-        let packets: Vec<u64> = chosen.iter().map(|turn| turn.ours.rate.packets).collect();
-        assert_eq!(packets, [40, 30, 50], "whole cores in their order, then the least disturbed");
-    }
 }

@@ -1,10 +1,10 @@
 //! Bars of text, and the line for the history of figures.
 
 use std::fmt::Write as _;
-use std::process::Command;
 
 use super::{Row, TOLLGATE};
 use crate::case::FLOWS;
+use crate::machine;
 
 /// Characters of the longest bar.
 const BAR_LEN: f64 = 50.0;
@@ -76,17 +76,11 @@ pub(super) fn history(rows: &[Row]) -> String {
     let mut text =
         "\nFor the history (ratios to macswap; FULLNAT where nothing is said):\n\n| Commit".to_owned();
     figures.iter().for_each(|(name, ..)| text += &format!(" | {name}"));
-    text += &format!(" |\n{}|\n| {}", "|---".repeat(figures.len() + 1), commit());
+    text += &format!(" |\n{}|\n| {}", "|---".repeat(figures.len() + 1), machine::commit());
     for (_, figure, digits) in figures {
         text += &figure.map_or(" | –".to_owned(), |figure| format!(" | {figure:.digits$}"));
     }
     text + " |\n"
-}
-
-/// Date and name of the commit that is checked out.
-fn commit() -> String {
-    let output = Command::new("git").args(["show", "-s", "--format=%cs %h"]).output();
-    output.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Row, thousands};
+use super::{Row, TOLLGATE, thousands};
 
 fn head(columns: &[&str]) -> String {
     format!("\n| {} |\n{}|\n", columns.join(" | "), "|---".repeat(columns.len()))
@@ -21,6 +21,7 @@ pub(super) fn new_connections(rows: &[Row]) -> String {
         "Family",
         "Per second: median (min–max)",
         "CPU share",
+        "Core share",
         "Drops",
     ];
     let mut text = String::new();
@@ -30,7 +31,7 @@ pub(super) fn new_connections(rows: &[Row]) -> String {
         }
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {:.0} k ({:.0}–{:.0}) | {:.2} | {} |",
+            "| {} | {} | {} | {} | {:.0} k ({:.0}–{:.0}) | {:.2} | {} | {} |",
             row.detail.unwrap_or_default(),
             row.mode.unwrap_or_default(),
             row.proto,
@@ -39,6 +40,7 @@ pub(super) fn new_connections(rows: &[Row]) -> String {
             row.min / 1e3,
             row.max / 1e3,
             row.cpu_share.unwrap_or(f64::NAN),
+            row.core_share.map_or("–".to_owned(), |share| format!("{share:.2}")),
             row.dropped.unwrap_or(0)
         );
     }
@@ -47,14 +49,25 @@ pub(super) fn new_connections(rows: &[Row]) -> String {
 
 /// Latency.
 pub(super) fn latency(rows: &[Row]) -> String {
+    let columns = [
+        "Latency",
+        "Device",
+        "Protocol",
+        "Frame",
+        "Median (min–max)",
+        "More than macswap",
+        "CPU share",
+        "Core share",
+    ];
+    let share = |share: Option<f64>| share.map_or("–".to_owned(), |share| format!("{share:.3}"));
     let mut text = String::new();
     for row in of(rows, "latency") {
         if text.is_empty() {
-            text = head(&["Latency", "Device", "Protocol", "Frame", "Median (min–max)"]);
+            text = head(&columns);
         }
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {:.2} ({:.2}–{:.2}) {} |",
+            "| {} | {} | {} | {} | {:.2} ({:.2}–{:.2}) {} | {} | {} | {} |",
             row.detail.unwrap_or_default(),
             row.dut,
             row.proto,
@@ -62,10 +75,24 @@ pub(super) fn latency(rows: &[Row]) -> String {
             row.value,
             row.min,
             row.max,
-            row.unit
+            row.unit,
+            added(row, rows).map_or("–".to_owned(), |more| format!("{more:.2} {}", row.unit)),
+            share(row.cpu_share),
+            share(row.core_share)
         );
     }
     text
+}
+
+/// What our own latency has beyond testpmd's under the same load, however our worker idles.
+fn added(row: &Row, rows: &[Row]) -> Option<f64> {
+    let load = |row: &Row| {
+        let mut parts = row.detail?.split(", ");
+        Some((parts.next()?, parts.last()?))
+    };
+    let wanted = load(row).filter(|_| row.dut == TOLLGATE)?;
+    let base = of(rows, "latency").find(|other| other.dut != TOLLGATE && load(other) == Some(wanted))?;
+    Some(row.value - base.value)
 }
 
 /// What users would see: one line per figure, one column per device.
