@@ -157,15 +157,17 @@ enum Way {
         next: u64,
         max: u64,
     },
+    /// `after`: TSC ticks from the first empty turn, which was at `since`, to the first sleep.
     Sleep {
+        since: u64,
+        after: u64,
         next: Duration,
         max: Duration,
     },
 }
 
-/// Empty turns before the first sleep. An empty turn takes some 0.1 to 1 µs (a net_af_xdp port makes a system call),
-/// so this is 50 to 500 µs: packets of a busy connection arrive more often than that.
-const EMPTY_BEFORE_SLEEP: u32 = 512;
+/// Time without packets before the first sleep.
+const SLEEP_AFTER: Duration = Duration::from_micros(50);
 
 /// Empty turns before the first pause, which costs much less: a worker that is half loaded has a few between two bursts.
 const EMPTY_BEFORE_PAUSE: u32 = 16;
@@ -182,14 +184,18 @@ const TIMER_SLACK_NS: u64 = 1_000;
 impl Idle {
     /// `sleep_max` bounds the delay that the first packet after a sleep may see.
     pub(crate) fn new(mode: IdleMode, sleep_max: Duration, tsc_hz: u64) -> Idle {
+        let ticks = |time: Duration| (u128::from(tsc_hz) * time.as_nanos() / 1_000_000_000) as u64;
         let way = match mode {
             IdleMode::Poll => Way::Poll,
             IdleMode::Pause(max) => {
-                let max = (u128::from(tsc_hz) * max.as_nanos() / 1_000_000_000) as u64;
+                let max = ticks(max);
                 let first = max / PAUSE_STEPS;
                 Way::Pause { by: Wait::of_cpu(), first, next: first, max }
             }
-            IdleMode::Adaptive => Way::Sleep { next: SLEEP_MIN, max: sleep_max },
+            IdleMode::Adaptive => {
+                let after = std::env::var("TG_SPIN_US").ok().and_then(|v| v.parse().ok()).map_or(SLEEP_AFTER, Duration::from_micros);
+                Way::Sleep { since: 0, after: ticks(after), next: SLEEP_MIN, max: sleep_max }
+            }
         };
         Idle { way, empty_turns: 0 }
     }
@@ -216,11 +222,11 @@ impl Idle {
             std::hint::spin_loop();
             return false;
         }
-        self.empty_turns = self.empty_turns.saturating_add(1);
-        self.rest()
+        self.rest(dpdk::tsc())
     }
 
-    fn rest(&mut self) -> bool {
+    fn rest(&mut self, tsc: u64) -> bool {
+        self.empty_turns = self.empty_turns.saturating_add(1);
         match &mut self.way {
             Way::Poll => false,
             Way::Pause { by, first, next, max } => {
@@ -231,16 +237,16 @@ impl Idle {
                 if self.empty_turns == EMPTY_BEFORE_PAUSE {
                     *next = *first;
                 }
-                by.until(dpdk::tsc().wrapping_add(*next));
+                by.until(tsc.wrapping_add(*next));
                 *next = (*next * 2).min(*max);
                 true
             }
-            Way::Sleep { next, max } => {
-                if self.empty_turns < EMPTY_BEFORE_SLEEP {
-                    return false;
+            Way::Sleep { since, after, next, max } => {
+                if self.empty_turns == 1 {
+                    (*since, *next) = (tsc, SLEEP_MIN);
                 }
-                if self.empty_turns == EMPTY_BEFORE_SLEEP {
-                    *next = SLEEP_MIN;
+                if tsc.wrapping_sub(*since) < *after {
+                    return false;
                 }
                 std::thread::sleep(*next);
                 // By a quarter, so that a short pause costs little latency.
@@ -306,10 +312,15 @@ mod tests {
         (0..turns).map(|_| u32::from(idle.empty())).sum()
     }
 
+    /// Whether an empty turn that ends at each of these times rests.
+    fn rests_at<const N: usize>(idle: &mut Idle, tsc: [u64; N]) -> [bool; N] {
+        tsc.map(|tsc| idle.rest(tsc))
+    }
+
     #[test]
     fn a_polling_worker_never_rests() {
         let mut idle = Idle::new(IdleMode::Poll, SLEEP_MIN, TSC_HZ);
-        assert_eq!(rests(&mut idle, 10 * EMPTY_BEFORE_SLEEP), 0);
+        assert_eq!(rests(&mut idle, 10_000), 0);
     }
 
     #[test]
@@ -329,13 +340,17 @@ mod tests {
     }
 
     #[test]
-    fn sleeps_begin_after_many_empty_turns_and_stay_within_their_bound() {
+    fn sleeps_begin_some_time_after_the_last_packet_and_stay_within_their_bound() {
         let max = SLEEP_MIN * 2;
         let mut idle = Idle::new(IdleMode::Adaptive, max, TSC_HZ);
-        assert_eq!(rests(&mut idle, EMPTY_BEFORE_SLEEP - 1), 0);
-        assert_eq!(rests(&mut idle, 6), 6);
+        let after = SLEEP_AFTER.as_nanos() as u64 * TSC_HZ / 1_000_000_000;
+        let start = u64::MAX - after / 2;
+        assert_eq!(rests_at(&mut idle, [start, start.wrapping_add(after - 1)]), [false; 2]);
+        let slept = rests_at(&mut idle, [0, 1, 2, 3, 4, 5].map(|more| start.wrapping_add(after + more)));
+        assert_eq!(slept, [true; 6]);
         assert!(matches!(idle.way, Way::Sleep { next, .. } if next == max));
         idle.busy();
-        assert_eq!(rests(&mut idle, EMPTY_BEFORE_SLEEP - 1), 0);
+        assert_eq!(rests_at(&mut idle, [7_000, 7_000 + after - 1]), [false; 2]);
+        assert!(matches!(idle.way, Way::Sleep { next, .. } if next == SLEEP_MIN));
     }
 }
