@@ -20,7 +20,7 @@ demo-stop: ## ends a demo that KEEP=1 left running
 	@$(BIN_DIR)/tollgate-demo --stop
 	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/tidy-run.sh
 
-test: setup check build kmod-test budget ## everything that must hold: format, lints, all tests; ends with the runner's summary
+test: setup check profiles build kmod-test budget ## everything that must hold: format, lints, all tests; ends with the runner's summary
 	@TOLLGATE_BIN_DIR=$(BIN_DIR) scripts/tidy-run.sh scripts/test.sh
 
 check: ## format and lints
@@ -42,7 +42,7 @@ bench: ## speed against testpmd and other balancers; QUICK=1: main rows; writes 
 budget: setup ## engine's instructions per packet against bench/instructions.toml; REASON="..." renews that file
 	@scripts/budget.sh
 
-profiles: ## checks the TRex profiles in configs/trex with TRex's library from PyPI
+profiles: setup ## checks the TRex profiles in configs/trex with TRex's libraries from PyPI
 	@scripts/check-trex.sh
 
 fuzz: setup ## a short turn of every fuzz target; SECONDS_EACH=60 by default

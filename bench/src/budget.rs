@@ -19,7 +19,7 @@ const HEADER: &str = "\
 # Instructions per packet of the engine alone, by callgrind: the budget. `make budget`, part of `make test`, fails
 # when a figure is more than 3 % over it, and says so when one has fallen by more. For a change that is worth its
 # price, make budget REASON=\"what it buys\" writes the new figures and adds the reason below. Commit this file
-# together with the change.
+# together with the change. Figures edited by hand are refused: they are not those that the last reason stands for.
 ";
 
 /// The file.
@@ -29,9 +29,18 @@ pub(crate) struct Budget {
     /// What compiled the engine when the figures were taken.
     rustc: String,
     /// Why the figures are what they are, newest last.
-    history: Vec<String>,
+    history: Vec<Reason>,
     /// By the name of the case.
     per_packet: BTreeMap<String, f64>,
+}
+
+/// Why there were new figures, and which.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reason {
+    /// [`digest`] of the figures.
+    figures: String,
+    reason: String,
 }
 
 /// How figures compare with their budget.
@@ -75,15 +84,23 @@ impl Budget {
         comparison
     }
 
+    /// Whether the figures are those that the last reason stands for, and not edited by hand.
+    fn is_as_reasoned(&self) -> bool {
+        self.history.last().is_some_and(|last| last.figures == digest(&self.per_packet))
+    }
+
     /// The file's new text with these figures.
     fn renewed(mut self, rows: &[Row], rustc: &str, reason: &str) -> String {
-        self.history.push(reason.to_owned());
+        let per_packet = rows.iter().map(|row| (row.name(), row.value)).collect();
+        self.history.push(Reason { figures: digest(&per_packet), reason: reason.to_owned() });
         let mut text = format!(
             "{HEADER}\n# The compiler matters: another one may give other figures.\nrustc = {rustc:?}\n"
         );
-        text += "\n# Why the figures are what they are, newest last.\nhistory = [\n";
-        for entry in &self.history {
-            let _ = writeln!(text, "    {entry:?},");
+        text +=
+            "\n# Why the figures are what they are, newest last, each with a digest of the figures then.\n";
+        text += "history = [\n";
+        for Reason { figures, reason } in &self.history {
+            let _ = writeln!(text, "    {{ figures = {figures:?}, reason = {reason:?} }},");
         }
         text += "]\n\n[per_packet]\n";
         for row in rows {
@@ -93,12 +110,24 @@ impl Budget {
     }
 }
 
+/// What tells figures from others: FNV-1a, 64 bits, over their lines in the file in order of the names.
+fn digest(per_packet: &BTreeMap<String, f64>) -> String {
+    let lines: String = per_packet.iter().map(|(name, figure)| format!("{name} = {figure:.1}\n")).collect();
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", lines.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
 /// Holds the figures against the file, and tells what differs.
 ///
 /// # Errors
-/// A figure is too far over its budget, or has none, or is missing.
+/// A figure is too far over its budget, or has none, or is missing, or the budget was changed without a reason.
 pub(crate) fn check(path: &Path, rows: &[Row]) -> Result<()> {
     let budget = Budget::read(path)?;
+    ensure!(
+        budget.is_as_reasoned(),
+        "the figures in {} were changed without a reason: take that back, or run make budget REASON=\"why\"",
+        path.display()
+    );
     let Comparison { failures, fallen } = budget.compare(rows);
     if !fallen.is_empty() {
         println!("\nCheaper than their budget by more than 3 %; lower it: make budget REASON=\"…\"");
@@ -126,8 +155,9 @@ pub(crate) fn check(path: &Path, rows: &[Row]) -> Result<()> {
 /// Makes the figures the new budget.
 ///
 /// # Errors
-/// Not all cases were counted, or the file cannot be written.
+/// Not all cases were counted, the reason says nothing, or the file cannot be written.
 pub(crate) fn renew(path: &Path, rows: &[Row], cases: usize, reason: &str) -> Result<()> {
+    ensure!(!reason.trim().is_empty(), "a new budget needs a reason");
     ensure!(rows.len() == cases, "only {} of {cases} cases were counted; the budget stays", rows.len());
     let old = if path.exists() { Budget::read(path)? } else { Budget::default() };
     fs::write(path, old.renewed(rows, &rustc_version()?, reason))
@@ -157,14 +187,64 @@ mod tests {
         Budget { per_packet, ..Budget::default() }
     }
 
+    /// The file's text with one figure, as `make budget` writes it.
+    fn file(figure: f64) -> String {
+        Budget::default().renewed(&[row(Mode::Dr, figure)], "rustc 1", "first")
+    }
+
+    fn read(text: &str) -> Budget {
+        toml::from_str(text).unwrap()
+    }
+
     #[test]
-    fn more_than_three_percent_over_fails_and_under_is_told() {
+    fn a_rise_of_four_percent_fails_one_of_two_passes_and_a_fall_is_told() {
         let budget = budget(&[("dr-tcp-ipv4-inbound", 200.0), ("tun-tcp-ipv4-inbound", 200.0)]);
         let compare = |dr, tun| budget.compare(&[row(Mode::Dr, dr), row(Mode::Tun, tun)]);
-        assert_eq!(compare(205.0, 195.0), Comparison::default());
-        let comparison = compare(207.0, 193.0);
-        assert_eq!(comparison.failures, ["dr-tcp-ipv4-inbound: 207.0, budget 200.0 (+3.5 %)"]);
-        assert_eq!(comparison.fallen, ["tun-tcp-ipv4-inbound: 193.0, budget 200.0 (-3.5 %)"]);
+        assert_eq!(compare(204.0, 196.0), Comparison::default());
+        let comparison = compare(208.0, 192.0);
+        assert_eq!(comparison.failures, ["dr-tcp-ipv4-inbound: 208.0, budget 200.0 (+4.0 %)"]);
+        assert_eq!(comparison.fallen, ["tun-tcp-ipv4-inbound: 192.0, budget 200.0 (-4.0 %)"]);
+    }
+
+    #[test]
+    fn a_check_needs_both_a_small_rise_and_a_budget_with_its_reason() {
+        let path = std::env::temp_dir().join(format!("tollgate-budget-{}.toml", std::process::id()));
+        let check = |text: &str, figure| {
+            fs::write(&path, text).unwrap();
+            check(&path, &[row(Mode::Dr, figure)]).map_err(|error| error.to_string())
+        };
+        let (good, raised) = (file(200.0), file(200.0).replace("inbound = 200.0", "inbound = 208.0"));
+        assert_ne!(good, raised);
+        assert_eq!(check(&good, 204.0), Ok(()));
+        assert!(check(&good, 208.0).unwrap_err().contains("(+4.0 %)"));
+        assert!(check(&raised, 208.0).unwrap_err().contains("changed without a reason"));
+        renew(&path, &[row(Mode::Dr, 208.0)], 1, " ").unwrap_err();
+        renew(&path, &[row(Mode::Dr, 208.0)], 1, "worth it").unwrap();
+        let renewed = fs::read_to_string(&path).unwrap();
+        assert_eq!(check(&renewed, 208.0), Ok(()));
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn figures_edited_by_hand_added_removed_or_without_any_reason_are_noticed() {
+        let good = file(200.0);
+        assert!(read(&good).is_as_reasoned());
+        for edited in [
+            good.replace("inbound = 200.0", "inbound = 200.1"),
+            good.replace("dr-tcp", "dr-udp"),
+            format!("{good}more = 1.0\n"),
+            good.replace("dr-tcp-ipv4-inbound = 200.0\n", ""),
+        ] {
+            assert_ne!(edited, good);
+            assert!(!read(&edited).is_as_reasoned(), "{edited}");
+        }
+        assert!(!Budget::default().is_as_reasoned());
+    }
+
+    #[test]
+    fn the_budget_of_the_repository_has_the_figures_of_its_last_reason() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.toml");
+        assert!(Budget::read(&path).unwrap().is_as_reasoned(), "run make budget REASON=\"why\"");
     }
 
     #[test]
@@ -175,14 +255,13 @@ mod tests {
 
     #[test]
     fn a_renewed_budget_is_read_back_with_all_reasons() {
-        let text = Budget { history: vec!["first".to_owned()], ..Budget::default() }.renewed(
-            &[row(Mode::Dr, 201.26)],
-            "rustc 1",
-            "a \"quoted\" reason",
-        );
-        let read: Budget = toml::from_str(&text).unwrap();
-        assert_eq!((read.rustc.as_str(), read.history.len()), ("rustc 1", 2));
-        assert_eq!(read.history[1], "a \"quoted\" reason");
-        assert_eq!(read.per_packet["dr-tcp-ipv4-inbound"], 201.3);
+        let rows = [row(Mode::Dr, 201.26)];
+        let text = read(&file(200.0)).renewed(&rows, "rustc 2", "a \"quoted\" reason");
+        let renewed = read(&text);
+        assert_eq!((renewed.rustc.as_str(), renewed.history.len()), ("rustc 2", 2));
+        assert_eq!(renewed.history[0].reason, "first");
+        assert_eq!(renewed.history[1].reason, "a \"quoted\" reason");
+        assert_eq!(renewed.per_packet["dr-tcp-ipv4-inbound"], 201.3);
+        assert!(renewed.is_as_reasoned());
     }
 }

@@ -1,4 +1,5 @@
-//! The testpmd command files in configs/testpmd do what they say, on a port without hardware.
+//! The testpmd command files in configs/testpmd do what they say, on a port without hardware, with the options of the
+//! command lines in docs/load-tests.md.
 #![forbid(unsafe_code)]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A test.
 
@@ -14,25 +15,48 @@ const COMPLAINTS: [&str; 4] = ["Command not found", "Bad arguments", "Ambiguous 
 
 #[test]
 fn every_command_is_known_and_packets_leave() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/testpmd");
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files: Vec<_> = std::fs::read_dir(root.join("configs/testpmd"))
+        .unwrap()
+        .map(|entry| format!("configs/testpmd/{}", entry.unwrap().file_name().display()))
+        .collect();
     files.sort();
-    assert_eq!(files.len(), 3, "{files:?}");
-    for file in files {
-        let said = run(&file);
+    let lines = documented(&std::fs::read_to_string(root.join("docs/load-tests.md")).unwrap());
+    let mut started: Vec<_> = lines.iter().map(|(file, _)| file.clone()).collect();
+    started.sort();
+    started.dedup();
+    assert_eq!(started, files, "files that docs/load-tests.md starts, and those that there are");
+    for (file, options) in lines {
+        let said = run(&root.join(&file), &options);
         for complaint in COMPLAINTS {
-            assert!(!said.contains(complaint), "{}: {complaint}\n{said}", file.display());
+            assert!(!said.contains(complaint), "{file} with {options:?}: {complaint}\n{said}");
         }
     }
 }
 
+/// The command file and the other options for testpmd of every command line in a page.
+fn documented(page: &str) -> Vec<(String, Vec<String>)> {
+    let page = page.replace("\\\n", " ");
+    let lines = page.lines().filter(|line| line.starts_with("dpdk-testpmd "));
+    lines
+        .map(|line| {
+            let (_eal, options) = line.split_once(" -- ").expect("options for testpmd");
+            let options = options.replace("GATEWAY-MAC", "02:00:00:00:00:01");
+            let mut options: Vec<String> = options.split_whitespace().map(str::to_owned).collect();
+            let last = options.pop().expect("options");
+            (last.strip_prefix("--cmdline-file=").expect("the command file comes last").to_owned(), options)
+        })
+        .collect()
+}
+
 /// Runs testpmd with a command file until packets have left; what it said.
-fn run(file: &Path) -> String {
+fn run(file: &Path, options: &[String]) -> String {
     let mut testpmd = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "stdbuf", "-oL", "dpdk-testpmd"])
-        .args(["--lcores=0@(0-1),1@(0-1)", "--no-huge", "-m", "128", "--no-pci", "--no-telemetry"])
+        .args(["--lcores=(0-4)@(0-1)", "--no-huge", "-m", "128", "--no-pci", "--no-telemetry"])
         .arg(format!("--file-prefix=tollgate-testpmd-files-{}", std::process::id()))
-        .args(["--vdev=net_null0", "--", "--interactive", "--total-num-mbufs=4096", "--no-lsc-interrupt"])
+        .args(["--vdev=net_null0", "--", "--total-num-mbufs=8192", "--no-lsc-interrupt"])
+        .args(options)
         .arg(format!("--cmdline-file={}", file.display()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

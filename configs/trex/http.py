@@ -1,10 +1,12 @@
 """Stateful (ASTF) TRex profile: short HTTP connections through a service in mode FULLNAT.
 
-TRex's first port plays the clients, its second one the real servers: TRex's stack answers for every address, so the real
-servers of the service are any in the second port's network, on port 80.
+TRex's first port plays the clients, its second one the real servers. TRex takes connections to any address, on port 80, but
+answers ARP only for the second port's own: a real server with another address needs a [[neighbour]] on the gateway.
 
-  t-rex-64 -i --astf          then in trex-console:
-  start -f http.py -m 1000 -d 60 -t response=1000        -m: thousands of connections per second, if cps=1000
+  ./t-rex-64 -i --astf        and in trex-console:
+  start -f http.py -m 10 -d 60 -t --vip 10.1.0.100 --response 1000
+
+-m times --cps (1000) is the number of connections per second; -t must be the last option.
 """
 
 import argparse

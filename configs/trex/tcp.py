@@ -3,7 +3,7 @@
 Each flow's SYN is sent once, slowly, then data segments of all flows, as fast as -m says. In FULLNAT and NAT real servers
 must answer before a connection is open: use the stateful profile http.py there.
 
-  start -f tcp.py -m 1mpps -t vip=10.1.0.100,clients=10000,size=64
+  start -f tcp.py -m 1mpps -t vip=10.1.0.100,vport=81,clients=10000,size=64
 """
 
 from trex_stl_lib.api import *
