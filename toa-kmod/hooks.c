@@ -193,10 +193,15 @@ static void remove_hooks(int count)
 	synchronize_rcu_tasks();
 }
 
+static const char *advice(int ret)
+{
+	if (ret != -EBUSY)
+		return "";
+	return ": rmmod the other TOA module or live patch, or set kernel.ftrace_enabled to 1";
+}
+
 int toa_hooks_add(void)
 {
-	static const char busy[] =
-		": another TOA module or live patch has it (rmmod it), or kernel.ftrace_enabled is 0 (set it to 1)";
 	int i, ret;
 
 	for (i = 0; i < ARRAY_SIZE(hooks); i++) {
@@ -204,7 +209,7 @@ int toa_hooks_add(void)
 		if (!ret)
 			ret = register_ftrace_function(&hooks[i].ops);
 		if (ret) {
-			pr_err("cannot hook %s (%d)%s\n", hooks[i].name, ret, ret == -EBUSY ? busy : "");
+			pr_err("cannot hook %s (%d)%s\n", hooks[i].name, ret, advice(ret));
 			remove_hooks(i);
 			return ret;
 		}

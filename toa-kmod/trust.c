@@ -111,7 +111,8 @@ static int trust_set(const char *text, const struct kernel_param *param)
 static int show(char *text, size_t room, const struct prefix *prefix)
 {
 	if (ipv6_addr_v4mapped(&prefix->addr))
-		return scnprintf(text, room, "%pI4/%u", &prefix->addr.s6_addr32[3], prefix->len - MAPPED_BITS);
+		return scnprintf(text, room, "%pI4/%u", &prefix->addr.s6_addr32[3],
+				 prefix->len - MAPPED_BITS);
 	return scnprintf(text, room, "%pI6c/%u", &prefix->addr, prefix->len);
 }
 

@@ -23,6 +23,7 @@ use crate::load::{self, Answers};
 use crate::netns::{self, End, Netns};
 use crate::nginx::Nginx;
 use crate::process::{Bond, Process};
+use crate::receiver::{self, Receiver};
 use crate::rig::{Rig, RigOptions, noise, sha256};
 use crate::run::Cmd;
 
@@ -232,6 +233,23 @@ impl Lab {
     /// The first client.
     pub fn client(&self) -> &Netns {
         &self.rig.clients[0]
+    }
+
+    /// A receiver of TCP for servers that [`Lab::serve`] starts. To be dropped after them and before the lab.
+    pub fn receiver(&self) -> Result<Receiver> {
+        Receiver::attach(&receiver::group_of(&self.rig.prefix), self.rig.dir())
+    }
+
+    /// The same for UDP, also where the client stands in a header.
+    pub fn udp_receiver(&self) -> Result<Receiver> {
+        let group = receiver::group_of(&self.rig.prefix);
+        Receiver::attach_udp(&group, self.rig.dir(), &self.rig.reals[0], "eth0")
+    }
+
+    /// Starts a server on the first real server, where `receiver` shows it its clients.
+    pub fn serve(&self, name: &str, command: &Cmd, receiver: &Receiver) -> Result<Process> {
+        let command = receiver::member(receiver.cgroup(), command);
+        Process::spawn(name, &self.rig.reals[0], &command, self.rig.dir(), Bond::DiesWithParent)
     }
 
     /// Requests to `url`, each on its own connection.

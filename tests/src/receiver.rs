@@ -81,8 +81,13 @@ impl Drop for Receiver {
     }
 }
 
+/// The control group of the rig whose names begin with `prefix`.
+pub fn group_of(prefix: &str) -> String {
+    format!("{prefix}-toa")
+}
+
 /// `command` as a member of a control group: sockets belong to the group of the process that makes them.
-pub fn member(cgroup: &Path, command: &Cmd) -> Cmd {
+pub(crate) fn member(cgroup: &Path, command: &Cmd) -> Cmd {
     // `ip netns exec` hides the mounts below /sys, but not those of this process.
     let group = format!("/proc/{}/root{}", std::process::id(), cgroup.display());
     let join = Cmd::line("sh -c").arg(r#"echo $$ >"$0/cgroup.procs" && exec "$@""#).arg(group);

@@ -82,7 +82,8 @@ pub struct Rig {
     // After the servers, since a control group with processes in it cannot be removed.
     /// What shows real servers their clients.
     pub receiver: Option<Receiver>,
-    prefix: String,
+    /// What the namespaces' names begin with.
+    pub(crate) prefix: String,
     dir: Option<TempDir>,
     succeeded: bool,
 }
@@ -117,7 +118,7 @@ impl Rig {
             nginx.push(Nginx::new(&name, dir.path(), &files, options.bond)?);
         }
         let receiver = if options.receiver {
-            Some(Receiver::attach(&format!("{prefix}-toa"), dir.path())?)
+            Some(Receiver::attach(&receiver::group_of(&prefix), dir.path())?)
         } else {
             None
         };

@@ -6,8 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tollgate_tests::Cmd;
 use tollgate_tests::lab::Lab;
-use tollgate_tests::process::{Bond, Process};
-use tollgate_tests::receiver::{Receiver, member};
 use tollgate_tests::rig::CLIENTS;
 
 /// Timestamps beside the options of MP_JOIN would leave no room for the client's address.
@@ -59,14 +57,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[test]
 fn a_second_path_does_not_change_who_the_client_is() -> Result<()> {
     let lab = Lab::start(SERVICE)?;
-    let (real, client, dir) = (&lab.rig.reals[0], lab.client(), lab.rig.dir());
+    let client = lab.client();
     client.ip(&format!("addr add {OTHER_ADDRESS}/24 dev eth0"))?;
     client.ip(&format!("mptcp endpoint add {OTHER_ADDRESS} dev eth0 subflow"))?;
 
-    let name = dir.file_name().context("a folder without a name")?.to_string_lossy().into_owned();
-    let receiver = Receiver::attach(&format!("{name}-toa"), dir)?;
-    let command = member(receiver.cgroup(), &Cmd::line("python3 -u -c").arg(SERVER));
-    let mut server = Process::spawn("mptcp", real, &command, dir, Bond::DiesWithParent)?;
+    let receiver = lab.receiver()?;
+    let mut server = lab.serve("mptcp", &Cmd::line("python3 -u -c").arg(SERVER), &receiver)?;
     server.wait_log("listening", PATIENCE)?;
 
     let asking = Cmd::line("python3 -c").arg(CLIENT).arg(CLIENTS[0]);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tollgate_tests::lab::Lab;
-use tollgate_tests::process::{Bond, Process};
-use tollgate_tests::receiver::{Receiver, member};
+use tollgate_tests::process::Process;
+use tollgate_tests::receiver::Receiver;
 use tollgate_tests::rig::{CLIENTS, CLIENTS6};
 use tollgate_tests::wait::{wait_for, wait_until};
 use tollgate_tests::{Cmd, Netns};
@@ -58,12 +58,11 @@ impl Bed {
     fn start() -> Result<Bed> {
         let lab = Lab::start(&services())?;
         let (real, dir) = (&lab.rig.reals[0], lab.rig.dir());
-        let name = dir.file_name().context("a folder without a name")?.to_string_lossy().into_owned();
-        let receiver = Receiver::attach_udp(&format!("{name}-toa"), dir, real, "eth0")?;
+        let receiver = lab.udp_receiver()?;
         let mut servers = Vec::new();
         for address in ["10.2.0.11", "2001:db8:2::11"] {
             let server = Cmd::line("python3 -u -c").arg(SERVER).arg(address);
-            servers.push(start(&format!("udp-{}", servers.len()), &server, &receiver, &lab)?);
+            servers.push(lab.serve(&format!("udp-{}", servers.len()), &server, &receiver)?);
         }
         listening(real, 5300, 2)?;
         let dns = Cmd::line(&format!(
@@ -72,7 +71,7 @@ impl Bed {
              --txt-record=who.test,logging",
             dir.display()
         ));
-        let dns = start("logging-dns", &dns, &receiver, &lab)?;
+        let dns = lab.serve("logging-dns", &dns, &receiver)?;
         listening(real, DNS_PORT, 2)?;
         Ok(Bed { servers, dns, receiver, lab })
     }
@@ -82,11 +81,6 @@ impl Bed {
         drop(self.receiver);
         self.lab.succeed()
     }
-}
-
-fn start(name: &str, command: &Cmd, receiver: &Receiver, lab: &Lab) -> Result<Process> {
-    let command = member(receiver.cgroup(), command);
-    Process::spawn(name, &lab.rig.reals[0], &command, lab.rig.dir(), Bond::DiesWithParent)
 }
 
 fn listening(netns: &Netns, port: u16, sockets: usize) -> Result<()> {

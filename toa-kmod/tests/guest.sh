@@ -80,7 +80,8 @@ build_initramfs() {
 	for library in libssl.so.3 libcrypto.so.3; do
 		cp "$openssl/$library" "$(find "$guest" -name "$library")"
 	done
-	cp "$here/guest-init.sh" "$guest/init"
+	cp "$root/tests/src/guest_init.sh" "$guest/init"
+	cp "$here/guest-prepare.sh" "$guest/prepare"
 	for task in cases bench; do
 		cp "$here/guest-$task.sh" "$guest/bin/guest-$task"
 		chmod 755 "$guest/bin/guest-$task"

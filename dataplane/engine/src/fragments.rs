@@ -10,6 +10,9 @@
 //!
 //! Everything is bounded: entries, fragments per entry, slots, packets per slot. A flood of first fragments or of later ones
 //! pushes out the oldest of its kind; whole packets' fragments come within milliseconds of each other, and are faster.
+//! So do repetitions of later fragments by the links, once their packet has ended: nothing here knows them any more, and
+//! they wait in vain. To remember ended packets would send on the early fragments of the next packet with that
+//! identification as if they were the ended one's, whose ports may be others.
 
 use arrayvec::ArrayVec;
 
@@ -23,6 +26,9 @@ use crate::verdict::{DropReason, Released, WAIT_LEN_MAX, WAIT_SLOTS, WaitSlot};
 const ENTRIES: usize = 4096;
 /// Chains of the index; a power of two.
 const CHAINS: usize = ENTRIES;
+/// Packets that have a slot at most. The other slots are for those that come before the caller has emptied the slot of
+/// the oldest one, which has given way: he does so once per turn, and a burst has 64 packets.
+const WAITING_MAX: usize = WAIT_SLOTS * 3 / 4;
 /// How long fragments are remembered: as long as Linux waits for the rest of an IPv4 packet (net.ipv4.ipfrag_time).
 pub(crate) const LIFETIME: Ticks = Ticks::from_secs(30);
 /// Fragments of one packet at most; 65,535 bytes over an MTU of 1280 are 54.
@@ -278,27 +284,28 @@ impl Fragments {
     /// Has a later fragment wait for its first one.
     fn wait(&mut self, index: u32, counters: &Counters) -> Outcome {
         let entry = &mut self.entries[index as usize];
-        let slot = match entry.slot.or_else(|| self.slots.free.pop()) {
-            Some(slot) => slot,
-            None => {
-                // For whoever comes next: a slot is free when the caller has emptied it.
-                if let Some(oldest) = self.slots.entries.first().copied() {
-                    self.end(oldest, DropReason::FragmentBufferFull, counters);
-                }
-                self.remove(index);
-                return Outcome::Drop(DropReason::FragmentBufferFull);
-            }
+        let Some(slot) = entry.slot.or_else(|| self.slots.free.pop()) else {
+            self.remove(index);
+            return Outcome::Drop(DropReason::FragmentBufferFull);
         };
-        if entry.slot.is_none() {
-            entry.slot = Some(slot);
-            self.slots.entries.push(index);
-        }
         if usize::from(entry.waiting) == WAIT_LEN_MAX {
             return Outcome::Drop(DropReason::FragmentBufferFull);
         }
         entry.waiting += 1;
         counters.event(Counter::FragmentsWaited).add(1);
+        if entry.slot.is_none() {
+            entry.slot = Some(slot);
+            self.slots.entries.push(index);
+            self.make_room(counters);
+        }
         Outcome::Wait(slot)
+    }
+
+    /// Has the packet that waits longest give way to the one that has just been given a slot.
+    fn make_room(&mut self, counters: &Counters) {
+        if self.slots.entries.len() > WAITING_MAX {
+            self.end(self.slots.entries[0], DropReason::FragmentBufferFull, counters);
+        }
     }
 
     /// What waits is to go on.

@@ -15,16 +15,8 @@ pub(crate) fn answer<P: PacketBuf>(packet: &mut P, wide: bool, error: Error) -> 
     let at = ethernet::HEADER_LEN;
     if wide {
         let Some(to) = view::<ipv6::Header>(packet.data(), at).map(|ip| ip.dst) else { return false };
-        return icmpv6::answer_in_place(packet, at, &to, at_least_mtu_min(error).v6());
+        return icmpv6::answer_in_place(packet, at, &to, error.v6());
     }
     let Some(to) = view::<ipv4::Header>(packet.data(), at).map(|ip| ip.dst) else { return false };
     icmp::answer_in_place(packet, at, to, error.v4())
-}
-
-/// No link of IPv6 takes less (RFC 8200 §5), and nobody would believe it (RFC 8201 §4).
-fn at_least_mtu_min(error: Error) -> Error {
-    match error {
-        Error::TooBig { mtu } => Error::TooBig { mtu: mtu.max(ipv6::MTU_MIN as u16) },
-        other => other,
-    }
 }

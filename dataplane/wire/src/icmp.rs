@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::{PacketBuf, U16, U32, checksum, ethernet, icmpv6, ipv4};
+use crate::{PacketBuf, U16, U32, checksum, ethernet, icmpv6, ipv4, ipv6};
 
 /// Length of the header.
 pub const HEADER_LEN: usize = 8;
@@ -168,7 +168,8 @@ pub enum Error {
     Prohibited,
     /// Does not fit the next link and must not be fragmented.
     TooBig {
-        /// What fits.
+        /// What fits. Where that is less than every link of the family takes, that least MTU is told: nobody can
+        /// send less than the headers, and IPv6 does not believe it (RFC 8201 §4).
         mtu: u16,
     },
     /// TTL or hop limit used up.
@@ -184,7 +185,10 @@ impl Error {
             Self::HostUnreachable => (TYPE_UNREACHABLE, CODE_HOST_UNREACHABLE, U32::ZERO),
             Self::PortUnreachable => (TYPE_UNREACHABLE, CODE_PORT_UNREACHABLE, U32::ZERO),
             Self::Prohibited => (TYPE_UNREACHABLE, CODE_PROHIBITED, U32::ZERO),
-            Self::TooBig { mtu } => (TYPE_UNREACHABLE, CODE_FRAGMENTATION_NEEDED, rest_of_mtu(mtu)),
+            Self::TooBig { mtu } => {
+                let mtu = at_least(mtu, ipv4::MTU_MIN);
+                (TYPE_UNREACHABLE, CODE_FRAGMENTATION_NEEDED, rest_of_mtu(mtu))
+            }
             Self::TimeExceeded => (TYPE_TIME_EXCEEDED, CODE_TTL_EXCEEDED, U32::ZERO),
         }
     }
@@ -197,10 +201,18 @@ impl Error {
             Self::HostUnreachable => (icmpv6::TYPE_UNREACHABLE, icmpv6::CODE_ADDRESS_UNREACHABLE, U32::ZERO),
             Self::PortUnreachable => (icmpv6::TYPE_UNREACHABLE, icmpv6::CODE_PORT_UNREACHABLE, U32::ZERO),
             Self::Prohibited => (icmpv6::TYPE_UNREACHABLE, icmpv6::CODE_PROHIBITED, U32::ZERO),
-            Self::TooBig { mtu } => (icmpv6::TYPE_PACKET_TOO_BIG, 0, U32::new(mtu as u32)),
+            Self::TooBig { mtu } => {
+                let mtu = at_least(mtu, ipv6::MTU_MIN);
+                (icmpv6::TYPE_PACKET_TOO_BIG, 0, U32::new(mtu as u32))
+            }
             Self::TimeExceeded => (icmpv6::TYPE_TIME_EXCEEDED, icmpv6::CODE_HOP_LIMIT_EXCEEDED, U32::ZERO),
         }
     }
+}
+
+/// The greater one; [`Ord::max`] is not `const`.
+const fn at_least(mtu: u16, least: usize) -> u16 {
+    if (mtu as usize) < least { least as u16 } else { mtu }
 }
 
 /// Turns `packet`, whose IPv4 header begins at `l3_offset`, into the error about it (see [`Error::v4`]), from

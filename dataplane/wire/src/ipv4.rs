@@ -19,6 +19,8 @@ pub use fragment::{CannotFragment, Fragment, Fragments};
 pub const HEADER_LEN: usize = 20;
 /// Length of the longest header.
 pub const HEADER_LEN_MAX: usize = 60;
+/// The MTU that every IPv4 link has (RFC 791 §3.2).
+pub const MTU_MIN: usize = 68;
 
 /// ICMP (RFC 792).
 pub const PROTO_ICMP: u8 = 1;

@@ -354,10 +354,17 @@ fn icmp_toa(conns: &[Conn]) -> Vec<Step> {
     for (quoted, what) in [(AS_MUCH_AS_FITS, "it does not fit"), (8, "the same, 8 bytes quoted")] {
         steps.push(conn.complaint(what, conn.complaint_inside(&about, with_toa, quoted)));
     }
-    if conn.growth() == 0 {
-        let unknown = (Trouble::TooBig(0), Trouble::TooBig(0));
-        let frames = conn.complaint_inside(&about, unknown, AS_MUCH_AS_FITS);
-        steps.push(conn.complaint("a router that does not know what would fit", frames));
+    let least = |told: u16| match (conn.service.inside, conn.service.outside) {
+        (V4, V4) => told.min(1) * 68,
+        (V6, V4) => 1260,
+        (_, V6) => 1280,
+    };
+    for (mtu, what) in [
+        (0, "a router that does not know what would fit"),
+        (5, "a router that tells less than any link takes"),
+    ] {
+        let told = (Trouble::TooBig(mtu), Trouble::TooBig(least(mtu)));
+        steps.push(conn.complaint(what, conn.complaint_inside(&about, told, AS_MUCH_AS_FITS)));
     }
     steps.push(conn.outbound("the real server acknowledges", &real_ack(0, 900)));
     let without = (Trouble::TooBig(1400), told(1400, 0));

@@ -12,10 +12,3 @@ ip link set lo up
 ip address add 192.0.2.254/32 dev lo
 ip link set eth0 up
 ip link set eth1 up
-
-for try in 1 2 3 4 5 6 7 8 9 10; do
-	for port in /sys/class/virtio-ports/*; do
-		[ "$(cat "$port/name" 2>/dev/null)" != agent ] || agent=/dev/${port##*/}
-	done
-	[ -z "$agent" ] && sleep 1 || break
-done

@@ -175,16 +175,43 @@ fn a_full_table_gives_up_the_oldest_packet() {
 }
 
 #[test]
-fn without_a_slot_the_packet_that_waits_longest_gives_way() {
+fn where_many_wait_the_packet_that_waits_longest_gives_way() {
+    let mut rig = Rig::new();
+    for id in 0..WAITING_MAX as u32 {
+        assert!(matches!(rig.arrive(id, later(8, 8, true)), Outcome::Wait(_)));
+    }
+    assert_eq!((rig.empty(), rig.live()), ((vec![], 0), WAITING_MAX));
+    assert!(matches!(rig.arrive(1000, later(8, 8, true)), Outcome::Wait(_)));
+    assert_eq!((rig.empty(), rig.live()), ((vec![], 1), WAITING_MAX));
+    assert_eq!(rig.dropped(DropReason::FragmentBufferFull), 1);
+    assert_eq!(rig.arrive(1, first(8)), Outcome::Ports(PORTS));
+    assert_eq!(rig.empty(), (vec![Outcome::Ports(PORTS)], 0));
+}
+
+#[test]
+fn no_more_wait_than_there_are_slots_until_those_are_emptied() {
     let mut rig = Rig::new();
     for id in 0..WAIT_SLOTS as u32 {
         assert!(matches!(rig.arrive(id, later(8, 8, true)), Outcome::Wait(_)));
     }
     assert_eq!(rig.arrive(1000, later(8, 8, true)), Outcome::Drop(DropReason::FragmentBufferFull));
-    assert_eq!(rig.empty(), (vec![], 1));
-    assert_eq!((rig.live(), rig.dropped(DropReason::FragmentBufferFull)), (WAIT_SLOTS - 1, 1));
+    assert_eq!((rig.empty(), rig.live()), ((vec![], WAIT_SLOTS - WAITING_MAX), WAITING_MAX));
     assert!(matches!(rig.arrive(1000, later(8, 8, true)), Outcome::Wait(_)));
-    assert_eq!(rig.arrive(1, first(8)), Outcome::Ports(PORTS));
+}
+
+#[test]
+fn repetitions_of_ended_packets_keep_nobody_from_waiting() {
+    let mut rig = Rig::new();
+    for id in 0..2 * WAIT_SLOTS as u32 {
+        rig.arrive(id, first(8));
+        assert_eq!(rig.arrive(id, later(8, 8, false)), Outcome::Ports(PORTS));
+        assert!(matches!(rig.arrive(id, later(8, 8, false)), Outcome::Wait(_)), "{id}");
+        rig.empty();
+    }
+    assert_eq!(rig.live(), WAITING_MAX);
+    assert!(matches!(rig.arrive(1000, later(8, 8, false)), Outcome::Wait(_)));
+    assert_eq!(rig.arrive(1000, first(8)), Outcome::Ports(PORTS));
+    assert_eq!(rig.empty(), (vec![Outcome::Ports(PORTS)], 1));
 }
 
 #[test]

@@ -164,7 +164,7 @@ impl Worker {
             rewrite_error(packet.data_mut(), message, quote, &was, keeps_reporter, room).is_some()
         } else {
             let mtus = self.mtus(found, exit.mtu);
-            lower_mtu_first(packet.data_mut(), message, room);
+            limit_mtu_first(packet.data_mut(), message, room);
             cross_error(packet, message, quote, &was, mtus).is_some()
         }
     }
@@ -244,7 +244,7 @@ fn rewrite_error(
     room: u16,
 ) -> Option<()> {
     let (front, icmp_message) = data.split_at_mut_checked(message.l4.into())?;
-    let told = lower_mtu(icmp_message, message.wide, room);
+    let told = limit_mtu(icmp_message, message.wide, room);
     let outer = if message.wide {
         let ip = view_mut::<ipv6::Header>(front, ethernet::HEADER_LEN)?;
         let (old_src, old_dst) = (ip.src, ip.dst);
@@ -270,8 +270,9 @@ fn rewrite_error(
     quote::rewrite(icmp_message, quote, &was.rewrite(), outer + told).then_some(())
 }
 
-/// Takes `room` off the MTU that an error tells, if it tells one.
-fn lower_mtu(message: &mut [u8], wide: bool, room: u16) -> Delta {
+/// Takes `room` off the MTU that an error tells, if it tells one, but leaves what every link takes: an error that says
+/// less is forged, or of a broken router.
+fn limit_mtu(message: &mut [u8], wide: bool, room: u16) -> Delta {
     let Some(header) = view_mut::<icmp::Header>(message, 0) else { return Delta::ZERO };
     let tells = if wide {
         header.kind == icmpv6::TYPE_PACKET_TOO_BIG
@@ -280,26 +281,24 @@ fn lower_mtu(message: &mut [u8], wide: bool, room: u16) -> Delta {
     };
     let old = header.rest;
     // In IPv4 it is the lower half of the word (RFC 1191 §4); what stands in the upper one may be a length (RFC 4884 §4.1).
-    let mtu = if wide { old.get() } else { header.next_hop_mtu().into() };
-    // A router that does not know says 0; below the least of IPv6 nobody believes it (RFC 8201 §4).
-    let least = if wide { ipv6::MTU_MIN as u32 } else { 1 };
-    let Some(lower) = mtu.checked_sub(room.into()).map(|lower| lower.max(least)) else {
-        return Delta::ZERO;
+    let (mtu, least) = if wide {
+        (old.get(), ipv6::MTU_MIN as u32)
+    } else {
+        (header.next_hop_mtu().into(), ipv4::MTU_MIN as u32)
     };
-    if !tells || room == 0 || mtu == 0 {
+    // A router of IPv4 that does not know says 0 (RFC 1191 §5), and the sender guesses.
+    if !tells || (mtu == 0 && !wide) {
         return Delta::ZERO;
     }
-    header.rest = U32::new(old.get() - mtu + lower);
+    header.rest = U32::new(old.get() - mtu + mtu.saturating_sub(room.into()).max(least));
     Delta::ZERO.replace32(old, header.rest)
 }
 
 /// The same before the message is written anew: its checksum stays as right or wrong as it is.
-fn lower_mtu_first(data: &mut [u8], message: Message, room: u16) {
+fn limit_mtu_first(data: &mut [u8], message: Message, room: u16) {
     let Some(icmp_message) = data.get_mut(message.l4.into()..) else { return };
-    let change = lower_mtu(icmp_message, message.wide, room);
-    if room > 0
-        && let Some(header) = view_mut::<icmp::Header>(icmp_message, 0)
-    {
+    let change = limit_mtu(icmp_message, message.wide, room);
+    if let Some(header) = view_mut::<icmp::Header>(icmp_message, 0) {
         header.checksum = change.apply(header.checksum);
     }
 }

@@ -51,10 +51,10 @@ impl Remembered {
     #[inline(always)]
     pub(super) fn next_local(&mut self, real: &Real) -> usize {
         let Some(of) = self.0.get_mut(real.id.index()) else { return 0 };
-        let local = of.local as usize;
-        of.local = if local + 1 < real.locals.len() { of.local + 1 } else { 0 };
         // An older configuration may have had more of them.
-        local.min(real.locals.len())
+        let local = if (of.local as usize) < real.locals.len() { of.local } else { 0 };
+        of.local = local + 1;
+        local as usize
     }
 }
 

@@ -117,14 +117,15 @@ impl Worker {
         let header = view::<icmp::Header>(data, message.l4.into())?;
         let wrapper = self.snapshot.wrapper(self.table.conns[found.conn as usize].real_id)?;
         let told = if message.wide {
-            header.rest.get().try_into().unwrap_or(u16::MAX)
+            // What is less is forged or broken (RFC 8201 §4).
+            header.rest.get().max(ipv6::MTU_MIN as u32).try_into().unwrap_or(u16::MAX)
         } else {
             header.next_hop_mtu()
         };
         let too_big = || {
+            let mtu = told.saturating_sub(wrapper.overhead() as u16);
             // A router that does not know says 0; nothing can be learnt from it.
-            let mtu = told.checked_sub(wrapper.overhead() as u16)?;
-            Some(Error::TooBig { mtu })
+            (told > 0).then_some(Error::TooBig { mtu })
         };
         match (message.wide, header.kind, header.code) {
             (false, icmp::TYPE_UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED) => too_big(),
@@ -158,10 +159,6 @@ fn become_error<P: PacketBuf>(packet: &mut P, inner: &Inner, error: Error) -> Op
     let (virtual_, client) = (inner.tuple.dst.addr.octets(), inner.tuple.src.addr.octets());
     let wide = !inner.tuple.src.addr.is_v4();
     let len = if wide {
-        let error = match error {
-            Error::TooBig { mtu } => Error::TooBig { mtu: mtu.max(ipv6::MTU_MIN as u16) },
-            other => other,
-        };
         icmpv6::error_v6(error.v6(), (&virtual_, &client), original, &mut out)?
     } else {
         let (kind, code, rest) = error.v4();

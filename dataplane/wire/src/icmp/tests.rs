@@ -119,6 +119,14 @@ fn every_error_has_its_numbers_in_both_families() {
     assert_eq!(ERRORS.map(|error| numbers(error.v6())), v6);
 }
 
+#[test]
+fn nobody_is_told_less_than_every_link_takes() {
+    for (mtu, v4, v6) in [(0, 68, 1280), (67, 68, 1280), (69, 69, 1280), (1281, 1281, 1281)] {
+        let error = Error::TooBig { mtu };
+        assert_eq!((error.v4().2.get(), error.v6().2.get()), (v4, v6), "{mtu}");
+    }
+}
+
 /// What came in, and the link header that the answer must have.
 fn turned(frame: &[u8], l3_offset: usize) -> Vec<u8> {
     [&frame[6..12], &frame[..6], &frame[12..l3_offset]].concat()

@@ -7,8 +7,8 @@ use crate::{U32, icmp, icmpv6, ipv4, ipv6};
 
 /// By how much an IPv6 header is longer than an IPv4 header.
 const GROWTH: u32 = (ipv6::HEADER_LEN - ipv4::HEADER_LEN) as u32;
-/// The least MTU of IPv4 (RFC 791 §3.2).
-const MTU_MIN_V4: u32 = 68;
+/// Where IPv4's least MTU, 68, is counted.
+const MTU_MIN_V4: u32 = ipv4::MTU_MIN as u32;
 /// Where IPv6's least MTU, 1280, is counted.
 const MTU_MIN_V6: u32 = ipv6::MTU_MIN as u32;
 
@@ -128,11 +128,12 @@ const fn unreachable_v4(code: u8) -> Option<u8> {
     }
 }
 
-/// RFC 7915 §5.2, type 2; never below what IPv4 allows.
+/// RFC 7915 §5.2, type 2. What tells less than every IPv6 link takes is forged or broken (RFC 8201 §4) and counts as
+/// that; whatever the links say, the result is never below what IPv4 allows.
 fn mtu_v4(told: u32, quoted_fragment_header: bool, mtus: NextHopMtus) -> u16 {
     let fragment_header = if quoted_fragment_header { ipv6::FRAGMENT_HEADER_LEN as u32 } else { 0 };
     let shrink = GROWTH + fragment_header;
-    let path = told.min(u32::from(mtus.v6)).saturating_sub(shrink).min(u32::from(mtus.v4));
+    let path = told.max(MTU_MIN_V6).min(u32::from(mtus.v6)).saturating_sub(shrink).min(u32::from(mtus.v4));
     path.max(MTU_MIN_V4) as u16
 }
 

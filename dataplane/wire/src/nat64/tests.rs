@@ -267,7 +267,11 @@ fn an_mtu_grows_and_shrinks_with_the_header() {
     assert_eq!(to_v4(1400, true, ANY_MTU), 1372);
     assert_eq!(to_v4(1400, false, NextHopMtus { v4: 1300, v6: 9000 }), 1300);
     assert_eq!(to_v4(1400, false, NextHopMtus { v4: 9000, v6: 1300 }), 1280);
-    assert_eq!(to_v4(0, false, ANY_MTU), 68);
+    for too_little in [0, 68, 1279] {
+        assert_eq!(to_v4(too_little, false, ANY_MTU), 1260, "every link of IPv6 takes 1280");
+        assert_eq!(to_v4(too_little, true, ANY_MTU), 1252);
+    }
+    assert_eq!(to_v4(1400, false, NextHopMtus { v4: 0, v6: 0 }), 68, "never below the least MTU of IPv4");
     assert_eq!(to_v4(u32::MAX, false, ANY_MTU), 65_515);
 }
 
@@ -397,8 +401,10 @@ proptest! {
             prop_assert!(icmpv6::is_error_type(kind));
             prop_assert!(kind != icmpv6::TYPE_PACKET_TOO_BIG || rest.get() >= 1280);
         }
-        if let Some((kind, ..)) = error_v6_to_v4((kind, code, U32::new(rest)), len % 2 == 0, mtus) {
+        if let Some((kind, code, rest)) = error_v6_to_v4((kind, code, U32::new(rest)), len % 2 == 0, mtus) {
             prop_assert!(icmp::is_error_type(kind));
+            let too_big = (kind, code) == (icmp::TYPE_UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED);
+            prop_assert!(!too_big || rest.get() >= 68);
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) fn stop() -> Result<()> {
     if let Ok(dir) = std::fs::read_to_string(NOTE) {
         let dir = PathBuf::from(dir);
         receiver::remove_pins(&dir.join("bpf"))?;
-        receiver::remove_group(&format!("{PREFIX}-toa"))?;
+        receiver::remove_group(&receiver::group_of(PREFIX))?;
         if dir.exists() {
             std::fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
         }

@@ -29,12 +29,25 @@ fn unreachable(wide: bool) -> (u8, u8) {
     if wide { (icmpv6::TYPE_UNREACHABLE, 4) } else { (icmp::TYPE_UNREACHABLE, 3) }
 }
 
+/// What errors that tell an MTU are in that family.
+fn too_big(wide: bool) -> (u8, u8) {
+    if wide {
+        (icmpv6::TYPE_PACKET_TOO_BIG, 0)
+    } else {
+        (icmp::TYPE_UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED)
+    }
+}
+
 /// An error about what the client of an open connection got; where replies come this way, also one about
 /// what its real server got.
 fn errors_about(case: Case, got: &Packet) -> Vec<(PortId, Vec<u8>)> {
+    errors_of(unreachable, 0, case, got)
+}
+
+fn errors_of(what: fn(bool) -> (u8, u8), rest: u32, case: Case, got: &Packet) -> Vec<(PortId, Vec<u8>)> {
     let about = |packet: &Packet, port| {
         let wide = packet.src.is_ipv6();
-        (port, error(packet.src.ip(), unreachable(wide), 0, &packet.frame()[14..]))
+        (port, error(packet.src.ip(), what(wide), rest, &packet.frame()[14..]))
     };
     let to_client = Packet { src: case.virtual_(), dst: case.client(5555), ..case.sent(1) };
     let mut all = vec![about(&to_client, CLIENT_SIDE)];
@@ -86,6 +99,32 @@ fn an_error_reaches_its_connections_other_side_and_quotes_what_that_sent() {
             assert_eq!(read(&out), expected, "{case:?}");
         }
         assert_eq!(rig.event(Counter::IcmpErrors), errors_about(case, &got).len() as u64, "{case:?}");
+    }
+}
+
+/// Forged or of broken routers: no link of IPv4 takes less than 68 bytes, none of IPv6 less than 1280. In IPv4 a router that
+/// does not know says 0.
+#[test]
+fn nobody_is_told_an_mtu_that_no_link_has() {
+    let translated = |case: &Case| matches!(case.mode, Mode::FullNat | Mode::Nat);
+    for case in Case::all().into_iter().filter(translated) {
+        let mut rig = case.rig(10);
+        let got = case.open(&mut rig, 5555);
+        for told in [0, 1, 67, 68] {
+            for (port, frame) in errors_of(too_big, told, case, &got) {
+                let (verdict, out) = rig.send(port, &frame);
+                assert!(matches!(verdict, Verdict::Forward(_)), "{verdict:?} {case:?}");
+                read(&out);
+                let is_wide = |frame: &[u8]| frame[12..14] == [0x86, 0xdd];
+                let (at, least) = match (is_wide(&frame), is_wide(&out)) {
+                    (false, false) => (34, told.min(1) * 68),
+                    (true, false) => (34, 1260),
+                    (_, true) => (54, 1280),
+                };
+                let told_on: &icmp::Header = wire::view(&out, at).unwrap();
+                assert_eq!(told_on.rest.get(), least, "{told} {case:?}");
+            }
+        }
     }
 }
 

@@ -100,6 +100,20 @@ fn real_servers_in_turn_and_local_addresses_in_turn_make_all_pairs() {
 }
 
 #[test]
+fn local_addresses_take_turns_when_there_are_fewer_of_them_too() {
+    let with = |hosts: &[u8]| ServiceSpec {
+        locals: hosts.iter().map(|host| [10, 2, 0, *host].into()).collect(),
+        ..service(&[(REAL, 1)])
+    };
+    let mut rig = Rig::with(100, with(&[201, 202, 203]));
+    rig.inbound(&syn(1));
+    rig.inbound(&syn(2));
+    rig.configure(vec![with(&[201, 202])]);
+    let turns = [3, 4, 5].map(|port| rig.inbound(&syn(port)).ip.src.to_bytes()[3]);
+    assert_eq!(turns, [201, 202, 201]);
+}
+
+#[test]
 fn connections_outlive_their_real_server_and_their_service() {
     let mut rig = Rig::new();
     let lport = rig.open(5555);

@@ -67,6 +67,19 @@ fn the_client_learns_what_fits_the_tunnel() {
 }
 
 #[test]
+fn the_client_learns_of_no_mtu_that_no_link_has() {
+    for (told, wanted) in [(1, 68), (19, 68), (68, 68), (87, 68), (89, 69)] {
+        let mut rig = rig(TunnelKind::Ipip);
+        let outer = tunnelled(&mut rig);
+        let (verdict, out) =
+            rig.send(SERVER_SIDE, &error(SOURCE, (TOO_BIG.0, TOO_BIG.1, U32::new(told)), &outer));
+        assert_eq!(verdict, Verdict::Forward(CLIENT_SIDE), "{told}");
+        let header: &icmp::Header = wire::view(&out, 34).unwrap();
+        assert_eq!(header.next_hop_mtu(), wanted, "{told}");
+    }
+}
+
+#[test]
 fn errors_about_other_tunnels_are_left_to_the_kernel() {
     let mut rig = rig(TunnelKind::Ipip);
     let outer = tunnelled(&mut rig);
