@@ -277,6 +277,18 @@ impl PacketBuf for Mbuf {
     }
 
     #[inline(always)]
+    fn data_mut_with_front(&mut self, len: usize) -> Option<&mut [u8]> {
+        if len > self.headroom() {
+            return None;
+        }
+        // SAFETY: as in `data_mut`; what is in front of the frame, back to the buffer's start, is memory of the same
+        // buffer, and `len` is not more than that.
+        Some(unsafe {
+            std::slice::from_raw_parts_mut(self.data_ptr().sub(len), usize::from(self.data_len()) + len)
+        })
+    }
+
+    #[inline(always)]
     fn headroom(&self) -> usize {
         usize::from(self.data_off())
     }
@@ -331,6 +343,21 @@ impl PacketBuf for Mbuf {
             self.drop_tail_segments();
         }
         self.set_lengths(len as u16, len as u32);
+    }
+
+    #[inline(always)]
+    fn reframe(&mut self, front: usize, len: usize) {
+        if self.segment_count() != 1 {
+            if self.push_front(front) {
+                self.truncate(len);
+            }
+        } else if front <= self.headroom() {
+            // As in `push_front`; the lengths are written once.
+            let grown = self.data_len() + front as u16;
+            let len = len.min(usize::from(grown)) as u16;
+            self.set_data_off(self.data_off() - front as u16);
+            self.set_lengths(len, u32::from(len));
+        }
     }
 
     #[inline(always)]

@@ -15,6 +15,7 @@ enum Step {
     PullFront(usize),
     PushBack(usize),
     Truncate(usize),
+    Reframe(usize, usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -23,6 +24,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0..200usize).prop_map(Step::PullFront),
         (0..1500usize).prop_map(Step::PushBack),
         (0..2400usize).prop_map(Step::Truncate),
+        (0..200usize, 0..2400usize).prop_map(|(front, len)| Step::Reframe(front, len)),
         Just(Step::PushFront(usize::MAX)),
         Just(Step::PullFront(1 << 16)),
         Just(Step::PushBack(usize::MAX)),
@@ -74,6 +76,18 @@ proptest! {
                 Step::Truncate(len) => {
                     mbuf.truncate(len);
                     frame.truncate(len);
+                }
+                Step::Reframe(front, len) => {
+                    let with_front = mbuf.data_mut_with_front(front);
+                    prop_assert_eq!(with_front.is_some(), front <= headroom);
+                    if let Some(with_front) = with_front {
+                        prop_assert_eq!(&with_front[front..], &frame[..]);
+                        with_front[..front].fill(0x44);
+                        headroom -= front;
+                        frame.splice(..0, std::iter::repeat_n(0x44, front));
+                        frame.truncate(len);
+                    }
+                    mbuf.reframe(front, len);
                 }
             }
             prop_assert_eq!(mbuf.data(), &frame[..]);

@@ -181,14 +181,14 @@ pub(crate) struct Conn {
     pub addrs: [u64; 2],
     pub ports: [u32; 2],
     // From here to `toa_kind` in the order of [`Conn::condition`].
-    pub protocol: u8,
+    pub mode: Mode,
     pub state: ConnState,
     pub flags: u8,
     /// See [`trait_`].
     pub traits: u8,
     /// Epoch of the forwarding table that the next hops are valid for.
     pub fib_epoch: u16,
-    pub mode: Mode,
+    pub protocol: u8,
     /// TOA option kind; [`TOA_STRIP`]: none is inserted, but clients' own (over UDP: UOA) are taken out; 0: neither.
     pub toa_kind: u8,
     /// Time of the last packet.
@@ -277,7 +277,7 @@ impl Conn {
     /// What decides whether a packet may take the short way, as one word to compare with a [`condition`].
     #[inline(always)]
     pub(crate) fn condition(&self) -> u64 {
-        let bytes = self.as_bytes().get(std::mem::offset_of!(Conn, protocol)..).and_then(<[u8]>::first_chunk);
+        let bytes = self.as_bytes().get(std::mem::offset_of!(Conn, mode)..).and_then(<[u8]>::first_chunk);
         bytes.copied().map_or(0, u64::from_ne_bytes)
     }
 
@@ -340,7 +340,13 @@ impl Conn {
 #[inline(always)]
 pub(crate) const fn condition(protocol: u8, state: u8, flags: u8, traits: u8, fib_epoch: u16) -> u64 {
     let [epoch, epoch_] = fib_epoch.to_ne_bytes();
-    u64::from_ne_bytes([protocol, state, flags, traits, epoch, epoch_, 0, 0])
+    u64::from_ne_bytes([0, state, flags, traits, epoch, epoch_, protocol, 0])
+}
+
+/// The part of [`Conn::condition`] with these bits of a mode, the rest being 0.
+#[inline(always)]
+pub(crate) const fn of_mode(mode: u8) -> u64 {
+    u64::from_ne_bytes([mode, 0, 0, 0, 0, 0, 0, 0])
 }
 
 /// By [`Direction`]: the five-tuples of what comes in, as the table keeps them.

@@ -28,7 +28,7 @@ use crate::ports::{PortSet, Share};
 use crate::rss::Rss;
 use crate::sched::{Memory, Wants};
 use crate::snapshot::{Mode, Service, Snapshot};
-use crate::translate::tunnel::Wrapper;
+use crate::translate::tunnel::{Bare, Wrapper};
 use difference::Difference;
 use slots::{Move, PairSlotKey, RealSlotKey, ServiceSlotKey, Slots, Tally};
 
@@ -110,6 +110,7 @@ pub struct Planner {
     tenants: Vec<u32>,
     /// By slot of the real server.
     tunnels: Arc<[Option<Wrapper>]>,
+    bare_tunnels: Arc<[Option<Bare>]>,
     /// Services, also those that left, that end the connections of real servers that are gone.
     expiring: HashSet<ServiceSlotKey>,
     /// Services, also those that left, whose connections are reset when they end.
@@ -140,6 +141,7 @@ impl Planner {
             deal: None,
             tenants: vec![0; limits.services_max],
             tunnels: Arc::default(),
+            bare_tunnels: Arc::default(),
             expiring: HashSet::new(),
             resetting: HashSet::new(),
             ended: Vec::new(),
@@ -334,6 +336,7 @@ impl Planner {
             let mut all = self.tunnels.to_vec();
             all.resize(self.reals.next as usize, None);
             tunnels.into_iter().for_each(|(slot, tunnel)| all[slot] = Some(tunnel));
+            self.bare_tunnels = all.iter().map(|wrapper| wrapper.as_ref()?.bare()).collect();
             self.tunnels = all.into();
         }
     }

@@ -16,7 +16,7 @@ use crate::ids::{PairId, RealId, ServiceId, WorkerId};
 use crate::persist::Templates;
 use crate::tcp::Timeouts;
 use crate::time::Ticks;
-use crate::translate::tunnel::Wrapper;
+use crate::translate::tunnel::{Bare, Wrapper};
 
 /// How packets reach a real server (IPVS: packet-forwarding-method).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, IntoBytes, Immutable)]
@@ -29,15 +29,15 @@ pub enum Mode {
     Nat,
     /// The frame goes to the real server's MAC address, the packet as it is; the real server answers by itself.
     Dr,
-    /// As [`Mode::Dr`], in a tunnel; see [`Tunnel`].
-    Tun,
+    /// As [`Mode::Dr`], in a tunnel; see [`Tunnel`]. The number has a bit that no other has.
+    Tun = 4,
 }
 
 impl Mode {
     /// Whether replies never pass the gateway.
     #[inline(always)]
     pub fn is_one_way(self) -> bool {
-        matches!(self, Mode::Dr | Mode::Tun)
+        !matches!(self, Mode::FullNat | Mode::Nat)
     }
 }
 
@@ -260,6 +260,8 @@ pub struct Snapshot {
     pub(crate) by_client: AddressSet,
     /// How the real server of a slot is reached in mode TUN; also of slots whose tenant left while connections live.
     pub(crate) tunnels: Arc<[Option<Wrapper>]>,
+    /// What there is for those of them that are IP in IP over IPv4.
+    pub(crate) bare_tunnels: Arc<[Option<Bare>]>,
     /// By slot: whether the connections and templates of a real server end now.
     pub(crate) ended: Vec<bool>,
     /// By slot of the service: whether it has `reset_on_expiry`, or had it when it left and connections live on.
@@ -324,6 +326,12 @@ impl Snapshot {
     #[inline(always)]
     pub(crate) fn wrapper(&self, id: RealId) -> Option<&Wrapper> {
         self.tunnels.get(id.index())?.as_ref()
+    }
+
+    /// The same of IP in IP over IPv4, which is met most; `None` for every other tunnel.
+    #[inline(always)]
+    pub(crate) fn bare_tunnel(&self, id: RealId) -> Option<&Bare> {
+        self.bare_tunnels.get(id.index())?.as_ref()
     }
 
     /// All services.

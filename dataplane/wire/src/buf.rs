@@ -14,6 +14,10 @@ pub trait PacketBuf {
     /// The frame, writable.
     fn data_mut(&mut self) -> &mut [u8];
 
+    /// The frame and `len` bytes of the room in front of it, writable, which [`PacketBuf::push_front`] makes part of the frame;
+    /// `None` when there is less room.
+    fn data_mut_with_front(&mut self, len: usize) -> Option<&mut [u8]>;
+
     /// Free bytes in front of the frame.
     fn headroom(&self) -> usize;
 
@@ -36,6 +40,15 @@ pub trait PacketBuf {
 
     /// Cuts the frame to `len` bytes; no change when it is already as short.
     fn truncate(&mut self, len: usize);
+
+    /// Grows the frame at the front by `front` bytes, as [`PacketBuf::push_front`], then cuts it to `len` bytes, as
+    /// [`PacketBuf::truncate`]. No change without the room.
+    #[inline(always)]
+    fn reframe(&mut self, front: usize, len: usize) {
+        if self.push_front(front) {
+            self.truncate(len);
+        }
+    }
 
     /// The port that the frame came in on, numbered as the platform numbers its ports.
     fn port(&self) -> u16 {
@@ -141,6 +154,11 @@ impl PacketBuf for HeapBuf {
     }
 
     #[inline(always)]
+    fn data_mut_with_front(&mut self, len: usize) -> Option<&mut [u8]> {
+        Some(&mut self.storage[self.start.checked_sub(len)?..])
+    }
+
+    #[inline(always)]
     fn headroom(&self) -> usize {
         self.start
     }
@@ -180,6 +198,15 @@ impl PacketBuf for HeapBuf {
     #[inline(always)]
     fn truncate(&mut self, len: usize) {
         self.storage.truncate(self.start.saturating_add(len));
+    }
+
+    #[inline(always)]
+    fn reframe(&mut self, front: usize, len: usize) {
+        let Some(start) = self.start.checked_sub(front) else { return };
+        self.start = start;
+        if len < self.storage.len() - start {
+            self.storage.truncate(start + len);
+        }
     }
 
     #[inline(always)]
@@ -239,6 +266,21 @@ mod tests {
         buf.truncate(6);
         assert_eq!((buf.data(), buf.tailroom()), (&b"frame"[..], 2));
         assert!(buf.pull_front(5) && buf.data().is_empty());
+    }
+
+    #[test]
+    fn what_is_written_in_front_of_a_frame_becomes_part_of_it() {
+        let mut buf = HeapBuf::with_room(b"frame, padded", 4, 2);
+        assert!(buf.data_mut_with_front(5).is_none());
+        buf.reframe(5, 3);
+        assert_eq!(buf.data(), b"frame, padded", "no change without the room");
+        let with_front = buf.data_mut_with_front(2).unwrap();
+        assert_eq!(&with_front[2..], b"frame, padded");
+        with_front[..2].copy_from_slice(b"a ");
+        buf.reframe(2, 7);
+        assert_eq!((buf.data(), buf.headroom(), buf.tailroom()), (&b"a frame"[..], 2, 10));
+        buf.reframe(0, 8);
+        assert_eq!(buf.data(), b"a frame", "already as short");
     }
 
     #[test]

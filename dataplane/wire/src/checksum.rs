@@ -28,7 +28,7 @@
 
 use core::ops::{Add, AddAssign};
 
-use crate::{U16, U32};
+use crate::{U16, U32, U64};
 
 /// Adds with end-around carry: modulo 2^64-1, of which 0xffff is a divisor. Never overflows, and is 0 only for 0 + 0.
 #[inline(always)]
@@ -40,12 +40,10 @@ const fn add_carry(a: u64, b: u64) -> u64 {
 /// Folds the accumulator to one lane; 0 only for 0.
 #[inline(always)]
 const fn fold(acc: u64) -> u16 {
-    let acc = (acc & 0xffff_ffff) + (acc >> 32);
-    // At most 2^33 - 2 here, 0x2_fffe after the next line, 0x1_0001 after the one behind it, and then one lane.
-    let acc = (acc & 0xffff) + (acc >> 16);
-    let acc = (acc & 0xffff) + (acc >> 16);
-    let acc = (acc & 0xffff) + (acc >> 16);
-    acc as u16
+    // A word and the same with its halves changed: in the upper half stands their sum, with the carry of the lower half,
+    // which is its own.
+    let acc = (acc.wrapping_add(acc.rotate_left(32)) >> 32) as u32;
+    (acc.wrapping_add(acc.rotate_left(16)) >> 16) as u16
 }
 
 #[inline(always)]
@@ -265,15 +263,6 @@ impl PartialEq for Delta {
 
 impl Eq for Delta {}
 
-/// The checksum of a message that consists of these words and of others whose sum this is ([`Sum::to_folded`]): the same as
-/// with a [`Sum`], in fewer steps where the words are few.
-#[inline(always)]
-#[must_use]
-pub fn checksum_of<const N: usize>(folded: u16, words: [U16; N]) -> U16 {
-    let sum = words.into_iter().fold(folded, |sum, word| Delta::add_folded(sum, lane16(word)));
-    U16::from_bytes((!sum).to_ne_bytes())
-}
-
 /// The sum of a message's words so far. Every piece but the last must have an even length.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(u64);
@@ -311,11 +300,25 @@ impl Sum {
         Self(add_carry(self.0, lane32(word) as u64))
     }
 
-    /// The sum in one lane, for [`checksum_of`].
+    /// Goes on with this word of 8 bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn quad_word(self, word: U64) -> Self {
+        Self(add_carry(self.0, u64::from_ne_bytes(word.to_bytes())))
+    }
+
+    /// The same sum in 2 bytes, for storage; in native order, so not for the wire.
     #[inline]
     #[must_use]
     pub const fn to_folded(self) -> u16 {
         fold(self.0)
+    }
+
+    /// Takes back what [`Sum::to_folded`] gave.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_folded(folded: u16) -> Self {
+        Self(folded as u64)
     }
 
     /// The checksum of the message, whose own checksum field must have been zero or left out.

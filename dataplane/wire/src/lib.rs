@@ -35,7 +35,7 @@ pub mod uoa;
 pub use addresses::{Addresses, Family};
 pub use buf::{HeapBuf, PacketBuf};
 pub use mac::{MacAddr, ParseMacError};
-pub use zerocopy::big_endian::{U16, U32};
+pub use zerocopy::big_endian::{U16, U32, U64};
 pub use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Lays a header over `bytes` at `offset`; `None` when the bytes end before the header does.

@@ -46,6 +46,7 @@ impl Planner {
             virtuals: AddressSet::new(self.virtuals.keys().map(Addr::from)),
             by_client: AddressSet::new(self.by_client.iter().map(|address| (*address).into())),
             tunnels: self.tunnels.clone(),
+            bare_tunnels: self.bare_tunnels.clone(),
             ended: self.ended.clone(),
             resetting,
             ends: self.ends,

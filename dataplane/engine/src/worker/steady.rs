@@ -5,21 +5,18 @@
 //! sends the same packets both ways and compares. Of the record it touches the first cache line only.
 
 use wire::checksum::Delta;
-use wire::{PacketBuf, ethernet, ipv4, ipv6, tcp, udp};
+use wire::{PacketBuf, ethernet, ipv6, tcp, udp};
 use zerocopy::FromBytes;
 
-use super::{Glance, Kind, PacketId, Worker};
-use crate::conn::{Conn, Direction, condition, flag, trait_, wide};
-use crate::counters::Counters;
-use crate::fib::Egress;
-use crate::hash::Key;
+use super::{Glance, Kind, Worker};
+use crate::conn::{Direction, condition, flag, of_mode, trait_, wide};
 use crate::ids::PortId;
 use crate::parse::Segment;
 use crate::plain::{Frame, Ip, Ipv4, Transport};
 use crate::snapshot::Mode;
 use crate::table::{Table, direction_of, index_of};
 use crate::time::Ticks;
-use crate::translate::tunnel::{Bare, Wrapper};
+use crate::translate::tunnel::{Front, flow_of};
 use crate::translate::{client_address, family};
 use crate::verdict::Verdict;
 
@@ -28,7 +25,7 @@ use crate::verdict::Verdict;
 const fn condition_of<T: Transport>(direction: Direction) -> u64 {
     let flags = flag::LIVE | flag::TOA_PENDING | wide(Direction::Inbound) | wide(Direction::Outbound);
     let either_way = condition(u8::MAX, u8::MAX, flags | T::FLAGS, trait_::SHIFTED, u16::MAX);
-    either_way | (condition(0, 0, T::NOT_OUTBOUND, 0, 0) * direction as u64)
+    either_way | TUNNEL | (condition(0, 0, T::NOT_OUTBOUND, 0, 0) * direction as u64)
 }
 
 /// What differs in a condition when packets leave in the other family than they came in.
@@ -37,6 +34,10 @@ const fn other_family(direction: Direction) -> u64 {
     condition(0, 0, wide(direction.other()), 0, 0)
 }
 
+/// What differs in a condition when packets leave in a tunnel.
+const TUNNEL: u64 = of_mode(Mode::Tun as u8);
+const _: () = assert!((Mode::FullNat as u8 | Mode::Nat as u8 | Mode::Dr as u8) & Mode::Tun as u8 == 0);
+
 /// Of connections that are of one family on both sides.
 const fn flags_of<I: Ip, T: Transport>() -> u8 {
     let wide = if I::WIDE { wide(Direction::Inbound) | wide(Direction::Outbound) } else { 0 };
@@ -44,52 +45,77 @@ const fn flags_of<I: Ip, T: Transport>() -> u8 {
 }
 
 impl Worker {
-    /// Forwards an ordinary packet of an open connection; `None`, with nothing changed, for every other.
+    /// Forwards an ordinary packet of an open connection; `false`, with nothing changed, for every other. `epoch` is the
+    /// forwarding table's, as a [`condition`]: in a burst it is asked for once.
     #[inline(always)]
     pub(super) fn short_way<P: PacketBuf>(
         &mut self,
         now: Ticks,
+        epoch: u64,
         packet: &mut P,
         glance: &Glance,
         verdict: &mut Verdict,
     ) -> bool {
+        let likely = glance.likely;
         match glance.kind {
-            Kind::Tcp4 => self.steady::<P, Ipv4, tcp::Header, false>(now, packet, glance.likely, verdict),
-            Kind::Udp4 => self.steady::<P, Ipv4, udp::Header, false>(now, packet, glance.likely, verdict),
-            _ => self.short_way6(now, packet, glance, verdict),
+            Kind::Tcp4 => self.steady::<P, Ipv4, tcp::Header, false>(now, epoch, packet, likely, verdict),
+            Kind::Udp4 => self.steady::<P, Ipv4, udp::Header, false>(now, epoch, packet, likely, verdict),
+            _ => self.short_way6(now, epoch, packet, glance, verdict),
         }
         .is_some()
     }
 
+    /// Apart, so that IPv4 has nothing to do with it.
     #[inline(never)]
     fn short_way6<P: PacketBuf>(
         &mut self,
         now: Ticks,
+        epoch: u64,
         packet: &mut P,
         glance: &Glance,
         verdict: &mut Verdict,
     ) -> Option<()> {
+        let likely = glance.likely;
         match glance.kind {
-            Kind::Tcp6 => {
-                self.steady::<P, ipv6::Header, tcp::Header, false>(now, packet, glance.likely, verdict)
-            }
-            Kind::Udp6 => {
-                self.steady::<P, ipv6::Header, udp::Header, false>(now, packet, glance.likely, verdict)
-            }
-            Kind::Tcp4 | Kind::Udp4 | Kind::Other => None,
+            Kind::Tcp6 => self.steady6::<P, tcp::Header>(now, epoch, packet, likely, verdict),
+            Kind::Udp6 => self.steady6::<P, udp::Header>(now, epoch, packet, likely, verdict),
+            _ => None,
         }
     }
 
-    /// Apart, so that the short way within one family has nothing to do with it.
+    /// Apart, so that each protocol's has the registers to itself.
     #[inline(never)]
-    fn across<P: PacketBuf, I: Ip, T: Transport>(
+    fn steady6<P: PacketBuf, T: Transport>(
         &mut self,
         now: Ticks,
+        epoch: u64,
         packet: &mut P,
         likely: u32,
         verdict: &mut Verdict,
     ) -> Option<()> {
-        self.steady::<P, I, T, true>(now, packet, likely, verdict)
+        self.steady::<P, ipv6::Header, T, false>(now, epoch, packet, likely, verdict)
+    }
+
+    /// What leaves in the other family, or in a tunnel of the other one, as is seen from how the connection's condition
+    /// `differs`. Apart, so that the short way within one family has nothing to do with it.
+    #[inline(never)]
+    fn across<P: PacketBuf, I: Ip, T: Transport, const ACROSS: bool>(
+        &mut self,
+        now: Ticks,
+        epoch: u64,
+        packet: &mut P,
+        (likely, differs): (u32, u64),
+        verdict: &mut Verdict,
+    ) -> Option<()> {
+        if differs == TUNNEL | other_family(Direction::Inbound) {
+            let port = self.steady_tunnel::<P, I, T, I::OtherFront>(now, packet, likely)?;
+            *verdict = Verdict::Forward(port);
+            Some(())
+        } else if !ACROSS && differs == other_family(direction_of(likely)) {
+            self.steady::<P, I, T, true>(now, epoch, packet, likely, verdict)
+        } else {
+            None
+        }
     }
 
     /// `likely` is the index entry that the packet's connection most likely has; `ACROSS`: it leaves in the other family.
@@ -97,71 +123,53 @@ impl Worker {
     fn steady<P: PacketBuf, I: Ip, T: Transport, const ACROSS: bool>(
         &mut self,
         now: Ticks,
+        epoch: u64,
         packet: &mut P,
         likely: u32,
         verdict: &mut Verdict,
     ) -> Option<()> {
-        let frame_len = packet.data().len();
-        let (frame, rest) = Frame::<I, T>::mut_from_prefix(packet.data_mut()).ok()?;
         let Table { conns, wide: pool, .. } = &mut self.table;
         let conn = conns.get_mut(index_of(likely))?;
         let direction = direction_of(likely);
-        let wanted = condition(T::PROTOCOL, T::STATE as u8, flags_of::<I, T>(), 0, self.fib.epoch());
+        let wanted = condition(T::PROTOCOL, T::STATE as u8, flags_of::<I, T>(), 0, 0) | epoch;
         let differs = conn.condition() & condition_of::<T>(direction) ^ wanted;
         if differs != if ACROSS { other_family(direction) } else { 0 } {
-            let across = !ACROSS && differs == other_family(direction);
-            return if across { self.across::<P, I, T>(now, packet, likely, verdict) } else { None };
+            return if differs == TUNNEL {
+                let port = self.steady_tunnel::<P, I, T, I::Front>(now, packet, likely)?;
+                *verdict = Verdict::Forward(port);
+                Some(())
+            } else {
+                self.across::<P, I, T, ACROSS>(now, epoch, packet, (likely, differs), verdict)
+            };
         }
+        let frame_len = packet.data().len();
+        let (frame, rest) = Frame::<I, T>::mut_from_prefix(packet.data_mut()).ok()?;
         let addrs = I::addrs_of(conn, &pool.all, direction)?;
-        if frame.l4.ports() != conn.ports[direction as usize] || !frame.ip.has(conn, addrs, direction) {
-            return None;
-        }
         let egress = self.fib.egress(conn.next_hops[direction as usize])?;
-        let total_len = frame.ip.total_len();
-        let end = total_len + ethernet::HEADER_LEN;
-        let ordinary = frame.ip.is_whole()
-            && frame.ip.hops() > 1
-            && total_len >= I::HEADER_LEN + size_of::<T>()
-            && end <= frame_len
-            && total_len <= egress.mtu.into()
-            && frame.l4.is_ordinary(conn, direction, total_len - I::HEADER_LEN, rest, I::WIDE);
-        if !ordinary {
+        let len = frame.len_of(conn, addrs, direction, frame.ip.start(), egress.mtu.into())?;
+        let end = len + ethernet::HEADER_LEN;
+        if end > frame_len {
             return None;
         }
 
-        match conn.mode {
-            Mode::FullNat | Mode::Nat if ACROSS => {
-                return self.steady_across::<P, I, T>(now, packet, likely, total_len, verdict);
+        if conn.mode.is_one_way() {
+            let payload_len = frame.ordinary(conn, direction, len, rest)?;
+            frame.ip.take_hop();
+            frame.l4.note::<true>(conn, direction, payload_len);
+        } else {
+            frame.ordinary(conn, direction, len, rest)?;
+            if ACROSS {
+                return self.steady_across::<P, I, T>(now, packet, likely, len, verdict);
             }
-            Mode::FullNat | Mode::Nat => {
-                frame.ip.readdress(conn, addrs, direction);
-                let deltas = conn.deltas.of(direction);
-                frame.l4.rewrite(conn.ports[direction.other() as usize].rotate_left(16), deltas.l4);
-                frame.ip.take_hop(deltas.addrs);
-                frame.l4.note::<false>(conn, direction, total_len - I::HEADER_LEN);
-            }
-            Mode::Dr => {
-                frame.ip.take_hop(0);
-                frame.l4.note::<true>(conn, direction, total_len - I::HEADER_LEN);
-            }
-            Mode::Tun => {
-                let wrapper = self.snapshot.wrapper(conn.real_id)?;
-                let ordinary = Ordinary { now, conn, egress, len: total_len };
-                let port = match wrapper.bare() {
-                    Some(bare) => {
-                        into_bare_tunnel::<P, I, T>(packet, ordinary, bare, &self.packet_id, &self.counters)
-                    }
-                    None => {
-                        into_tunnel::<P, I, T>(packet, ordinary, wrapper, &self.packet_id, &self.counters)
-                    }
-                }?;
-                *verdict = Verdict::Forward(port);
-                return Some(());
-            }
+            frame.ip.readdress(conn, addrs, direction);
+            let deltas = conn.deltas.of(direction);
+            frame.l4.rewrite(conn.ports[direction.other() as usize].rotate_left(16), deltas.l4);
+            frame.ip.take_hop_and(deltas.addrs);
+            frame.l4.note::<false>(conn, direction, 0);
         }
-        frame.macs = egress.macs;
+        frame.link.macs = egress.macs;
         conn.seen = now;
-        self.counters.real(conn.real_id).count(direction, total_len);
+        self.counters.real(conn.real_id).count(direction, len);
         if end < frame_len {
             packet.truncate(end);
         }
@@ -198,7 +206,7 @@ impl Worker {
         let conn = self.table.conns.get_mut(index_of(likely))?;
         packet.truncate(segment.end.into());
         let (frame, _) = Frame::<I, T>::ref_from_prefix(packet.data()).ok()?;
-        frame.l4.note::<false>(conn, direction, len - I::HEADER_LEN);
+        frame.l4.note::<false>(conn, direction, 0);
         conn.seen = now;
         // The long way says what is wrong with a header that has no counterpart.
         family::translate(packet, &segment, &tuple, l4, self.packet_id.next()).ok()?;
@@ -209,77 +217,73 @@ impl Worker {
         *verdict = Verdict::Forward(egress.port);
         Some(())
     }
-}
 
-/// An ordinary packet, and what was found for it.
-struct Ordinary<'a> {
-    now: Ticks,
-    conn: &'a mut Conn,
-    egress: &'a Egress,
-    /// Bytes of the IP packet.
-    len: usize,
-}
-
-impl Ordinary<'_> {
-    /// What changes before the packet goes into a tunnel that adds `overhead` bytes; its header then. `None`, with nothing
-    /// changed, without room for them.
-    #[inline(always)]
-    fn before_tunnel<P: PacketBuf, I: Ip, T: Transport>(
+    /// The short way into a tunnel whose outer header is in `F`, from where the connection's condition is known. Apart, so
+    /// that the short way of all other packets has nothing to do with it.
+    #[inline(never)]
+    fn steady_tunnel<P: PacketBuf, I: Ip, T: Transport, F: Front>(
         &mut self,
+        now: Ticks,
         packet: &mut P,
-        overhead: usize,
-        counters: &Counters,
-    ) -> Option<I> {
-        let len = self.len;
-        if len + overhead > self.egress.mtu.into() || packet.headroom() < overhead {
+        likely: u32,
+    ) -> Option<PortId> {
+        let Table { conns, wide: pool, .. } = &mut self.table;
+        let conn = conns.get_mut(index_of(likely))?;
+        let addrs = I::addrs_of(conn, &pool.all, Direction::Inbound)?;
+        let frame = packet.data_mut_with_front(F::OVERHEAD)?;
+        let frame_len = frame.len();
+        let (frame, rest) = Frame::<I, T, F>::mut_from_prefix(frame).ok()?;
+        let start = frame.ip.start();
+        let len = frame.len_of(conn, addrs, Direction::Inbound, start, usize::MAX)?;
+        if len > frame_len - size_of::<F>() {
+            return None;
+        }
+        let payload_len = frame.ordinary(conn, Direction::Inbound, len, rest)?;
+        let egress = self.fib.egress(conn.next_hops[Direction::Inbound as usize])?;
+        if len + F::OVERHEAD > egress.mtu.into() {
+            return None;
+        }
+        let Some(template) = F::template(&self.snapshot, conn.real_id) else {
+            return self.steady_other_tunnel::<P, I, T>(now, packet, likely, (len, payload_len));
+        };
+
+        frame.ip.take_hop();
+        frame.l4.note::<true>(conn, Direction::Inbound, payload_len);
+        conn.seen = now;
+        self.counters.real(conn.real_id).count(Direction::Inbound, len);
+        let inner = (start, frame.ip.hops(), len);
+        frame.link = F::around::<I>(template, conn, inner, egress.macs, || self.packet_id.next());
+        packet.reframe(F::OVERHEAD, len + size_of::<F>());
+        Some(egress.port)
+    }
+
+    /// The rest of the short way of an ordinary packet, with its length and its payload's, into any other tunnel.
+    #[inline(never)]
+    fn steady_other_tunnel<P: PacketBuf, I: Ip, T: Transport>(
+        &mut self,
+        now: Ticks,
+        packet: &mut P,
+        likely: u32,
+        (len, payload_len): (usize, usize),
+    ) -> Option<PortId> {
+        let conn = self.table.conns.get_mut(index_of(likely))?;
+        let wrapper = self.snapshot.wrapper(conn.real_id)?;
+        let egress = self.fib.egress(conn.next_hops[Direction::Inbound as usize])?;
+        let overhead = wrapper.overhead();
+        if len + overhead > egress.mtu.into() || packet.headroom() < overhead {
             return None;
         }
         let (frame, _) = Frame::<I, T>::mut_from_prefix(packet.data_mut()).ok()?;
-        frame.ip.take_hop(0);
-        frame.l4.note::<true>(self.conn, Direction::Inbound, len - I::HEADER_LEN);
-        self.conn.seen = self.now;
-        counters.real(self.conn.real_id).count(Direction::Inbound, len);
-        let inner = frame.ip;
+        frame.ip.take_hop();
+        frame.l4.note::<true>(conn, Direction::Inbound, payload_len);
+        conn.seen = now;
+        self.counters.real(conn.real_id).count(Direction::Inbound, len);
         packet.truncate(len + ethernet::HEADER_LEN);
-        Some(inner)
-    }
-}
-
-/// The rest of the short way of an ordinary packet that goes into IP in IP over IPv4.
-#[inline(never)]
-fn into_bare_tunnel<P: PacketBuf, I: Ip, T: Transport>(
-    packet: &mut P,
-    mut ordinary: Ordinary<'_>,
-    bare: &Bare,
-    packet_id: &PacketId,
-    counters: &Counters,
-) -> Option<PortId> {
-    let inner = ordinary.before_tunnel::<P, I, T>(packet, ipv4::HEADER_LEN, counters)?;
-    let Ordinary { egress, len, .. } = ordinary;
-    // The room was looked at before.
-    let _ = bare.wrap(packet, (&inner, len), &egress.macs, packet_id.next());
-    Some(egress.port)
-}
-
-/// The rest of the short way of an ordinary packet that goes into any other tunnel.
-#[inline(never)]
-fn into_tunnel<P: PacketBuf, I: Ip, T: Transport>(
-    packet: &mut P,
-    mut ordinary: Ordinary<'_>,
-    wrapper: &Wrapper,
-    packet_id: &PacketId,
-    counters: &Counters,
-) -> Option<PortId> {
-    let inner = ordinary.before_tunnel::<P, I, T>(packet, wrapper.overhead(), counters)?;
-    let Ordinary { conn, egress, len, .. } = ordinary;
-    // As the parser has it: without the addresses of an IPv6 packet.
-    let key = conn.key(Direction::Inbound);
-    let flow = if I::WIDE { Key { addrs: 0, ..key } } else { key };
-    if !wrapper.wrap_bare6(packet, (&inner, len), &egress.macs, flow) {
-        let _ = wrapper.wrap(packet, flow, packet_id.next());
+        // The room was looked at before.
+        let _ = wrapper.wrap(packet, flow_of::<I>(conn), self.packet_id.next());
         if let Some(macs) = packet.data_mut().first_chunk_mut() {
             *macs = egress.macs;
         }
+        Some(egress.port)
     }
-    Some(egress.port)
 }

@@ -208,19 +208,19 @@ pub(super) fn note_ack(conn: &mut Conn, direction: Direction, tcp: &tcp::Header,
     }
     if conn.is(trait_::ONE_WAY) {
         note_sent(conn, tcp.seq.get().wrapping_add(payload_len_of(tcp, len)));
-        return note_next_ack::<true>(conn, direction, tcp, len);
+        return note_next_ack::<true>(conn, direction, tcp, payload_len_of(tcp, len));
     }
-    note_next_ack::<false>(conn, direction, tcp, len);
+    note_next_ack::<false>(conn, direction, tcp, 0);
 }
 
-/// The same of a segment that has one, in a connection where there was one before from either side. `len` is that of header
-/// and payload; `ONE_WAY`: replies do not come this way.
+/// The same of a segment that has one, in a connection where there was one before from either side. `ONE_WAY`: replies do
+/// not come this way; only then is `payload_len` looked at.
 #[inline(always)]
 pub(crate) fn note_next_ack<const ONE_WAY: bool>(
     conn: &mut Conn,
     direction: Direction,
     tcp: &tcp::Header,
-    len: usize,
+    payload_len: u32,
 ) {
     let i = direction as usize;
     if ONE_WAY {
@@ -229,7 +229,7 @@ pub(crate) fn note_next_ack<const ONE_WAY: bool>(
         if ack.wrapping_sub(conn.acks[i]) <= WINDOW_MAX {
             conn.acks[i] = ack;
         }
-        return note_next_sent(conn, tcp.seq.get().wrapping_add(payload_len_of(tcp, len)));
+        return note_next_sent(conn, tcp.seq.get().wrapping_add(payload_len));
     }
     let (ack, window) = (tcp.ack.get(), tcp.window.get());
     let ahead = ack.wrapping_sub(conn.acks[i]);

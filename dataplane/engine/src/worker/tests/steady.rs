@@ -126,7 +126,8 @@ fn ordinary_packets_of_every_mode_and_family_go_the_short_way() {
         let glance = rig.worker.glance(&packet, GATEWAY_MAC.into());
         let glance = Glance { likely: rig.worker.table.likely(glance.likely, glance.hash), ..glance };
         let mut verdict = Verdict::NONE;
-        assert!(rig.worker.short_way(rig.now, &mut packet, &glance, &mut verdict), "{case:?}");
+        let epoch = condition(0, 0, 0, 0, rig.worker.fib.epoch());
+        assert!(rig.worker.short_way(rig.now, epoch, &mut packet, &glance, &mut verdict), "{case:?}");
         assert_eq!(verdict, Verdict::Forward(SERVER_SIDE), "{case:?}");
     }
 }
