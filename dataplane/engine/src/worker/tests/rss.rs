@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use proptest::test_runner::TestCaseResult;
+
 use super::dealt::{self, first, protocol};
 use super::families::{Case, Packet};
 use super::*;
@@ -48,28 +50,42 @@ fn case_and_nic() -> impl Strategy<Value = (Case, u16, Rss)> {
         .prop_flat_map(|(case, workers)| (Just(case), Just(workers), rss::tests::any_rss(workers)))
 }
 
-proptest! {
-    #[test]
-    fn the_nic_brings_every_packet_to_its_owner((case, workers, rss) in case_and_nic(), port in 1u16..=u16::MAX - 4) {
-        let mut gateway = Gateway::new(vec![case.spec()], rss, workers);
-        for port in port..port + 4 {
-            let (owner, there) = gateway.pass(CLIENT_SIDE, &first(case, port));
-            if case.mode.is_one_way() {
-                continue;
-            }
-            let answer = case.answered(&Packet::read(&there));
-            let (same, back) = gateway.pass(SERVER_SIDE, &answer);
-            prop_assert_eq!(owner, same);
-            let back = Packet::read(&back);
-            prop_assert_eq!((back.src, back.dst), (case.virtual_(), case.client(port)));
-        }
-        prop_assert_eq!(gateway.sum(Counter::Misdirected), 0);
-        // Replies to clients name no address of ours: they are found by the client, wherever they arrive.
-        if case.mode != Mode::Nat {
-            prop_assert_eq!(gateway.sum(Counter::HandedOver), 0);
+#[test]
+fn the_nic_brings_every_packet_to_its_owner() {
+    for workers in 1..=64 {
+        for (real_v6, udp) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut cases = Case::all();
+            cases.retain(|case| (case.real_v6, case.udp) == (real_v6, udp));
+            let inputs = (prop::sample::select(cases), rss::tests::any_rss(workers), 1..=u16::MAX - 4);
+            rss::tests::check(1, inputs, |(case, rss, port)| {
+                packets_reach_their_owners(case, workers, rss, port)
+            });
         }
     }
+}
 
+fn packets_reach_their_owners(case: Case, workers: u16, rss: Rss, port: u16) -> TestCaseResult {
+    let mut gateway = Gateway::new(vec![case.spec()], rss, workers);
+    for port in port..port + 4 {
+        let (owner, there) = gateway.pass(CLIENT_SIDE, &first(case, port));
+        if case.mode.is_one_way() {
+            continue;
+        }
+        let answer = case.answered(&Packet::read(&there));
+        let (same, back) = gateway.pass(SERVER_SIDE, &answer);
+        prop_assert_eq!(owner, same);
+        let back = Packet::read(&back);
+        prop_assert_eq!((back.src, back.dst), (case.virtual_(), case.client(port)));
+    }
+    prop_assert_eq!(gateway.sum(Counter::Misdirected), 0);
+    // Replies to clients name no address of ours: they are found by the client, wherever they arrive.
+    if case.mode != Mode::Nat {
+        prop_assert_eq!(gateway.sum(Counter::HandedOver), 0);
+    }
+    Ok(())
+}
+
+proptest! {
     #[test]
     fn a_nic_that_hashes_otherwise_is_made_up_for_and_counted(
         (case, workers, rss) in case_and_nic(), port: u16, at: [usize; 2],
