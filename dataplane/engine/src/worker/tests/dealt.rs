@@ -22,6 +22,7 @@ impl Gateway {
     /// `of_nic` tells the planner and each worker what NIC there is.
     pub(super) fn new(
         workers: u16,
+        connections_max: u32,
         of_nic: (impl Fn(Planner) -> Planner, impl Fn(Worker) -> Worker),
     ) -> Self {
         let limits = Limits { services_max: 2, reals_max: 4, pairs_max: 600 };
@@ -34,7 +35,7 @@ impl Gateway {
             let config = WorkerConfig {
                 id: WorkerId(id),
                 workers,
-                connections_max: 100,
+                connections_max,
                 limits,
                 secret: [7, 8],
                 punt_per_second: 1000,
@@ -50,7 +51,7 @@ impl Gateway {
 
     /// Behind a NIC that takes flow rules.
     fn dealt(workers: u16, too_few: TooFew) -> Gateway {
-        Gateway::new(workers, (|planner: Planner| planner.with_dealt_locals(too_few), |worker| worker))
+        Gateway::new(workers, 100, (|planner: Planner| planner.with_dealt_locals(too_few), |worker| worker))
     }
 
     pub(super) fn configure(&mut self, services: Vec<ServiceSpec>) -> Result<(), PlanError> {
@@ -96,7 +97,11 @@ impl Gateway {
     }
 
     pub(super) fn sum(&self, event: Counter) -> u64 {
-        self.counters.iter().map(|counters| counters.event(event).get()).sum()
+        self.sum_of(|counters| counters.event(event).get())
+    }
+
+    pub(super) fn sum_of(&self, count: impl Fn(&Counters) -> u64) -> u64 {
+        self.counters.iter().map(|counters| count(counters)).sum()
     }
 }
 
