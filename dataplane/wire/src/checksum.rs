@@ -207,18 +207,21 @@ impl Delta {
         sum + carry as u16
     }
 
-    /// As [`Delta::apply`] of a delta that is folded: one addition with end-around carry.
+    /// As [`Delta::apply`] of a delta that is folded: one subtraction with end-around borrow (RFC 1624 eqn 4).
     #[inline(always)]
     #[must_use]
     pub const fn apply_folded(folded: u16, check: U16) -> U16 {
-        U16::from_bytes((!Self::add_folded(folded, !lane16(check))).to_ne_bytes())
+        let (difference, borrow) = lane16(check).overflowing_sub(folded);
+        U16::from_bytes((difference - borrow as u16).to_ne_bytes())
     }
 
-    /// As [`Delta::apply_udp`] of a delta that is folded.
+    /// As [`Delta::apply_udp`] of a delta that is folded. Where the subtraction would give zero, adding the complement
+    /// instead gives 0xffff.
     #[inline(always)]
     #[must_use]
     pub const fn apply_udp_folded(folded: u16, check: U16) -> U16 {
-        if lane16(check) == 0 { check } else { never_zero(Self::apply_folded(folded, check)) }
+        let sum = Self::add_folded(lane16(check), !folded);
+        if lane16(check) == 0 { check } else { U16::from_bytes(sum.to_ne_bytes()) }
     }
 
     /// The checksum after the change (RFC 1624 eqn 3).

@@ -1,7 +1,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
 use super::*;
 use crate::ports::{PortSet, Share};
@@ -33,41 +35,55 @@ fn input(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
 }
 
 /// Two addresses of one family.
-fn addresses() -> impl Strategy<Value = (IpAddr, IpAddr)> {
-    prop_oneof![
-        any::<[[u8; 4]; 2]>().prop_map(|[a, b]| (a.into(), b.into())),
-        // Never a mapped one.
-        any::<[[u8; 16]; 2]>().prop_map(|[mut a, mut b]| {
-            (a[0], b[0]) = (0x20, 0x20);
-            (a.into(), b.into())
-        }),
-    ]
+fn addresses_of(is_v6: bool) -> BoxedStrategy<(IpAddr, IpAddr)> {
+    if !is_v6 {
+        return any::<[[u8; 4]; 2]>().prop_map(|[a, b]| (a.into(), b.into())).boxed();
+    }
+    let never_mapped = |mut octets: [u8; 16]| {
+        octets[0] = 0x20;
+        IpAddr::from(octets)
+    };
+    any::<[[u8; 16]; 2]>().prop_map(move |[a, b]| (never_mapped(a), never_mapped(b))).boxed()
 }
 
-/// Any key, and any table of 1 to 512 entries that names every worker; how the workers are dealt onto it is
-/// random too.
-pub(crate) fn any_rss(workers: u16) -> impl Strategy<Value = Rss> {
+fn addresses() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+    any::<bool>().prop_flat_map(addresses_of)
+}
+
+/// Any key that can be used, and any table that names every worker. Most have up to 2,048 entries, some as many as
+/// there can be.
+fn any_nic(workers: u16) -> impl Strategy<Value = (Vec<u8>, Vec<u16>)> {
     let least = workers.next_power_of_two().trailing_zeros();
-    (any::<[u8; KEY_LEN]>(), least..=9, any::<[u8; 32]>()).prop_filter_map(
-        "a key that can be used",
-        move |(key, bits, seed)| {
-            let any =
-                |index: usize| usize::from(seed[index % 32]) ^ usize::from(key[index % KEY_LEN]) ^ index;
-            let mut table: Vec<u16> =
-                (0..1 << bits).map(|index| (any(index) % usize::from(workers)) as u16).collect();
-            for worker in 0..workers {
-                table[(usize::from(worker) + any(0)) % (1 << bits)] = worker;
-            }
-            match Rss::new(&key, &table, workers, Hashed::ALL) {
-                Err(RssError::PoorKey) => None,
-                made => Some(made.unwrap()),
-            }
-        },
-    )
+    let tables = prop_oneof![31 => least..=11, 1 => Just(16)].prop_flat_map(move |bits| {
+        let is_usable = move |key: &Vec<u8>| Rss::new(key, &vec![0; 1 << bits], 1, Hashed::ALL).is_ok();
+        // Most NICs' have 40 bytes, those of i40e and ice 52.
+        let keys = prop_oneof![Just(KEY_LEN), Just(52)].prop_flat_map(|len| vec(any::<u8>(), len));
+        (keys.prop_filter("a key that can be used", is_usable), vec(0..workers, 1 << bits), any::<[u16; 2]>())
+    });
+    tables.prop_map(move |(key, mut table, [first, step])| {
+        // An odd step leads to another place for each.
+        for worker in 0..workers {
+            let at = usize::from(first) + usize::from(worker) * (usize::from(step) | 1);
+            let at = at % table.len();
+            table[at] = worker;
+        }
+        (key, table)
+    })
+}
+
+/// What a worker behind such a NIC knows of it.
+pub(crate) fn any_rss(workers: u16) -> impl Strategy<Value = Rss> {
+    any_nic(workers).prop_map(move |(key, table)| Rss::new(&key, &table, workers, Hashed::ALL).unwrap())
 }
 
 fn usable() -> impl Strategy<Value = (u16, Rss)> {
     (1u16..=64).prop_flat_map(|workers| (Just(workers), any_rss(workers)))
+}
+
+/// For properties that are to hold for each of something: so many inputs for one of them.
+pub(crate) fn check<S: Strategy>(cases: u32, inputs: S, property: impl Fn(S::Value) -> TestCaseResult) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config).run(&inputs, property).unwrap_or_else(|failure| panic!("{failure}"));
 }
 
 #[test]
@@ -118,6 +134,50 @@ fn drain(set: &mut PortSet, real_port: u16) -> Vec<u16> {
     std::iter::from_fn(|| set.take(real_port)).collect()
 }
 
+/// So a reply always reaches its owner, and no port is lost.
+#[test]
+fn the_workers_ports_are_those_whose_replies_reach_them_and_together_all() {
+    for (workers, is_v6) in (1..=64).flat_map(|workers| [(workers, false), (workers, true)]) {
+        let ports = (any::<u16>(), any::<(u16, u16)>(), any::<u64>());
+        check(2, (any_nic(workers), addresses_of(is_v6), ports), |(nic, ends, (real_port, range, start))| {
+            let range = (range.0.min(range.1).max(1), range.0.max(range.1).max(1));
+            replies_reach_their_owners(workers, nic, ends, real_port, range, start)
+        });
+    }
+}
+
+fn replies_reach_their_owners(
+    workers: u16,
+    (key, table): (Vec<u8>, Vec<u16>),
+    (real, local): (IpAddr, IpAddr),
+    real_port: u16,
+    range: (u16, u16),
+    start: u64,
+) -> TestCaseResult {
+    let rss = Arc::new(Rss::new(&key, &table, workers, Hashed::ALL).unwrap());
+    let in_packet = SocketAddr::new(real, real_port.max(1));
+    let mut seen = vec![false; 1 << 16];
+    for worker in (0..workers).map(WorkerId) {
+        let share = Share::hashed(&rss, (real.into(), real_port), local.into(), range, worker);
+        let mut set = PortSet::new(share);
+        set.start_at(start);
+        for (nth, port) in drain(&mut set, in_packet.port()).into_iter().enumerate() {
+            let local = SocketAddr::new(local, port);
+            for protocol in [TCP, UDP] {
+                prop_assert_eq!(rss.worker_of(protocol, in_packet, local), Some(worker));
+            }
+            if nth == 0 {
+                let place = by_definition(&key, &input(in_packet, local)) as usize % table.len();
+                prop_assert_eq!(table[place], worker.0);
+            }
+            prop_assert!((range.0..=range.1).contains(&port));
+            prop_assert!(!std::mem::replace(&mut seen[usize::from(port)], true), "{} twice", port);
+        }
+    }
+    prop_assert_eq!(seen.iter().filter(|seen| **seen).count(), usize::from(range.1 - range.0) + 1);
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn the_hash_is_as_defined(
@@ -128,34 +188,11 @@ proptest! {
         prop_assert_eq!(toeplitz.hash(src.into(), dst.into()), by_definition(&key, &input(src, dst)));
     }
 
-    /// So a reply always reaches its owner, and no port is lost.
-    #[test]
-    fn the_workers_ports_are_those_whose_replies_reach_them_and_together_all(
-        (workers, rss) in usable(), (real, local) in addresses(), real_port: u16, range: (u16, u16), start: u64,
-    ) {
-        let (first, last) = (range.0.min(range.1).max(1), range.0.max(range.1).max(1));
-        let rss = Arc::new(rss);
-        let (fixed, in_packet) = (real_port, real_port.max(1));
-        let mut seen = vec![false; 1 << 16];
-        for worker in (0..workers).map(WorkerId) {
-            let share = Share::hashed(&rss, (real.into(), fixed), local.into(), (first, last), worker);
-            let mut set = PortSet::new(share);
-            set.start_at(start);
-            for port in drain(&mut set, in_packet) {
-                let reply = (SocketAddr::new(real, in_packet), SocketAddr::new(local, port));
-                prop_assert_eq!(rss.worker_of(TCP, reply.0, reply.1), Some(worker));
-                prop_assert!((first..=last).contains(&port));
-                prop_assert!(!std::mem::replace(&mut seen[usize::from(port)], true), "{} twice", port);
-            }
-        }
-        prop_assert_eq!(seen.iter().filter(|seen| **seen).count(), usize::from(last - first) + 1);
-    }
-
     /// Real servers without a port of their own share places between connections to several ports.
     #[test]
     fn a_port_comes_back_by_the_real_port_that_it_was_taken_towards(
         (workers, rss) in usable(), (real, local) in addresses(),
-        steps in prop::collection::vec((1u16..5, any::<Option<u8>>()), 1..300),
+        steps in vec((1u16..5, any::<Option<u8>>()), 1..300),
     ) {
         let rss = Arc::new(rss);
         let range = (2000, 2000 + 16 * workers);

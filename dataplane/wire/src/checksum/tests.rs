@@ -60,6 +60,21 @@ fn edge_words_update_to_what_a_full_computation_gives() {
 }
 
 #[test]
+fn folded_deltas_do_to_every_checksum_what_deltas_do() {
+    for folded in EDGES.into_iter().chain((0..=u16::MAX).step_by(1021)) {
+        let delta = Delta::from_folded(folded);
+        for check in (0..=u16::MAX).map(U16::new) {
+            assert_eq!(Delta::apply_folded(folded, check), delta.apply(check), "{folded:#x} on {check}");
+            assert_eq!(
+                Delta::apply_udp_folded(folded, check),
+                delta.apply_udp(check),
+                "UDP, {folded:#x} on {check}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_delta_that_outgrows_its_accumulator_stays_right() {
     // Doubled 100 times it would need more than 64 bits; 2^100 = 2^(100 mod 16) = 16 modulo 0xffff.
     let delta = Delta::ZERO.replace16(U16::new(0x1234), U16::new(0xfedc));

@@ -71,6 +71,28 @@ fn exhausted_local_ports_refuse_newcomers_and_harm_nobody() {
 }
 
 #[test]
+fn one_real_server_and_one_local_address_have_as_many_connections_as_there_are_ports() {
+    let mut rig = Rig::with(1 << 16, service(&[(REAL, 1)]));
+    let mut taken = vec![false; 1 << 16];
+    for port in 1024..=65535 {
+        let out = rig.inbound(&syn(port));
+        assert_eq!((out.ip.src, out.ip.dst), (u32be(LIP), u32be(REAL)));
+        let local = out.header.src_port.get();
+        assert!(!std::mem::replace(&mut taken[usize::from(local)], true), "{local} twice");
+    }
+    assert_eq!(rig.worker.connections(), 64_512);
+    assert_eq!(rig.send(CLIENT_SIDE, &syn(1).to_vec()).0, Verdict::Drop(DropReason::LocalPortsExhausted));
+    assert_eq!(rig.dropped(DropReason::LocalPortsExhausted), 1);
+    assert_eq!(rig.counters.pair(crate::PairId(0)).exhausted.get(), 1);
+    assert_eq!(rig.counters.pair(crate::PairId(0)).in_use.get(), 64_512);
+    // What there is goes on.
+    for port in [1024, 40_000, 65535] {
+        assert_eq!(rig.inbound(&ack(port)).ip.src, u32be(LIP));
+    }
+    assert_eq!(rig.worker.connections(), 64_512);
+}
+
+#[test]
 fn the_same_local_port_serves_different_real_servers() {
     let other = Ipv4Addr::new(10, 2, 0, 12);
     let spec = ServiceSpec { local_ports: (2000, 2000), ..service(&[(REAL, 1), (other, 1)]) };

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use proptest::test_runner::TestCaseResult;
+
 use super::dealt::{self, first, protocol};
 use super::families::{Case, Packet};
 use super::*;
@@ -15,11 +17,16 @@ struct Gateway {
 
 impl Gateway {
     fn new(services: Vec<ServiceSpec>, rss: Rss, workers: u16) -> Gateway {
+        Gateway::with_room(100, services, rss, workers)
+    }
+
+    /// Each worker has room for so many connections.
+    fn with_room(connections_max: u32, services: Vec<ServiceSpec>, rss: Rss, workers: u16) -> Gateway {
         let rss = Arc::new(rss);
         let known = || Some(rss.clone());
         let of_nic =
             (|planner: Planner| planner.with_rss(known()), |worker: Worker| worker.with_rss(known()));
-        let mut gateway = Gateway { workers: dealt::Gateway::new(workers, of_nic), rss };
+        let mut gateway = Gateway { workers: dealt::Gateway::new(workers, connections_max, of_nic), rss };
         gateway.configure(services);
         gateway
     }
@@ -48,28 +55,42 @@ fn case_and_nic() -> impl Strategy<Value = (Case, u16, Rss)> {
         .prop_flat_map(|(case, workers)| (Just(case), Just(workers), rss::tests::any_rss(workers)))
 }
 
-proptest! {
-    #[test]
-    fn the_nic_brings_every_packet_to_its_owner((case, workers, rss) in case_and_nic(), port in 1u16..=u16::MAX - 4) {
-        let mut gateway = Gateway::new(vec![case.spec()], rss, workers);
-        for port in port..port + 4 {
-            let (owner, there) = gateway.pass(CLIENT_SIDE, &first(case, port));
-            if case.mode.is_one_way() {
-                continue;
-            }
-            let answer = case.answered(&Packet::read(&there));
-            let (same, back) = gateway.pass(SERVER_SIDE, &answer);
-            prop_assert_eq!(owner, same);
-            let back = Packet::read(&back);
-            prop_assert_eq!((back.src, back.dst), (case.virtual_(), case.client(port)));
-        }
-        prop_assert_eq!(gateway.sum(Counter::Misdirected), 0);
-        // Replies to clients name no address of ours: they are found by the client, wherever they arrive.
-        if case.mode != Mode::Nat {
-            prop_assert_eq!(gateway.sum(Counter::HandedOver), 0);
+#[test]
+fn the_nic_brings_every_packet_to_its_owner() {
+    for workers in 1..=64 {
+        for (real_v6, udp) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut cases = Case::all();
+            cases.retain(|case| (case.real_v6, case.udp) == (real_v6, udp));
+            let inputs = (prop::sample::select(cases), rss::tests::any_rss(workers), 1..=u16::MAX - 4);
+            rss::tests::check(1, inputs, |(case, rss, port)| {
+                packets_reach_their_owners(case, workers, rss, port)
+            });
         }
     }
+}
 
+fn packets_reach_their_owners(case: Case, workers: u16, rss: Rss, port: u16) -> TestCaseResult {
+    let mut gateway = Gateway::new(vec![case.spec()], rss, workers);
+    for port in port..port + 4 {
+        let (owner, there) = gateway.pass(CLIENT_SIDE, &first(case, port));
+        if case.mode.is_one_way() {
+            continue;
+        }
+        let answer = case.answered(&Packet::read(&there));
+        let (same, back) = gateway.pass(SERVER_SIDE, &answer);
+        prop_assert_eq!(owner, same);
+        let back = Packet::read(&back);
+        prop_assert_eq!((back.src, back.dst), (case.virtual_(), case.client(port)));
+    }
+    prop_assert_eq!(gateway.sum(Counter::Misdirected), 0);
+    // Replies to clients name no address of ours: they are found by the client, wherever they arrive.
+    if case.mode != Mode::Nat {
+        prop_assert_eq!(gateway.sum(Counter::HandedOver), 0);
+    }
+    Ok(())
+}
+
+proptest! {
     #[test]
     fn a_nic_that_hashes_otherwise_is_made_up_for_and_counted(
         (case, workers, rss) in case_and_nic(), port: u16, at: [usize; 2],
@@ -89,11 +110,48 @@ proptest! {
     }
 }
 
-/// Four workers and the key of a NIC's default.
-fn four_workers(services: Vec<ServiceSpec>) -> Gateway {
-    let table: Vec<u16> = (0..128).map(|index| index % 4).collect();
+/// A NIC with the key of its default.
+fn nic(workers: u16) -> Rss {
+    let table: Vec<u16> = (0..128).map(|index| index % workers).collect();
     let key: Vec<u8> = (0..40).map(|index: u8| index.wrapping_mul(97) ^ 0x5a).collect();
-    Gateway::new(services, Rss::new(&key, &table, 4, rss::Hashed::ALL).unwrap(), 4)
+    Rss::new(&key, &table, workers, rss::Hashed::ALL).unwrap()
+}
+
+/// Four workers behind it.
+fn four_workers(services: Vec<ServiceSpec>) -> Gateway {
+    Gateway::new(services, nic(4), 4)
+}
+
+/// Towards one real server, from one local address.
+#[test]
+fn the_workers_together_have_as_many_connections_as_there_are_ports() {
+    const PORTS: u32 = 64_512;
+    let case = Case { mode: Mode::FullNat, client_v6: false, real_v6: false, udp: false };
+    for workers in [2, 4] {
+        let mut gateway = Gateway::with_room(PORTS, vec![case.spec()], nic(workers), workers);
+        let mut taken = vec![false; 1 << 16];
+        // The NIC does not give every worker exactly as many clients as it has ports.
+        for client in 0..2 * PORTS {
+            let port = 1024 + (client & 0x7fff) as u16;
+            let src = SocketAddr::new([10, 1, (client >> 15) as u8, 9].into(), port);
+            let syn = Packet { src, ..first(case, port) };
+            let (at, verdict, out) =
+                gateway.workers.receive(gateway.receiver(&syn), CLIENT_SIDE, &syn.frame());
+            if verdict == Verdict::Drop(DropReason::LocalPortsExhausted) {
+                continue;
+            }
+            assert_eq!(verdict, Verdict::Forward(SERVER_SIDE));
+            let there = Packet::read(&out);
+            assert_eq!(gateway.receiver(&case.answered(&there)), at);
+            let local = there.src.port();
+            assert!(!std::mem::replace(&mut taken[usize::from(local)], true), "{local} twice");
+        }
+        let pair = crate::PairId(0);
+        assert!((1024..=65535).all(|port| taken[port]), "{workers} workers have not all ports");
+        assert_eq!(gateway.workers.sum_of(|counters| counters.pair(pair).in_use.get()), PORTS.into());
+        assert_eq!(gateway.workers.sum_of(|counters| counters.pair(pair).exhausted.get()), PORTS.into());
+        assert_eq!(gateway.sum(Counter::ConnectionsCreated), PORTS.into());
+    }
 }
 
 #[test]
