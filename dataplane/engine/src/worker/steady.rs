@@ -258,6 +258,7 @@ impl Worker {
     }
 
     /// The rest of the short way of an ordinary packet, with its length and its payload's, into any other tunnel.
+    #[cold]
     #[inline(never)]
     fn steady_other_tunnel<P: PacketBuf, I: Ip, T: Transport>(
         &mut self,
