@@ -9,7 +9,8 @@
 //! Bytes per connection: 128 (record) + 2 entries x 64 B / (8 x load 0.7) = 151. Eight tags are one 128-bit compare; ten
 //! ways would fit the line too and save 5 bytes, but cost a dozen instructions per look.
 
-use wide::u16x8;
+use wide::{u8x16, u16x8};
+use zerocopy::transmute;
 
 use crate::addr::Tuple;
 use crate::conn::{Conn, Direction, Keys, NIL, Tuples, Wide, flag, trait_, wide};
@@ -39,22 +40,29 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 impl Bucket {
     const EMPTY: Bucket = Bucket { tags: [0; WAYS], overflowed: 0, entries: [0; WAYS] };
 
-    /// Entries that have this tag: a bit each.
+    /// Entries that have this tag: two bits each, as tags have two bytes.
     #[inline(always)]
     fn matches(&self, tag: u16) -> u32 {
-        u16x8::new(self.tags).simd_eq(u16x8::splat(tag)).to_bitmask()
+        let equal = u16x8::new(self.tags).simd_eq(u16x8::splat(tag));
+        u8x16::new(transmute!(equal.to_array())).to_bitmask()
     }
 
-    /// The entry of the lowest bit that [`Bucket::matches`] gave.
+    /// The entry of the lowest bits that [`Bucket::matches`] gave.
     #[inline(always)]
     fn entry(&self, matches: u32) -> u32 {
-        self.entries[matches.trailing_zeros() as usize % WAYS]
+        self.entries[first_way(matches)]
     }
 
     fn free_way(&self) -> Option<usize> {
         let free = self.matches(0);
-        (free != 0).then(|| free.trailing_zeros() as usize % WAYS)
+        (free != 0).then(|| first_way(free))
     }
+}
+
+/// The number of the lowest bits that [`Bucket::matches`] gave.
+#[inline(always)]
+fn first_way(matches: u32) -> usize {
+    matches.trailing_zeros() as usize / 2 % WAYS
 }
 
 /// Where a key's hash points.
@@ -476,6 +484,7 @@ fn find_in(bucket: &Bucket, tag: u16, check: impl Fn(u32) -> Option<Found>) -> O
         if let Some(found) = check(bucket.entry(matches)) {
             return Some(found);
         }
+        matches &= matches - 1;
         matches &= matches - 1;
     }
     None

@@ -35,7 +35,7 @@ use crate::counters::{Counter, Counters};
 use crate::embryonic::EmbryonicList;
 use crate::fib::Fib;
 use crate::fragments::Fragments;
-use crate::hash::Secret;
+use crate::hash::{Key, Secret};
 use crate::ids::{PortId, WorkerId};
 use crate::limiter::Limiter;
 use crate::parse::{Parsed, Segment, parse};
@@ -303,12 +303,13 @@ impl Worker {
         if !frame.is_plain() {
             return self.glance6(packet);
         }
-        let kind = match frame.ip.protocol {
-            ipv4::PROTO_TCP => Kind::Tcp4,
-            ipv4::PROTO_UDP => Kind::Udp4,
+        // Each with its protocol as a constant.
+        let key = frame.key();
+        let (kind, hash) = match key.protocol {
+            ipv4::PROTO_TCP => (Kind::Tcp4, self.table.hash(Key { protocol: ipv4::PROTO_TCP, ..key })),
+            ipv4::PROTO_UDP => (Kind::Udp4, self.table.hash(Key { protocol: ipv4::PROTO_UDP, ..key })),
             _ => return Glance::OTHER,
         };
-        let hash = self.table.hash(frame.key());
         Glance { hash, likely: self.prefetch_bucket::<P>(hash), kind }
     }
 

@@ -238,11 +238,11 @@ impl Worker {
         if len > frame_len - size_of::<F>() {
             return None;
         }
-        let payload_len = frame.ordinary(conn, Direction::Inbound, len, rest)?;
         let egress = self.fib.egress(conn.next_hops[Direction::Inbound as usize])?;
         if len + F::OVERHEAD > egress.mtu.into() {
             return None;
         }
+        let payload_len = frame.ordinary(conn, Direction::Inbound, len, rest)?;
         let Some(template) = F::template(&self.snapshot, conn.real_id) else {
             return self.steady_other_tunnel::<P, I, T>(now, packet, likely, (len, payload_len));
         };
@@ -258,6 +258,7 @@ impl Worker {
     }
 
     /// The rest of the short way of an ordinary packet, with its length and its payload's, into any other tunnel.
+    #[cold]
     #[inline(never)]
     fn steady_other_tunnel<P: PacketBuf, I: Ip, T: Transport>(
         &mut self,
