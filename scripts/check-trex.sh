@@ -18,7 +18,7 @@ install_libraries() {
     mkdir -p "$dir"
     # Each library brings its own scapy, so they are kept apart.
     {
-        python3 -m venv "$dir/venv" &&
+        /usr/bin/python3 -m venv "$dir/venv" &&
             "$dir/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps -r $requirements &&
             "$dir/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$dir/console" $console
     } >"$log" 2>&1 || {

@@ -36,7 +36,7 @@ needs=(
     "sparse sparse"
     "haproxy haproxy"
     "python3 python3"
-    "/usr/share/doc/python3-venv python3-venv"
+    "/usr/lib/python3*/ensurepip/__init__.py python3-venv"
     "node nodejs"
 )
 # For `make bench` only.

@@ -70,15 +70,7 @@ impl Owned {
         self.forwarding_threads(workers)?.into_iter().map(|thread| Ok(self.schedule(thread)?.ran_ns)).sum()
     }
 
-    /// Nanoseconds that these threads could have run and had no CPU, in sum.
-    ///
-    /// # Errors
-    /// When there are no such threads.
-    pub(crate) fn forwarding_waited_ns(&self, workers: u16) -> Result<u64> {
-        self.forwarding_threads(workers)?.into_iter().map(|thread| Ok(self.schedule(thread)?.waited_ns)).sum()
-    }
-
-    /// The same of its main thread.
+    /// Nanoseconds that its main thread could have run and had no CPU.
     ///
     /// # Errors
     /// When it is gone.

@@ -146,8 +146,6 @@ enum Device {
 /// A device and the load at its other end.
 struct Circle {
     device: Device,
-    /// Each time that its worker wakes it waits a little, which is what is measured.
-    sleeps: bool,
     peer: Peer,
 }
 
@@ -156,14 +154,14 @@ impl Circle {
     fn gateway(plan: &Plan, flows: &Flows, idle: &'static str) -> Result<Circle> {
         let peer = Peer::start(&plan.dir, idle)?;
         let device = Device::Gateway(gateway(plan, &peer, idle, flows, idle)?);
-        Circle { device, sleeps: idle == "adaptive", peer }.joined()
+        Circle { device, peer }.joined()
     }
 
     fn testpmd(plan: &Plan) -> Result<Circle> {
         let peer = Peer::start(&plan.dir, "testpmd")?;
         let device = load::device(&peer.socket, true);
         let device = Device::Testpmd(Testpmd::start(&plan.testpmd, &plan.dir, &device, 1, 0)?);
-        Circle { device, sleeps: false, peer }.joined()
+        Circle { device, peer }.joined()
     }
 
     fn joined(mut self) -> Result<Circle> {
@@ -179,21 +177,11 @@ impl Circle {
     }
 
     fn going<T>(&mut self, work: impl FnOnce(&mut Peer) -> Result<T>) -> Result<T> {
-        let Circle { device, peer, .. } = self;
+        let Circle { device, peer } = self;
         match device {
             Device::Gateway(gateway) => gateway.going(|| work(peer)),
             Device::Testpmd(testpmd) => testpmd.going(Mode::MacSwap, || work(peer)),
         }
-    }
-
-    /// Nanoseconds that the load and a worker that never sleeps waited for their CPUs.
-    fn waited_ns(&self) -> Result<u64> {
-        let of_device = match &self.device {
-            Device::Gateway(_) if self.sleeps => 0,
-            Device::Gateway(gateway) => gateway.waited_ns()?,
-            Device::Testpmd(testpmd) => testpmd.waited_ns()?,
-        };
-        Ok(of_device + self.peer.process.main_waited_ns()?)
     }
 }
 
@@ -250,14 +238,17 @@ pub(crate) fn latency(plan: &Plan) -> Result<Vec<Row>> {
 /// Each load once.
 struct Figures {
     percentiles_ns: Vec<[u64; 3]>,
-    /// How much of the time the threads that never sleep had their CPUs, and how much of their cores these had.
+    /// How much of the time the load had its CPU, and how much of their cores both CPUs had.
     cpu_share: f64,
     core_share: f64,
 }
 
-/// A thousandth of the time without a CPU counts, because it is all that the 99.9th percentile tells.
+/// Turns in which the load itself was off its CPU are made up for: a thousandth of the time counts, because it is all that the
+/// 99.9th percentile tells. What the devices' threads wait for is theirs, and is measured.
 fn turn(plan: &Plan, circles: &mut [Circle; 4], loads: &[Load]) -> Result<Turn<Figures>> {
-    let waited_ns = |circles: &[Circle; 4]| circles.iter().map(Circle::waited_ns).sum::<Result<u64>>();
+    let waited_ns = |circles: &[Circle; 4]| {
+        circles.iter().map(|circle| circle.peer.process.main_waited_ns()).sum::<Result<u64>>()
+    };
     let mut looks = Looks::begin(&plan.cores, 2)?;
     let before_ns = waited_ns(circles)?;
     let mut percentiles_ns = Vec::with_capacity(loads.len());

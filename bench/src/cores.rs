@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::machine;
@@ -48,7 +48,10 @@ impl Cores {
         let together = Barrier::new(cpus.len());
         let speeds: Vec<Result<f64>> = std::thread::scope(|scope| {
             let looks: Vec<_> = cpus.iter().map(|cpu| scope.spawn(|| speed(*cpu, &together))).collect();
-            looks.into_iter().map(|look| look.join().unwrap_or_else(|_| Ok(f64::NAN))).collect()
+            looks
+                .into_iter()
+                .map(|look| look.join().map_err(|_| anyhow!("a look at a core panicked"))?)
+                .collect()
         });
         let speeds = speeds.into_iter().collect::<Result<Vec<f64>>>()?;
         let least = speeds.iter().copied().fold(f64::INFINITY, f64::min);

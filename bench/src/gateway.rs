@@ -320,14 +320,6 @@ impl Gateway {
         self.process.signal(Signal::SIGSTOP)
     }
 
-    /// Nanoseconds that its forwarding threads waited for CPUs.
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub(crate) fn waited_ns(&self) -> Result<u64> {
-        self.process.forwarding_waited_ns(self.workers)
-    }
-
     /// Bytes of table and index per connection that fits.
     ///
     /// # Errors

@@ -135,14 +135,6 @@ impl Testpmd {
         Ok(done)
     }
 
-    /// Nanoseconds that its forwarding threads waited for CPUs.
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub(crate) fn waited_ns(&self) -> Result<u64> {
-        self.process.forwarding_waited_ns(self.workers)
-    }
-
     fn say(&mut self, line: &str) -> Result<()> {
         writeln!(self.input, "{line}").with_context(|| format!("telling testpmd to `{line}`"))
     }

@@ -139,7 +139,9 @@ pub(crate) fn run(plan: &Plan, flows: Flows) -> Result<Vec<Row>> {
         let counts = gateway.events(plan.length).context("counting cycles")?;
         let ns_per_packet = rows.first().and_then(|row| row.ns_per_packet).unwrap_or(f64::NAN);
         rows.extend(counts.iter().map(|count| {
-            Row::new("counters", TOLLGATE, &case, count.unit, Spread::exactly(count.per_ns * ns_per_packet))
+            // Of one thread, while all of them need so long for a packet each.
+            let per_packet = count.per_ns * ns_per_packet * f64::from(case.workers);
+            Row::new("counters", TOLLGATE, &case, count.unit, Spread::exactly(per_packet))
         }));
     }
     Ok(rows)

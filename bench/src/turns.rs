@@ -35,16 +35,24 @@ impl Patience {
     /// Takes turns until as many as are wanted were as calm as `enough`, or patience ends; the calmest ones.
     ///
     /// # Errors
-    /// The first of a turn.
+    /// The first of a turn that is wanted.
     pub(crate) fn turns<T>(
         &self,
         enough: f64,
         mut turn: impl FnMut() -> Result<Turn<T>>,
     ) -> Result<Vec<Turn<T>>> {
-        let mut turns = Vec::new();
+        let mut turns: Vec<Turn<T>> = Vec::new();
         loop {
             let (start, is_extra) = (Instant::now(), turns.len() >= self.turns);
-            turns.push(turn()?);
+            match turn() {
+                Ok(turn) => turns.push(turn),
+                // What there is is enough.
+                Err(error) if is_extra => {
+                    eprintln!("a further turn failed: {error:#}");
+                    return Ok(calmest(turns, enough, self.turns));
+                }
+                Err(error) => return Err(error),
+            }
             if is_extra {
                 self.rest.set(self.rest.get().saturating_sub(start.elapsed()));
             }

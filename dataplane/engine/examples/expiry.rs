@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! expiry fullnat tcp 1000000 5
+//! expiry fullnat tcp 1000000 5 40
 //! ```
 //!
 //! Opens the connections, lets all of them run out at the same time, and calls [`engine::Worker::housekeep`] until they are
 //! gone, with a burst of packets of no connection between the calls; that many times over. Prints the calls' times in each
 //! round, and then those of the least disturbed ones: all rounds do the same, call for call, so what takes long in one round
-//! only is the machine's, and the least time that any round needed for a call is ours.
+//! only is the machine's, and the least time that any round needed for a call is ours. The last argument, if there is one, has
+//! the connections wait for so many seconds before they end: a virtual machine's memory that nobody has touched for a while
+//! may be slow at first.
 #![forbid(unsafe_code)]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A tool of the bench.
 
 #[path = "../benches/rig/mod.rs"]
 mod rig;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::Ticks;
 use engine::snapshot::Mode;
@@ -26,7 +29,10 @@ const GROUPS: u32 = 100;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    let [mode, proto, flows, rounds] = words[..] else { panic!("usage: expiry MODE PROTOCOL FLOWS ROUNDS") };
+    let (&[mode, proto, flows, rounds] | &[mode, proto, flows, rounds, _]) = &words[..] else {
+        panic!("usage: expiry MODE PROTOCOL FLOWS ROUNDS [SECONDS]")
+    };
+    let rest = words.get(4).map_or(0, |seconds| seconds.parse().expect("seconds: a number"));
     let mode = match mode {
         "fullnat" => Mode::FullNat,
         "dr" => Mode::Dr,
@@ -44,6 +50,7 @@ fn main() {
         let mut rig = Rig::established(Kind { mode, is_udp, ..Kind::PLAINEST }, flows);
         rig.scatter(GROUPS);
         rig.open_first(flows);
+        std::thread::sleep(Duration::from_secs(rest));
         let times = end_all(&mut rig);
         report(&format!("round {round}"), &times);
         if least.is_empty() {
@@ -76,8 +83,9 @@ fn report(name: &str, times: &[u64]) {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share) as usize] as f64 / 1e3;
+    let over_50_us = times.iter().filter(|ns| **ns > 50_000).count();
     println!(
-        "{name}: calls {} total_ms {:.1} p50_us {:.2} p99_us {:.2} p99.9_us {:.2} max_us {:.2}",
+        "{name}: calls {} total_ms {:.1} p50_us {:.2} p99_us {:.2} p99.9_us {:.2} max_us {:.2} over_50_us {over_50_us}",
         times.len(),
         times.iter().sum::<u64>() as f64 / 1e6,
         at(0.5),

@@ -230,6 +230,15 @@ pub(crate) struct Conn {
 
 const _: () = assert!(size_of::<Conn>() == 128);
 const _: () = assert!(std::mem::offset_of!(Conn, scales) == 64);
+// As [`condition`] and [`of_mode`] have them.
+const _: () = {
+    const START: usize = std::mem::offset_of!(Conn, mode);
+    assert!(std::mem::offset_of!(Conn, state) == START + 1 && std::mem::offset_of!(Conn, flags) == START + 2);
+    assert!(
+        std::mem::offset_of!(Conn, traits) == START + 3 && std::mem::offset_of!(Conn, fib_epoch) == START + 4
+    );
+    assert!(std::mem::offset_of!(Conn, protocol) == START + 6);
+};
 
 impl Conn {
     pub(crate) const EMPTY: Conn = Conn {

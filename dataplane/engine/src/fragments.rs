@@ -16,6 +16,7 @@
 
 use arrayvec::ArrayVec;
 
+use crate::BURST_LEN_MAX;
 use crate::counters::{Counter, Counters};
 use crate::hash::Key6;
 use crate::time::Ticks;
@@ -26,9 +27,9 @@ use crate::verdict::{DropReason, Released, WAIT_LEN_MAX, WAIT_SLOTS, WaitSlot};
 const ENTRIES: usize = 4096;
 /// Chains of the index; a power of two.
 const CHAINS: usize = ENTRIES;
-/// Packets that have a slot at most. The other slots are for those that come before the caller has emptied the slot of
-/// the oldest one, which has given way: he does so once per turn, and a burst has 64 packets.
-const WAITING_MAX: usize = WAIT_SLOTS * 3 / 4;
+/// Packets that have a slot at most. The other slots are for those that come before the caller has emptied the slots of
+/// the oldest ones, which have given way: it does so after each burst.
+const WAITING_MAX: usize = WAIT_SLOTS - BURST_LEN_MAX;
 /// How long fragments are remembered: as long as Linux waits for the rest of an IPv4 packet (net.ipv4.ipfrag_time).
 pub(crate) const LIFETIME: Ticks = Ticks::from_secs(30);
 /// Fragments of one packet at most; 65,535 bytes over an MTU of 1280 are 54.

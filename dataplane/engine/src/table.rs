@@ -459,7 +459,7 @@ impl Table {
         let way = (0..WAYS).find(|way| bucket.tags[*way] == tag && bucket.entries[*way] == entry);
         if let Some(way) = way {
             bucket.tags[way] = 0;
-            // [`Table::likely`] gives an entry even where no tag matches; it shall not be one that is gone.
+            // Nothing reads it any more; an entry that is gone shall stand nowhere.
             bucket.entries[way] = NIL;
         }
         way.is_some()

@@ -39,7 +39,7 @@ pub enum Verdict {
 pub struct WaitSlot(pub u16);
 
 /// Slots per worker. Fragments overtake each other within microseconds, so only what never comes right fills them.
-pub const WAIT_SLOTS: usize = 128;
+pub const WAIT_SLOTS: usize = 160;
 
 /// Packets that wait in one slot at most. With an MTU of 1500 this is a datagram of 12 kB that came last fragment
 /// first.

@@ -149,6 +149,7 @@ impl Worker {
                 busy = true;
                 self.engine.process_handed_over(now, burst, verdicts);
                 self.out.dispatch(burst, verdicts, &self.page);
+                release(&mut self.engine, &mut self.out, &self.page, (now, burst, verdicts));
             }
         }
         let last = self.rx.len().wrapping_sub(1);
@@ -170,12 +171,13 @@ impl Worker {
             if full || index == last && !burst.is_empty() {
                 self.engine.process(now, burst, verdicts);
                 self.out.dispatch(burst, verdicts, &self.page);
+                release(&mut self.engine, &mut self.out, &self.page, (now, burst, verdicts));
             }
         }
-        self.release(now, burst, verdicts);
         self.out.flush(&self.page);
         let mut upkeep_time = self.turns.upkeep_time();
         let upkeep = self.engine.housekeep_after::<Mbuf>(now, || upkeep_time.is_left()) > 0;
+        release(&mut self.engine, &mut self.out, &self.page, (now, burst, verdicts));
         self.send_resets(burst, verdicts);
         if busy {
             for wanted in self.engine.take_wanted() {
@@ -184,17 +186,6 @@ impl Worker {
             }
         }
         Found { packets: busy, upkeep }
-    }
-
-    /// Goes on with fragments that need not wait any longer.
-    #[inline(never)]
-    fn release(&mut self, now: Ticks, burst: &mut Burst, verdicts: &mut [Verdict; BURST_LEN_MAX]) {
-        for _ in 0..WAIT_SLOTS {
-            let Some(released) = self.engine.take_released() else { break };
-            self.out.release(released, burst);
-            self.engine.process(now, burst, verdicts);
-            self.out.dispatch(burst, verdicts, &self.page);
-        }
     }
 
     /// Sends the RSTs of connections that ended; they leave with the next turn. Without buffers they wait.
@@ -250,6 +241,23 @@ impl Worker {
             // Dropping it here would free memory on a worker; the process is ending, or this is a bug of ours.
             std::mem::forget(lost);
         }
+    }
+}
+
+/// Goes on with fragments that need not wait any longer, and empties the slots of those that waited in vain: after each
+/// burst, so that the next one has slots.
+#[inline(never)]
+fn release(
+    engine: &mut engine::Worker,
+    out: &mut Outputs,
+    page: &Page,
+    (now, burst, verdicts): (Ticks, &mut Burst, &mut [Verdict; BURST_LEN_MAX]),
+) {
+    for _ in 0..WAIT_SLOTS {
+        let Some(released) = engine.take_released() else { break };
+        out.release(released, burst);
+        engine.process(now, burst, verdicts);
+        out.dispatch(burst, verdicts, page);
     }
 }
 
