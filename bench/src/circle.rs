@@ -188,7 +188,8 @@ impl Circle {
 /// The percentiles of one load: which circle has it, how much it is, and what its figures are called.
 struct Load {
     circle: usize,
-    per_second: u64,
+    /// Datagrams per second; `None`: half of what the first circle carries in this turn, since that changes with the machine.
+    per_second: Option<u64>,
     details: [&'static str; 3],
 }
 
@@ -199,70 +200,91 @@ struct Load {
 pub(crate) fn latency(plan: &Plan) -> Result<Vec<Row>> {
     let flows = load::latency_flows()?;
     let _pages = HugePages::reserve(4 * (memory_mib(0) + u64::from(load::MEMORY_MIB)) + 64)?;
-    let mut poll = Circle::gateway(plan, &flows, "poll")?;
-    let half = poll.going(Peer::half)?;
+    let poll = Circle::gateway(plan, &flows, "poll")?;
     let pause = Circle::gateway(plan, &flows, "pause")?;
     let adaptive = Circle::gateway(plan, &flows, "adaptive")?;
     let mut circles = [poll, pause, adaptive, Circle::testpmd(plan)?];
     let loads = [
-        Load { circle: 0, per_second: IDLE_PPS, details: IDLE },
-        Load { circle: 0, per_second: half, details: HALF },
-        Load { circle: 1, per_second: IDLE_PPS, details: IDLE_PAUSE },
-        Load { circle: 1, per_second: half, details: HALF_PAUSE },
-        Load { circle: 2, per_second: IDLE_PPS / 10, details: IDLE_ADAPTIVE },
-        Load { circle: 3, per_second: IDLE_PPS, details: IDLE },
-        Load { circle: 3, per_second: half, details: HALF },
+        Load { circle: 0, per_second: Some(IDLE_PPS), details: IDLE },
+        Load { circle: 0, per_second: None, details: HALF },
+        Load { circle: 1, per_second: Some(IDLE_PPS), details: IDLE_PAUSE },
+        Load { circle: 1, per_second: None, details: HALF_PAUSE },
+        Load { circle: 2, per_second: Some(IDLE_PPS / 10), details: IDLE_ADAPTIVE },
+        Load { circle: 3, per_second: Some(IDLE_PPS), details: IDLE },
+        Load { circle: 3, per_second: None, details: HALF },
     ];
-    let turns = plan.patience.turns(WHOLE_CORE, || turn(plan, &mut circles, &loads))?;
+    let turns = plan.patience.all(WHOLE_CORE, || turn(plan, &mut circles, &loads))?;
     let mut rows = Vec::new();
     for (at, load) in loads.iter().enumerate() {
+        let of_load = turns.iter().filter_map(|turn| turn.figures.rounds.get(at));
+        let of_load = of_load.map(|round| Turn { calm: round.calm(), figures: *round }).collect();
+        let rounds: Vec<Round> =
+            plan.patience.calmest(WHOLE_CORE, of_load).into_iter().map(|turn| turn.figures).collect();
+        let least = |share: fn(&Round) -> f64| rounds.iter().map(share).reduce(f64::min);
         for (percentile, detail) in load.details.into_iter().enumerate() {
-            let us = turns.iter().map(|turn| turn.figures.percentiles_ns[at][percentile] as f64 / 1e3);
-            let dut = circles[load.circle].dut();
+            let us: Vec<f64> =
+                rounds.iter().map(|round| round.percentiles_ns[percentile] as f64 / 1e3).collect();
             rows.push(Row {
                 detail: Some(detail),
-                windows: turns.len(),
-                cpu_share: turns.iter().map(|turn| turn.figures.cpu_share).reduce(f64::min),
-                core_share: turns.iter().map(|turn| turn.figures.core_share).reduce(f64::min),
-                ..Row::new("latency", dut, &flows.case, "µs", Spread::of(&us.collect::<Vec<f64>>()))
+                windows: us.len(),
+                cpu_share: least(|round| round.cpu_share),
+                core_share: least(|round| round.core_share),
+                ..Row::new("latency", circles[load.circle].dut(), &flows.case, "µs", Spread::of(&us))
             });
         }
     }
+    let half: Vec<f64> = turns.iter().map(|turn| turn.figures.half as f64 / 1e6).collect();
     rows.push(Row {
         detail: Some("half load"),
-        ..Row::new("latency", TOLLGATE, &flows.case, "Mpps", Spread::exactly(half as f64 / 1e6))
+        windows: half.len(),
+        ..Row::new("latency", TOLLGATE, &flows.case, "Mpps", Spread::of(&half))
     });
     Ok(rows)
 }
 
-/// Each load once.
-struct Figures {
-    percentiles_ns: Vec<[u64; 3]>,
+/// One load once.
+#[derive(Clone, Copy)]
+struct Round {
+    percentiles_ns: [u64; 3],
     /// How much of the time the load had its CPU, and how much of their cores both CPUs had.
     cpu_share: f64,
     core_share: f64,
 }
 
-/// Turns in which the load itself was off its CPU are made up for: a thousandth of the time counts, because it is all that the
-/// 99.9th percentile tells. What the devices' threads wait for is theirs, and is measured.
-fn turn(plan: &Plan, circles: &mut [Circle; 4], loads: &[Load]) -> Result<Turn<Figures>> {
-    let waited_ns = |circles: &[Circle; 4]| {
-        circles.iter().map(|circle| circle.peer.process.main_waited_ns()).sum::<Result<u64>>()
-    };
-    let mut looks = Looks::begin(&plan.cores, 2)?;
-    let before_ns = waited_ns(circles)?;
-    let mut percentiles_ns = Vec::with_capacity(loads.len());
-    for load in loads {
-        let round = circles[load.circle].going(|peer| peer.latency(load.per_second, LOAD_MS))?;
-        ensure!(round.received > 0, "{} ({}) lost all packets", circles[load.circle].dut(), load.details[0]);
-        percentiles_ns.push(round.percentiles_ns);
-        looks.look()?;
+impl Round {
+    /// A thousandth of the time without a CPU counts, because it is all that the 99.9th percentile tells. What the devices'
+    /// threads wait for is theirs, and is measured.
+    fn calm(&self) -> f64 {
+        self.core_share.min(1.0 - WAIT_WEIGHT * (1.0 - self.cpu_share))
     }
-    let waited_ms = (waited_ns(circles)? - before_ns) as f64 / 1e6;
-    let cpu_share = 1.0 - waited_ms / (loads.len() as f64 * LOAD_MS as f64);
-    let core_share = looks.least();
-    let calm = core_share.min(1.0 - WAIT_WEIGHT * (1.0 - cpu_share));
-    Ok(Turn { calm, figures: Figures { percentiles_ns, cpu_share, core_share } })
+}
+
+/// Each load once.
+struct Figures {
+    /// Datagrams per second that are half of what the first circle carried.
+    half: u64,
+    rounds: Vec<Round>,
+}
+
+fn turn(plan: &Plan, circles: &mut [Circle; 4], loads: &[Load]) -> Result<Turn<Figures>> {
+    let half = circles[0].going(Peer::half)?;
+    let mut looks = Looks::begin(&plan.cores, 2)?;
+    let mut rounds: Vec<Round> = Vec::with_capacity(loads.len());
+    for load in loads {
+        let circle = &mut circles[load.circle];
+        let waited_ns = circle.peer.process.main_waited_ns()?;
+        let came = circle.going(|peer| peer.latency(load.per_second.unwrap_or(half), LOAD_MS))?;
+        ensure!(came.received > 0, "{} ({}) lost all packets", circle.dut(), load.details[0]);
+        let waited_ms = (circle.peer.process.main_waited_ns()? - waited_ns) as f64 / 1e6;
+        looks.look()?;
+        rounds.push(Round {
+            percentiles_ns: came.percentiles_ns,
+            cpu_share: 1.0 - waited_ms / LOAD_MS as f64,
+            core_share: looks.between(),
+        });
+    }
+    let calm = rounds.iter().map(Round::calm).fold(f64::INFINITY, f64::min);
+    Ok(Turn { calm, figures: Figures { half, rounds } })
 }
 
 /// Connections per second from the SYN to the last ACK.

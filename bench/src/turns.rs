@@ -39,6 +39,18 @@ impl Patience {
     pub(crate) fn turns<T>(
         &self,
         enough: f64,
+        turn: impl FnMut() -> Result<Turn<T>>,
+    ) -> Result<Vec<Turn<T>>> {
+        Ok(self.calmest(enough, self.all(enough, turn)?))
+    }
+
+    /// [`Patience::turns`], and all of them.
+    ///
+    /// # Errors
+    /// The first of a turn that is wanted.
+    pub(crate) fn all<T>(
+        &self,
+        enough: f64,
         mut turn: impl FnMut() -> Result<Turn<T>>,
     ) -> Result<Vec<Turn<T>>> {
         let mut turns: Vec<Turn<T>> = Vec::new();
@@ -49,7 +61,7 @@ impl Patience {
                 // What there is is enough.
                 Err(error) if is_extra => {
                     eprintln!("a further turn failed: {error:#}");
-                    return Ok(calmest(turns, enough, self.turns));
+                    return Ok(turns);
                 }
                 Err(error) => return Err(error),
             }
@@ -59,18 +71,18 @@ impl Patience {
             let calm = turns.iter().filter(|turn| turn.calm >= enough).count();
             let is_over = turns.len() >= STRETCH_MAX * self.turns || self.rest.get().is_zero();
             if calm >= self.turns || is_over && turns.len() >= self.turns {
-                return Ok(calmest(turns, enough, self.turns));
+                return Ok(turns);
             }
         }
     }
-}
 
-/// Of those that are calm enough the first.
-fn calmest<T>(mut turns: Vec<Turn<T>>, enough: f64, wanted: usize) -> Vec<Turn<T>> {
-    let calm = |turn: &Turn<T>| turn.calm.min(enough);
-    turns.sort_by(|one, other| calm(other).total_cmp(&calm(one)));
-    turns.truncate(wanted);
-    turns
+    /// As many as are wanted; of those that are calm enough the first.
+    pub(crate) fn calmest<T>(&self, enough: f64, mut turns: Vec<Turn<T>>) -> Vec<Turn<T>> {
+        let calm = |turn: &Turn<T>| turn.calm.min(enough);
+        turns.sort_by(|one, other| calm(other).total_cmp(&calm(one)));
+        turns.truncate(self.turns);
+        turns
+    }
 }
 
 /// Of the least calm one.
@@ -83,6 +95,8 @@ pub(crate) struct Looks<'a> {
     cores: &'a Cores,
     cpus: Vec<usize>,
     least: f64,
+    /// What the last two looks saw.
+    last: (f64, f64),
 }
 
 impl<'a> Looks<'a> {
@@ -91,7 +105,8 @@ impl<'a> Looks<'a> {
     /// # Errors
     /// As [`Cores::share`].
     pub(crate) fn begin(cores: &'a Cores, workers: u16) -> Result<Looks<'a>> {
-        let mut looks = Looks { cores, cpus: forwarding_cpus(workers), least: f64::INFINITY };
+        let mut looks =
+            Looks { cores, cpus: forwarding_cpus(workers), least: f64::INFINITY, last: (0.0, 0.0) };
         looks.look()?;
         Ok(looks)
     }
@@ -101,13 +116,14 @@ impl<'a> Looks<'a> {
     /// # Errors
     /// As [`Cores::share`].
     pub(crate) fn look(&mut self) -> Result<()> {
-        self.least = self.least.min(self.cores.share(&self.cpus)?);
+        self.last = (self.last.1, self.cores.share(&self.cpus)?);
+        self.least = self.least.min(self.last.1);
         Ok(())
     }
 
-    /// The least share of a core that a CPU had so far.
-    pub(crate) fn least(&self) -> f64 {
-        self.least
+    /// The least share of a core that a CPU had since the look before the last one.
+    pub(crate) fn between(&self) -> f64 {
+        self.last.0.min(self.last.1)
     }
 
     /// What was measured between them.
