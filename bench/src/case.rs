@@ -350,16 +350,10 @@ fn two_workers() -> Vec<Case> {
 
 /// What is looked at first.
 fn main_cases() -> Vec<Case> {
-    use Family::{Ipv4, Ipv6, Nat64};
-    use Mode::{Dr, Fullnat, Nat, Tun};
+    use Family::{Ipv4, Ipv6};
+    use Mode::{Dr, Fullnat, Tun};
     use Proto::{Tcp, Udp};
-    let two_way = [
-        (Fullnat, Tcp, Ipv4),
-        (Fullnat, Udp, Ipv4),
-        (Fullnat, Tcp, Ipv6),
-        (Fullnat, Tcp, Nat64),
-        (Nat, Tcp, Ipv4),
-    ];
+    let two_way = [(Fullnat, Tcp, Ipv4), (Fullnat, Udp, Ipv4), (Fullnat, Tcp, Ipv6)];
     let one_way = [(Dr, Tcp, Ipv4), (Tun, Tcp, Ipv4)];
     let case = |traffic: Traffic| move |(mode, proto, family)| Case::new(mode, proto, family, traffic);
     let mut cases: Vec<Case> = two_way.into_iter().filter_map(case(Traffic::Both)).collect();

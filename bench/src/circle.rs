@@ -25,7 +25,7 @@ use crate::turns::{Looks, Turn, WHOLE_CORE};
 /// Packets per second that leave the gateway idle nearly all the time.
 const IDLE_PPS: u64 = 10_000;
 /// Length of one load, in milliseconds.
-const LOAD_MS: u64 = 400;
+const LOAD_MS: u64 = 300;
 /// Length of the loads before, which find out what the loop carries.
 const TRIAL_MS: u64 = 200;
 /// How long the first packet may take to come back: the two ends find each other.

@@ -134,7 +134,7 @@ fn main() -> Result<()> {
             dir: dir.clone(),
             patience: Patience {
                 turns: arguments.windows.max(1),
-                rest: Cell::new(Duration::from_secs(if arguments.quick { 10 } else { 240 })),
+                rest: Cell::new(Duration::from_secs(if arguments.quick { 5 } else { 240 })),
             },
             length: Duration::from_millis(if arguments.quick { 200 } else { 300 }),
             warm: Duration::from_millis(if arguments.quick { 100 } else { 150 }),
@@ -217,7 +217,7 @@ fn measure(arguments: &Arguments, plan: &Plan, cases: &[Case], results: &mut Res
         }
     }
     if arguments.wants(Bench::EndToEnd) {
-        let (rounds, seconds) = if arguments.quick { (3, 1) } else { (plan.patience.turns, 2) };
+        let (rounds, seconds) = if arguments.quick { (2, 1) } else { (plan.patience.turns, 2) };
         let turns = Turns { rounds, load: Duration::from_secs(seconds) };
         results.take("end to end", end_to_end::run(turns));
     }
