@@ -174,6 +174,16 @@ impl Case {
         (self.mode, self.family) == (Mode::Fullnat, Family::Ipv4)
     }
 
+    /// Whether this is one of the cases that users ask for first: the shortest frames of a few flows, which limit the
+    /// packet rate, in the fullest traffic that the mode has.
+    pub(crate) fn is_main(&self) -> bool {
+        let is_short = *self == Case { flows: FLOWS, ..self.with_frames(FRAME_MIN) };
+        let is_fullest = self.mode.is_one_way() || self.traffic == Traffic::Both;
+        let is_usual = self.family == Family::Ipv4 && self.mode != Mode::Nat
+            || (self.mode, self.family) == (Mode::Fullnat, Family::Ipv6);
+        is_short && is_fullest && is_usual
+    }
+
     /// For messages and file names, e.g. `fullnat-tcp-ipv4-both`.
     pub(crate) fn name(&self) -> String {
         let Case { mode, proto, family, traffic, .. } = self;

@@ -16,7 +16,7 @@ use crate::child::Owned;
 use crate::flows::Flows;
 use crate::gateway::{Gateway, Setup, memory_mib};
 use crate::load::{self, Conversations, Latencies};
-use crate::machine::{HugePages, on_both_cpus};
+use crate::machine::{HugePages, before_others};
 use crate::report::{Row, Spread, TOLLGATE};
 use crate::testpmd::{Mode, Testpmd};
 use crate::throughput::Plan;
@@ -66,7 +66,7 @@ impl Peer {
         let _ = std::fs::remove_file(&socket);
         let log = dir.join(format!("load-{name}.log"));
         let own = std::env::current_exe().context("finding this program")?;
-        let process = on_both_cpus(&own)
+        let process = before_others(&own)
             .arg("--load")
             .arg(&socket)
             .stdin(Stdio::piped())

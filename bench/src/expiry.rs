@@ -47,7 +47,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
     let mut gateway = Gateway::with_connections(&setup, Opening::Whole)?;
     let wait = Duration::from_secs(TIMEOUT_S.into()) + MARGIN;
     let (took, ending) = turns(&mut gateway, wait, |gateway| gateway.drain(FLOWS.into()))?;
-    let ((), without) = turns(&mut gateway, MARGIN, |gateway| gateway.go_on(took))?;
+    let ((), without) = turns(&mut gateway, wait, |gateway| gateway.go_on(took))?;
     Ok(rows(&flows.case, took, &ending, &without))
 }
 

@@ -1,7 +1,8 @@
 //! Feeds the gateway's setup port through a named pipe that net_pcap reads as a capture file.
 //!
-//! A worker blocks in a read when the pipe is empty, so the feeder keeps it full of frames that the gateway drops,
-//! until it is told to send the frames that open the connections; then it closes the pipe, and the port is quiet for good.
+//! A worker blocks in a read when the pipe is empty, so the feeder keeps it full of frames that the gateway drops. When it
+//! is told to, it sends the frames that open the connections, as often as it takes: between workers some may be lost. Then
+//! it closes the pipe, and the port is quiet for good.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::flows::{Flows, Opening};
@@ -20,7 +21,7 @@ use crate::pcap;
 
 const FILL: u8 = 0;
 const CONNECT: u8 = 1;
-const STOP: u8 = 2;
+const CLOSE: u8 = 2;
 /// Filler frames in one write.
 const FILLERS: usize = 64;
 /// Real frames in one write.
@@ -67,20 +68,17 @@ impl Feeder {
     /// # Errors
     /// When the pipe broke.
     pub(crate) fn is_done(&mut self) -> Result<bool> {
-        if !self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
-            return Ok(self.thread.is_none());
-        }
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result.map(|()| true),
-            Some(Err(_)) => anyhow::bail!("the feeder panicked"),
-            None => Ok(true),
+        match self.thread.take_if(|thread| thread.is_finished()).map(JoinHandle::join) {
+            None => Ok(self.command.load(Ordering::Relaxed) != CONNECT),
+            Some(Ok(result)) => result.and_then(|()| bail!("the feeder ended")),
+            Some(Err(_)) => bail!("the feeder panicked"),
         }
     }
 }
 
 impl Drop for Feeder {
     fn drop(&mut self) {
-        self.command.store(STOP, Ordering::Relaxed);
+        self.command.store(CLOSE, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -90,22 +88,28 @@ impl Drop for Feeder {
 fn feed(mut pipe: File, flows: &Flows, opening: Opening, command: &AtomicU8) -> Result<()> {
     put(&mut pipe, &pcap::file_header(), command)?;
     let fillers = pcap::record(&flows.filler_frame()).repeat(FILLERS);
-    while command.load(Ordering::Relaxed) == FILL {
-        put(&mut pipe, &fillers, command)?;
-    }
-    let mut frames = flows.setup_frames(opening);
     loop {
-        let chunk: Vec<u8> = frames.by_ref().take(FRAMES).flat_map(|frame| pcap::record(&frame)).collect();
-        if chunk.is_empty() || command.load(Ordering::Relaxed) == STOP {
-            return Ok(());
+        match command.load(Ordering::Relaxed) {
+            FILL => put(&mut pipe, &fillers, command)?,
+            CONNECT => {
+                let mut frames = flows.setup_frames(opening);
+                while command.load(Ordering::Relaxed) == CONNECT {
+                    let chunk: Vec<u8> =
+                        frames.by_ref().take(FRAMES).flat_map(|frame| pcap::record(&frame)).collect();
+                    put(&mut pipe, &chunk, command)?;
+                    if chunk.is_empty() {
+                        let _ = command.compare_exchange(CONNECT, FILL, Ordering::Relaxed, Ordering::Relaxed);
+                    }
+                }
+            }
+            _ => return Ok(()),
         }
-        put(&mut pipe, &chunk, command)?;
     }
 }
 
-/// Writes all of `bytes`, waiting for room, unless told to stop.
+/// Writes all of `bytes`, waiting for room, unless told to close.
 fn put(pipe: &mut File, mut bytes: &[u8], command: &AtomicU8) -> Result<()> {
-    while !bytes.is_empty() && command.load(Ordering::Relaxed) != STOP {
+    while !bytes.is_empty() && command.load(Ordering::Relaxed) != CLOSE {
         match pipe.write(bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

@@ -212,6 +212,7 @@ impl Gateway {
         feeder.connect();
         let limit = CONNECT_MAX + Duration::from_secs((flows.case.flows / CONNECTIONS_PER_SECOND).into());
         let deadline = Instant::now() + limit;
+        let mut before = 0;
         loop {
             let done = feeder.is_done()?;
             let (stats, status) = (self.stats()?, self.status()?);
@@ -224,6 +225,10 @@ impl Gateway {
             if done && open == u64::from(flows.case.flows) {
                 return Ok(());
             }
+            if done && open == before {
+                feeder.connect();
+            }
+            before = open;
             ensure!(
                 Instant::now() < deadline,
                 "{open} of {} connections are open after {limit:?}, {embryonic} unanswered; counted: {}",

@@ -73,6 +73,13 @@ pub(crate) fn on_both_cpus(program: &Path) -> Command {
     command
 }
 
+/// The same before all others on its CPU, for a load that tells time: what waits meanwhile must be able to.
+pub(crate) fn before_others(program: &Path) -> Command {
+    let mut command = on_both_cpus(Path::new("chrt"));
+    command.args(["--fifo", "1"]).arg(program);
+    command
+}
+
 /// Huge pages that were reserved for a run and are given back after it.
 pub(crate) struct HugePages {
     before: u64,

@@ -27,6 +27,7 @@ mod turns;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -134,8 +135,9 @@ fn main() -> Result<()> {
             dir: dir.clone(),
             patience: Patience {
                 turns: arguments.windows.max(1),
-                rest: Cell::new(Duration::from_secs(if arguments.quick { 5 } else { 240 })),
+                rest: Rc::new(Cell::new(Duration::from_secs(if arguments.quick { 5 } else { 240 }))),
             },
+            starts: if arguments.quick { 1 } else { 3 },
             length: Duration::from_millis(if arguments.quick { 200 } else { 300 }),
             warm: Duration::from_millis(if arguments.quick { 100 } else { 150 }),
             has_counters: arguments.wants(Bench::Throughput) && perf::is_available(),

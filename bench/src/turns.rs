@@ -2,6 +2,7 @@
 //! it, never by what came out.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -24,14 +25,20 @@ pub(crate) struct Turn<T> {
 }
 
 /// How often to measure.
+#[derive(Clone)]
 pub(crate) struct Patience {
     /// Turns wanted.
     pub(crate) turns: usize,
     /// Time left in this run for more than these.
-    pub(crate) rest: Cell<Duration>,
+    pub(crate) rest: Rc<Cell<Duration>>,
 }
 
 impl Patience {
+    /// For one of so many parts, which together have at least as many turns.
+    pub(crate) fn part(&self, parts: usize) -> Patience {
+        Patience { turns: self.turns.div_ceil(parts), ..self.clone() }
+    }
+
     /// Takes turns until as many as are wanted were as calm as `enough`, or patience ends; the calmest ones.
     ///
     /// # Errors
@@ -138,7 +145,7 @@ mod tests {
 
     fn run(calm: &[f64], wanted: usize, rest: Duration) -> Vec<usize> {
         let mut made = calm.iter().enumerate().map(|(figures, calm)| Turn { calm: *calm, figures });
-        let patience = Patience { turns: wanted, rest: Cell::new(rest) };
+        let patience = Patience { turns: wanted, rest: Rc::new(Cell::new(rest)) };
         let turns = patience.turns(0.95, || made.next().ok_or_else(|| anyhow::anyhow!("too many turns")));
         turns.unwrap().into_iter().map(|turn| turn.figures).collect()
     }

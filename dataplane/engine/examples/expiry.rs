@@ -2,22 +2,19 @@
 //!
 //! ```text
 //! expiry fullnat tcp 1000000 5
-//! expiry fullnat tcp 1000000 5 40
 //! ```
 //!
 //! Opens the connections, lets all of them run out at the same time, and calls [`engine::Worker::housekeep`] until they are
 //! gone, with a burst of packets of no connection between the calls; that many times over. Prints the calls' times in each
 //! round, and then those of the least disturbed ones: all rounds do the same, call for call, so what takes long in one round
-//! only is the machine's, and the least time that any round needed for a call is ours. The last argument, if there is one, has
-//! the connections wait for so many seconds before they end: a virtual machine's memory that nobody has touched for a while
-//! may be slow at first.
+//! only is the machine's, and the least time that any round needed for a call is ours.
 #![forbid(unsafe_code)]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A tool of the bench.
 
 #[path = "../benches/rig/mod.rs"]
 mod rig;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use engine::Ticks;
 use engine::snapshot::Mode;
@@ -29,10 +26,9 @@ const GROUPS: u32 = 100;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    let (&[mode, proto, flows, rounds] | &[mode, proto, flows, rounds, _]) = &words[..] else {
-        panic!("usage: expiry MODE PROTOCOL FLOWS ROUNDS [SECONDS]")
+    let &[mode, proto, flows, rounds] = &words[..] else {
+        panic!("usage: expiry MODE PROTOCOL FLOWS ROUNDS")
     };
-    let rest = words.get(4).map_or(0, |seconds| seconds.parse().expect("seconds: a number"));
     let mode = match mode {
         "fullnat" => Mode::FullNat,
         "dr" => Mode::Dr,
@@ -50,7 +46,6 @@ fn main() {
         let mut rig = Rig::established(Kind { mode, is_udp, ..Kind::PLAINEST }, flows);
         rig.scatter(GROUPS);
         rig.open_first(flows);
-        std::thread::sleep(Duration::from_secs(rest));
         let times = end_all(&mut rig);
         report(&format!("round {round}"), &times);
         if least.is_empty() {

@@ -24,54 +24,70 @@ impl Worker {
     /// Ends connections whose time is up: bounded work, to be called once per turn of a loop that has nothing else to do.
     /// Returns how much it looked at; 0: nothing is left to do at `now`.
     pub fn housekeep(&mut self, now: Ticks) -> usize {
-        self.round::<HeapBuf>(now)
+        self.round::<HeapBuf>(now, &mut || true)
     }
 
     /// [`Worker::housekeep`] after packets, with the prefetching of their buffers: the more connections they opened, the more
-    /// may end, if before each further round there `is_time` for one. Where a change of the configuration ends connections a
-    /// round takes twice as long, and there is one only. Returns what the last round looked at.
+    /// may end. Whether there `is_time` is asked before each connection, so that this keeps packets waiting for no longer than
+    /// there is time and one connection more, however slow memory is. Returns what the last round looked at.
     #[inline(always)]
     pub fn housekeep_after<P: PacketBuf>(&mut self, now: Ticks, mut is_time: impl FnMut() -> bool) -> usize {
-        let mut seen = self.round::<P>(now);
+        let mut seen = self.round::<P>(now, &mut is_time);
         for _ in 0..std::mem::take(&mut self.opened) / OPENED_PER_ROUND {
-            if seen == 0 || self.ending.is_some() || !is_time() {
+            if seen == 0 || !is_time() {
                 break;
             }
-            seen = self.round::<P>(now);
+            seen = self.round::<P>(now, &mut is_time);
         }
         seen
     }
 
-    fn round<P: PacketBuf>(&mut self, now: Ticks) -> usize {
-        let seen = self.sweep_templates(now) + self.end_some(now);
+    fn round<P: PacketBuf>(&mut self, now: Ticks, is_time: &mut impl FnMut() -> bool) -> usize {
+        let seen = self.sweep_templates(now) + self.end_some(now, is_time);
         self.fragments.expire(now, FRAGMENTS_MAX, &self.counters);
         match self.wheel.due(now) {
-            Some(due) => seen + self.end_due::<P>(now, &due),
+            Some(due) => seen + self.end_due::<P>(now, &due, is_time),
             None => seen,
         }
     }
 
-    /// Ends those of the records whose time is up, and arms the others again. In stages, so that cache misses overlap.
+    /// Ends those of the records whose time is up, and arms the others again: at least one, and as many as there `is_time`
+    /// for. In stages, so that cache misses overlap. Returns how many.
     #[inline(never)]
-    fn end_due<P: PacketBuf>(&mut self, now: Ticks, due: &[u32; LISTS]) -> usize {
+    fn end_due<P: PacketBuf>(
+        &mut self,
+        now: Ticks,
+        due: &[u32; LISTS],
+        is_time: &mut impl FnMut() -> bool,
+    ) -> usize {
         let due: ArrayVec<u32, LISTS> = due.iter().copied().filter(|index| *index != NIL).collect();
         for index in &due {
             let conn = &self.table.conns[*index as usize];
             P::prefetch(conn);
             P::prefetch(&conn.wheel_next);
         }
+        let mut fetched = 0;
         for index in &due {
+            if !is_time() && fetched > 0 {
+                break;
+            }
             let next = self.table.conns[*index as usize].wheel_next;
             if let Some(next) = self.table.conns.get(next as usize) {
                 P::prefetch(&next.wheel_prev);
             }
             self.prefetch_entries::<P>(*index);
+            fetched += 1;
         }
-        for index in &due {
-            self.wheel.disarm(&mut self.table.conns, *index);
-            self.end_or_arm(now, *index);
+        let mut done = 0;
+        for index in due.into_iter().take(fetched) {
+            if done > 0 && !is_time() {
+                break;
+            }
+            self.wheel.disarm(&mut self.table.conns, index);
+            self.end_or_arm(now, index);
+            done += 1;
         }
-        due.len()
+        done
     }
 
     /// Fetches the buckets that most likely hold a record's entries.
@@ -97,14 +113,17 @@ impl Worker {
         self.wheel.arm(&mut self.table.conns, index, now, deadline);
     }
 
-    /// Ends connections of real servers whose connections end now: looks at some records per call until it has seen all.
-    /// Returns at how many.
-    fn end_some(&mut self, now: Ticks) -> usize {
+    /// Ends connections of real servers whose connections end now: looks at some records per call, at least one and as many as
+    /// there `is_time` for, until it has seen all. Returns at how many.
+    fn end_some(&mut self, now: Ticks, is_time: &mut impl FnMut() -> bool) -> usize {
         let Some(start) = self.ending else { return 0 };
         let used = self.table.used().len() as u32;
         let end = start.saturating_add(ENDING_MAX).min(used);
         let (mut index, mut ended) = (start, 0);
         while index < end && ended < END_MAX {
+            if !is_time() && index > start {
+                break;
+            }
             let conn = &self.table.conns[index as usize];
             if is_live(conn) && !conn.is(trait_::RESET) && self.snapshot.has_ended(conn.real_id) {
                 // Too many wait to be told; it is this one's turn again next time.

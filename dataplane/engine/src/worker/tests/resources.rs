@@ -56,6 +56,50 @@ fn as_many_connections_end_as_full_bursts_open() {
     assert_eq!(rig.event(Counter::EmbryonicRecycled), 0, "the table was full");
 }
 
+/// Memory may be as slow as it likes: packets wait for one connection more than there is time for.
+#[test]
+fn upkeep_ends_no_connection_after_its_time_but_always_one() {
+    const OPENED: u16 = 100;
+    // 16 are fetched together, then each but the first one asks once more.
+    for (answered, expected) in [(0, 1), (1, 1), (16, 1), (20, 5), (31, 16)] {
+        let mut rig = Rig::with(1000, service(&[(REAL, 1)]));
+        for port in 1..=OPENED {
+            rig.open(port);
+        }
+        let ended = Ticks::from_secs(3600);
+        rig.now = rig.now.plus(ended);
+        let mut left = u32::from(OPENED);
+        // Until the first of the 16 lists is empty.
+        while left > u32::from(OPENED) - 5 {
+            let mut yes = answered;
+            let seen = rig.worker.housekeep_after::<HeapBuf>(rig.now, || {
+                yes -= 1;
+                yes >= 0
+            });
+            assert_eq!((seen as u32, left - rig.worker.connections()), (expected, expected), "{answered}");
+            left = rig.worker.connections();
+        }
+        while rig.worker.housekeep_after::<HeapBuf>(rig.now, || false) > 0 {}
+        assert_eq!(rig.worker.connections(), 0);
+    }
+}
+
+#[test]
+fn a_change_of_configuration_ends_no_connection_after_its_time_but_always_one() {
+    let mut rig = Rig::with(1000, service(&[(REAL, 1)]));
+    for port in 1..=10 {
+        rig.open(port);
+    }
+    let mut spec = service(&[(REAL, 0)]);
+    spec.reals[0].end_connections = true;
+    rig.configure(vec![spec]);
+    for left in (0..10).rev() {
+        assert_eq!(rig.worker.housekeep_after::<HeapBuf>(rig.now, || false), 1);
+        assert_eq!(rig.worker.connections(), left);
+    }
+    assert_eq!(rig.worker.housekeep_after::<HeapBuf>(rig.now, || false), 0);
+}
+
 #[test]
 fn exhausted_local_ports_refuse_newcomers_and_harm_nobody() {
     let spec = ServiceSpec { local_ports: (2000, 2001), ..service(&[(REAL, 1)]) };
