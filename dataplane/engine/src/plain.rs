@@ -11,6 +11,7 @@ use crate::conn::{Conn, Direction, Wide, flag};
 use crate::hash::{Key, Key6, halves32};
 use crate::tcp::ConnState;
 use crate::translate::TTL_DELTA;
+use crate::translate::across::Across;
 use crate::translate::tunnel::{Front, Front4, Front6};
 
 /// A frame's headers; `L` is what stands in front of the IP header.
@@ -110,7 +111,9 @@ impl Frame<ipv6::Header, Ports> {
 }
 
 /// The IP header of a [`Frame`].
-pub(crate) trait Ip: Copy + FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned {
+pub(crate) trait Ip:
+    Across + Copy + FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned
+{
     /// IPv6.
     const WIDE: bool;
     /// Bytes of this header.
@@ -362,6 +365,9 @@ pub(crate) trait Transport: FromBytes + IntoBytes + KnownLayout + Immutable + Un
         wide: bool,
     ) -> Option<usize>;
 
+    /// Whether there is a checksum.
+    fn is_summed(&self) -> bool;
+
     /// New ports, source first as loaded, and what changed in the checksum.
     fn rewrite(&mut self, ports: u32, delta: u16);
 
@@ -403,6 +409,11 @@ impl Transport for tcp::Header {
     }
 
     #[inline(always)]
+    fn is_summed(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
     fn rewrite(&mut self, ports: u32, delta: u16) {
         [self.src_port, self.dst_port] = two_ports(ports);
         self.checksum = Delta::apply_folded(delta, self.checksum);
@@ -429,7 +440,12 @@ impl Transport for udp::Header {
     #[inline(always)]
     fn ordinary(&self, _: &Conn, _: Direction, len: usize, _: &[u8], wide: bool) -> Option<usize> {
         // IPv6 knows no datagrams without checksum (RFC 8200 §8.1).
-        (self.fits(len) && !(wide && self.checksum == U16::ZERO)).then(|| len - udp::HEADER_LEN)
+        (self.fits(len) && (!wide || self.is_summed())).then(|| len - udp::HEADER_LEN)
+    }
+
+    #[inline(always)]
+    fn is_summed(&self) -> bool {
+        self.checksum != U16::ZERO
     }
 
     #[inline(always)]

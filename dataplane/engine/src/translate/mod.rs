@@ -4,10 +4,12 @@
 //! receiver sees it.
 //!
 //! - this file: the headers of a frame, and new endpoints within one family.
-//! - [`family`]: an IPv6 header in place of an IPv4 header, and the other way round.
+//! - [`family`]: an IPv6 header in place of an IPv4 header, and the other way round; [`across`]: the same for ordinary
+//!   packets.
 //! - [`client_address`]: the TOA option and what makes room for it.
 //! - [`tunnel`]: the outer headers of mode TUN.
 
+pub(crate) mod across;
 pub(crate) mod client_address;
 pub(crate) mod family;
 pub(crate) mod tunnel;

@@ -138,11 +138,11 @@ pub(crate) trait Front: Sized + FromBytes + IntoBytes + KnownLayout + Immutable 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Front4 {
-    link: Link,
-    start: U64,
-    ttl_protocol: U16,
-    checksum: U16,
-    addrs: [u8; 8],
+    pub(super) link: Link,
+    pub(super) start: U64,
+    pub(super) ttl_protocol: U16,
+    pub(super) checksum: U16,
+    pub(super) addrs: [u8; 8],
 }
 
 const _: () = assert!(size_of::<Front4>() == ethernet::HEADER_LEN + ipv4::HEADER_LEN);
@@ -178,10 +178,10 @@ impl Front for Front4 {
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Front6 {
-    link: Link,
-    start: U64,
-    src: [u8; 16],
-    dst: [u8; 16],
+    pub(super) link: Link,
+    pub(super) start: U64,
+    pub(super) src: [u8; 16],
+    pub(super) dst: [u8; 16],
 }
 
 const _: () = assert!(size_of::<Front6>() == ethernet::HEADER_LEN + ipv6::HEADER_LEN);

@@ -4,20 +4,18 @@
 //! It does exactly what `Worker::forward` does for such a packet; everything out of the ordinary goes there. A test
 //! sends the same packets both ways and compares. Of the record it touches the first cache line only.
 
-use wire::checksum::Delta;
 use wire::{PacketBuf, ethernet, ipv6, tcp, udp};
 use zerocopy::FromBytes;
 
 use super::{Glance, Kind, Worker};
 use crate::conn::{Direction, condition, flag, of_mode, trait_, wide};
 use crate::ids::PortId;
-use crate::parse::Segment;
 use crate::plain::{Frame, Ip, Ipv4, Transport};
 use crate::snapshot::Mode;
 use crate::table::{Table, direction_of, index_of};
 use crate::time::Ticks;
 use crate::translate::tunnel::{Front, flow_of};
-use crate::translate::{client_address, family};
+use crate::translate::{across, client_address};
 use crate::verdict::Verdict;
 
 /// What of a record's [`Conn::condition`] decides whether packets may take the short way.
@@ -168,12 +166,12 @@ impl Worker {
             frame.l4.note::<false>(conn, direction, 0);
         }
         frame.link.macs = egress.macs;
+        *verdict = Verdict::Forward(egress.port);
         conn.seen = now;
         self.counters.real(conn.real_id).count(direction, len);
         if end < frame_len {
             packet.truncate(end);
         }
-        *verdict = Verdict::Forward(egress.port);
         Some(())
     }
 
@@ -188,32 +186,28 @@ impl Worker {
         verdict: &mut Verdict,
     ) -> Option<()> {
         let direction = direction_of(likely);
-        let conn = self.table.record(likely)?;
+        let Table { conns, wide: pool, .. } = &mut self.table;
+        let conn = conns.get_mut(index_of(likely))?;
         let egress = self.fib.egress(conn.next_hops[direction as usize])?;
-        let segment = Segment {
-            key: conn.key(direction),
-            l4: (ethernet::HEADER_LEN + I::HEADER_LEN) as u16,
-            end: (ethernet::HEADER_LEN + len) as u16,
-            wide: I::WIDE,
-            ..Segment::default()
-        };
-        let new_len = len.saturating_add_signed(family::growth(&segment, !I::WIDE));
+        let new_len = len + 2 * I::ROOM - across::GROWTH;
         if new_len > egress.mtu.into() || packet.headroom() < client_address::HEADROOM_MAX {
             return None;
         }
-        let tuple = self.table.tuple(conn, direction.other()).reversed();
-        let l4 = Delta::from_folded(conn.deltas.of(direction).l4);
-        let conn = self.table.conns.get_mut(index_of(likely))?;
-        packet.truncate(segment.end.into());
-        let (frame, _) = Frame::<I, T>::ref_from_prefix(packet.data()).ok()?;
-        frame.l4.note::<false>(conn, direction, 0);
-        conn.seen = now;
-        // The long way says what is wrong with a header that has no counterpart.
-        family::translate(packet, &segment, &tuple, l4, self.packet_id.next()).ok()?;
-        self.counters.real(conn.real_id).count(direction, len);
-        if let Some(macs) = packet.data_mut().first_chunk_mut() {
-            *macs = egress.macs;
+        let data = packet.data_mut_with_front(I::ROOM)?;
+        let (headers, _) = across::Headers::<T>::mut_from_prefix(data).ok()?;
+        // What IPv4 may go without, IPv6 may not (RFC 8200 §8.1).
+        if !headers.l4.is_summed() {
+            return None;
         }
+        I::cross(&mut headers.front, conn, &pool.all, direction, egress.macs, self.packet_id.next())?;
+        headers.l4.note::<false>(conn, direction, 0);
+        let ports = conn.ports[direction.other() as usize].rotate_left(16);
+        headers.l4.rewrite(ports, conn.deltas.of(direction).l4);
+        conn.seen = now;
+        self.counters.real(conn.real_id).count(direction, len);
+        // What was there before is at least as long.
+        let _ = packet.pull_front(across::GROWTH - I::ROOM);
+        packet.reframe(I::ROOM, new_len + ethernet::HEADER_LEN);
         *verdict = Verdict::Forward(egress.port);
         Some(())
     }

@@ -24,7 +24,7 @@ pub use errors::{NextHopMtus, error_v4_to_v6, error_v6_to_v4};
 
 /// The longest IPv4 packet that may be fragmented on its way when it was an IPv6 packet without a fragment
 /// header (RFC 7915 §5.1): its IPv6 form fitted the least IPv6 MTU.
-const FRAGMENTABLE_LEN_MAX: usize = ipv6::MTU_MIN - ipv6::HEADER_LEN + ipv4::HEADER_LEN;
+pub const FRAGMENTABLE_LEN_MAX: usize = ipv6::MTU_MIN - ipv6::HEADER_LEN + ipv4::HEADER_LEN;
 
 /// The headers that an IPv4 header becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,18 @@ struct Shape {
     options: Vec<u8>,
     payload_len: usize,
     hops: u8,
+    start: Start,
+    summed: bool,
+    padding: usize,
+}
+
+/// What else an IP header starts with.
+#[derive(Debug, Clone)]
+struct Start {
+    class: u8,
+    flow: u16,
+    id: u16,
+    dont_fragment: bool,
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
@@ -28,17 +40,50 @@ fn shapes() -> impl Strategy<Value = Shape> {
         1 => Just(flags::ACK | flags::FIN),
         1 => Just(flags::RST)
     ];
-    let rest = (any::<bool>(), flags, -50i16..2000, 0u8..200, any::<u16>(), options, 0usize..1461, 0u8..65);
-    rest.prop_map(|(inbound, flags, ahead, ack_ahead, window, options, payload_len, hops)| Shape {
-        inbound,
-        flags,
-        ahead,
-        ack_ahead,
-        window,
-        options,
-        payload_len,
-        hops,
-    })
+    let start = any::<(u8, u16, u16, bool)>().prop_map(|(class, flow, id, dont_fragment)| Start {
+        class,
+        flow,
+        id,
+        dont_fragment,
+    });
+    let tcp = (flags, -50i16..2000, 0u8..200, any::<u16>(), options);
+    let rest = (any::<bool>(), 0usize..1461, 0u8..65, start, prop::bool::weighted(0.8), 0usize..20);
+    (tcp, rest).prop_map(
+        |(
+            (flags, ahead, ack_ahead, window, options),
+            (inbound, payload_len, hops, start, summed, padding),
+        )| {
+            Shape {
+                inbound,
+                flags,
+                ahead,
+                ack_ahead,
+                window,
+                options,
+                payload_len,
+                hops,
+                start,
+                summed,
+                padding,
+            }
+        },
+    )
+}
+
+impl Start {
+    fn put(&self, frame: &mut [u8]) {
+        if frame[12..14] == [0x86, 0xdd] {
+            let first = 6 << 28 | u32::from(self.class) << 20 | u32::from(self.flow);
+            frame[14..18].copy_from_slice(&first.to_be_bytes());
+            return;
+        }
+        frame[15] = self.class;
+        frame[18..20].copy_from_slice(&self.id.to_be_bytes());
+        frame[20] = u8::from(self.dont_fragment) << 6;
+        frame[24..26].fill(0);
+        let sum = checksum::internet(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_bytes());
+    }
 }
 
 impl Shape {
@@ -50,7 +95,7 @@ impl Shape {
             if inbound { (CLIENT_SIDE, case.sent(5555)) } else { (SERVER_SIDE, case.answered(got)) };
         let packet = Packet { payload: vec![0xa5; self.payload_len], hops: self.hops, ..base };
         if case.udp {
-            return (port, packet.frame());
+            return (port, self.vary(packet.frame(), !self.summed));
         }
         let packet = Packet {
             flags: self.flags,
@@ -60,7 +105,17 @@ impl Shape {
             options: self.options.clone(),
             ..packet
         };
-        (port, packet.frame())
+        (port, self.vary(packet.frame(), false))
+    }
+
+    fn vary(&self, mut frame: Vec<u8>, without_sum: bool) -> Vec<u8> {
+        self.start.put(&mut frame);
+        // The parser does not let it pass over IPv6.
+        if without_sum && frame[12..14] == [8, 0] {
+            frame[40..42].fill(0);
+        }
+        frame.resize(frame.len() + self.padding, 0xee);
+        frame
     }
 }
 
