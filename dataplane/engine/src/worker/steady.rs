@@ -152,8 +152,8 @@ impl Worker {
 
         if conn.mode.is_one_way() {
             let payload_len = frame.ordinary(conn, direction, len, rest)?;
-            frame.ip.take_hop();
             frame.l4.note::<true>(conn, direction, payload_len);
+            frame.ip.take_hop();
         } else {
             frame.ordinary(conn, direction, len, rest)?;
             if ACROSS {
@@ -242,11 +242,11 @@ impl Worker {
         };
 
         frame.ip.take_hop();
+        let inner = (start, frame.ip.hops(), len);
+        frame.link = F::around::<I>(template, conn, inner, egress.macs, || self.packet_id.next());
         frame.l4.note::<true>(conn, Direction::Inbound, payload_len);
         conn.seen = now;
         self.counters.real(conn.real_id).count(Direction::Inbound, len);
-        let inner = (start, frame.ip.hops(), len);
-        frame.link = F::around::<I>(template, conn, inner, egress.macs, || self.packet_id.next());
         packet.reframe(F::OVERHEAD, len + size_of::<F>());
         Some(egress.port)
     }
