@@ -38,6 +38,8 @@ needs=(
     "python3 python3"
     "/usr/lib/python3*/ensurepip/__init__.py python3-venv"
     "node nodejs"
+    "bird bird2"
+    "keepalived keepalived"
 )
 # For `make bench` only.
 bench_needs=(
@@ -91,6 +93,8 @@ keep_stopped() {
             prometheus) systemctl disable --now prometheus ;;
             ipvsadm) systemctl disable --now ipvsadm ;;
             haproxy) systemctl disable --now haproxy ;;
+            bird2) systemctl disable --now bird ;;
+            keepalived) systemctl disable --now keepalived ;;
             nftables) systemctl disable --now nftables ;;
         esac >/dev/null 2>&1 || true # A machine without systemd starts nothing either.
     done

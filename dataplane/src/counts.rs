@@ -118,4 +118,25 @@ mod tests {
             assert!(page.contains(&format!("| `{name}` |")), "docs/drop-reasons.md lacks `{name}`");
         }
     }
+
+    #[test]
+    fn the_documentation_names_no_drop_reason_that_there_is_not() {
+        let page = include_str!("../../docs/drop-reasons.md");
+        let reasons = page.split("Packets that never reach a worker").next().unwrap_or_default();
+        let mut documented = reasons.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let engine = engine::DropReason::ALL.iter().map(|reason| reason.name());
+        let all: Vec<_> = engine.chain(PlatformDrop::ALL.iter().map(|reason| reason.name())).collect();
+        assert_eq!(documented.find(|name| !all.contains(name)), None, "docs/drop-reasons.md");
+    }
+
+    #[test]
+    fn every_drop_has_its_place_in_the_path_of_a_packet() {
+        let page = include_str!("../../docs/packet-flow.md");
+        let engine = engine::DropReason::ALL.iter().map(|reason| reason.name());
+        for name in engine.chain(PlatformDrop::ALL.iter().map(|reason| reason.name())) {
+            let named = page.split(|c: char| c != '_' && !c.is_alphanumeric()).any(|word| word == name);
+            // The page has one line for all of these.
+            assert!(named || name.starts_with("fragment_"), "docs/packet-flow.md lacks `{name}`");
+        }
+    }
 }

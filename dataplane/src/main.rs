@@ -46,7 +46,12 @@ const EXIT_INTERNAL: u8 = 70;
 
 /// Tollgate's packet forwarder.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "\
+Signals: SIGTERM and SIGINT end it, and with it its connections.
+Exit codes: 0 ended as asked, or the file is valid; 1 cannot run; 64 the configuration has mistakes; 70 a fault of its own."
+)]
 struct Arguments {
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]

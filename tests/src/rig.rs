@@ -245,7 +245,7 @@ fn attach(netns: &Netns, interface: &str, switch: &Netns, bridge: &str, port: &s
 }
 
 /// `tgPIDnN`: tells a later run whose it was.
-pub(crate) fn unique_prefix() -> String {
+pub fn unique_prefix() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("tg{}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -27,7 +27,7 @@ pub(crate) fn text(status: &Status) -> String {
         let _ = writeln!(out, "protocol 248 {}", status.interfaces.join(", "));
     }
     for (counter, value) in COUNTERS.iter().zip(status.counters) {
-        let _ = writeln!(out, "{value:>12} {}", counter.meaning);
+        let _ = writeln!(out, "{value:>12}  {:<16}  {}", counter.name, counter.meaning);
     }
     out
 }
@@ -78,6 +78,16 @@ mod tests {
         assert_eq!(value["counters"]["shown"], 7);
         assert_eq!(value["counters"]["udp_returned"], 10);
         assert_eq!(value["counters"].as_object().unwrap().len(), COUNTERS.len());
+    }
+
+    /// docs/toa.md says by these names what to look at.
+    #[test]
+    fn text_names_every_counter() {
+        let text = text(&status());
+        assert!(text.contains("\n           2  without_option    connections from"), "{text}");
+        for counter in &COUNTERS {
+            assert!(text.contains(&format!("  {} ", counter.name)), "no {}: {text}", counter.name);
+        }
     }
 
     #[test]

@@ -249,7 +249,7 @@ pub struct ConnectionPage {
     pub next: Option<u64>,
 }
 
-/// One connection: client, virtual, local, real. Or a persistence template: with client port 0 and the state `NONE`.
+/// One connection: client, virtual, local, real.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
     /// Which service.

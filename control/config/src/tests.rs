@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -160,6 +161,33 @@ fn the_configurations_in_the_readme_load() {
             Config::from_str("README.md", block).unwrap_or_else(|found| panic!("{found:#?}\n{block}"));
         assert!(!config.services.is_empty(), "{block}");
     }
+}
+
+/// The keys of every `key = value` within a line of a page.
+fn keys_named(page: &str) -> impl Iterator<Item = &str> {
+    let prose = page.split("```").step_by(2);
+    let spans = prose.flat_map(|part| part.split('`').skip(1).step_by(2));
+    let pairs = spans.flat_map(|span| span.split(['{', ','])).filter_map(|piece| piece.split_once(" = "));
+    pairs.map(|(key, _)| key.trim()).filter(|key| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+}
+
+#[test]
+fn every_key_that_the_documentation_sets_is_one() {
+    let default = std::fs::read_to_string(configs().join("default.toml")).unwrap();
+    let lines = default.lines().filter(|line| !line.starts_with('#'));
+    let known: HashSet<&str> =
+        lines.flat_map(|line| line.split(|c: char| c != '_' && !c.is_ascii_alphanumeric())).collect();
+    let docs = std::fs::read_dir(configs().join("../docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let mut found = 0;
+    for path in pages.chain([configs().join("../README.md")]) {
+        let page = std::fs::read_to_string(&path).unwrap();
+        for key in keys_named(&page) {
+            assert!(known.contains(key), "{} sets `{key}`, which is no key", path.display());
+            found += 1;
+        }
+    }
+    assert!(found > 50, "only {found} were found");
 }
 
 #[test]
