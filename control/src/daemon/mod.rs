@@ -34,6 +34,8 @@ pub enum Event {
     Link(link::Event),
     /// Read the configuration again and say how it went.
     Reload(oneshot::Sender<Result<Reloaded, NotReloaded>>),
+    /// SIGHUP: read the configuration again, after the reload that is under way if there is one.
+    Hangup,
     /// A trial on the dataplane has ended.
     TrialEnded(link::Trial),
     /// A ramp or a deadline has come to its next step.
@@ -157,16 +159,12 @@ impl Running {
         Running { events, _tasks: tasks }
     }
 
-    /// Reloads and logs how it went.
+    /// Reloads; the core logs how it went.
     pub fn reload_by_signal(&self) {
         let events = self.events.clone();
         tokio::spawn(async move {
-            let (answer, answered) = oneshot::channel();
-            if events.send(Event::Reload(answer)).await.is_ok() {
-                // The core logs the outcome; only its disappearance is news here.
-                if answered.await.is_err() {
-                    warn!("the reload was not answered");
-                }
+            if events.send(Event::Hangup).await.is_err() {
+                warn!("the reload was not answered");
             }
         });
     }
