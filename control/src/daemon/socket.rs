@@ -51,7 +51,7 @@ pub(super) async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
             Err(error) => {
                 // Out of descriptors, for example: accepting again at once would only spin.
                 warn!("control socket: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }

@@ -11,6 +11,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, RCODE, SimpleDnsError, TYPE, header_buffer};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -51,6 +52,17 @@ pub enum ProbeError {
     /// The kernel gives no random number for a query.
     #[error("no random number: {0}")]
     Random(getrandom::Error),
+}
+
+impl ProbeError {
+    /// Whether this machine lacks what a check needs, which says nothing of the real server.
+    pub fn is_own(&self) -> bool {
+        let (ProbeError::Connect(_, error) | ProbeError::Datagram(_, error)) = self else {
+            return matches!(self, ProbeError::Random(_));
+        };
+        let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
+        error.raw_os_error().is_some_and(|code| lacking.contains(&Errno::from_raw(code)))
+    }
 }
 
 /// Checks a real server once.

@@ -135,6 +135,24 @@ async fn nonsense_silence_and_closed_ports_fail_with_their_reasons() {
     assert!(matches!(error, ProbeError::Connect(..)), "{error}");
 }
 
+#[test]
+fn what_this_machine_lacks_is_not_held_against_a_server() {
+    let address = SocketAddr::from(([10, 2, 0, 11], 80));
+    let own = |code: nix::errno::Errno| {
+        let error = || std::io::Error::from_raw_os_error(code as i32);
+        let all = [ProbeError::Connect(address, error()), ProbeError::Datagram(address, error())];
+        all.map(|error| error.is_own())
+    };
+    use nix::errno::Errno::*;
+    for code in [EMFILE, ENFILE, ENOMEM, ENOBUFS] {
+        assert_eq!(own(code), [true, true], "{code}");
+    }
+    for code in [ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT, ECONNRESET] {
+        assert_eq!(own(code), [false, false], "{code}");
+    }
+    assert!(!ProbeError::Timeout(Duration::from_secs(1)).is_own());
+}
+
 /// A UDP server that makes answers of what it is asked; `None`: it stays silent.
 async fn datagram_server(answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) -> SocketAddr {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
