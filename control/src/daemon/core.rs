@@ -238,7 +238,7 @@ impl Core {
     fn warnings(&self, config: &Config) -> Vec<String> {
         // [control] is compared with what control was started with, the dataplane's keys with the last file: it may
         // have been restarted since.
-        desired::start_only_changes(&self.config, &self.at_start.control, config)
+        desired::start_only_changes(&self.config, &self.at_start, config)
     }
 
     fn refuse_file(&mut self, mistakes: &[Diagnostic], answer: ReloadAnswer) {

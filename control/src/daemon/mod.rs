@@ -63,6 +63,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Something else lies where the socket should be.
+    #[error("{} exists and is no socket; remove it or set another `socket` in [control]", .0.display())]
+    NotASocket(PathBuf),
     /// Another control answers there.
     #[error("another tollgate-control answers on {}; end it first, or set another [control] socket", .0.display())]
     Running(PathBuf),

@@ -493,6 +493,15 @@ async fn a_second_control_on_the_same_socket_is_refused_and_a_dead_one_is_replac
 }
 
 #[tokio::test]
+async fn a_plain_file_in_the_sockets_place_is_not_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notes.txt");
+    std::fs::write(&path, "dear diary").unwrap();
+    assert!(matches!(listen(&path).await, Err(Error::NotASocket(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"dear diary");
+}
+
+#[tokio::test]
 async fn nonsense_on_the_control_socket_disturbs_nobody() {
     let mut rig = Rig::new();
     rig.write(1, UNCHECKED);

@@ -113,6 +113,29 @@ async fn an_http_check_asks_for_its_path_and_host_and_passes_on_the_wanted_statu
 }
 
 #[tokio::test]
+async fn every_path_that_the_configuration_accepts_is_asked_for_as_it_is() {
+    let (address, mut seen) = server("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let mut accepted = 0;
+    for character in ' '..='~' {
+        for path in [format!("/a{character}b"), format!("/a?b{character}c")] {
+            let text = format!(
+                "[[port]]\nname = \"wan\"\ndevice = \"0000:01:00.0\"\n[[service]]\nlisten = \"10.1.0.100:80\"\n\
+                 protocol = \"tcp\"\nmode = \"nat\"\nhealth_check = {{ type = \"http\", path = {path:?} }}\n"
+            );
+            let Ok(config) = Config::from_str("test", &text) else { continue };
+            let check = config.services[0].health_check.clone().unwrap();
+            let result = probe(&check, address).await;
+            assert!(result.is_ok(), "{path}: {result:?}");
+            let request = seen.recv().await.unwrap();
+            assert!(request.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{request}");
+            accepted += 1;
+        }
+    }
+    // RFC 3986 §3.3: letters, digits and 17 more at least, in path and query.
+    assert!(accepted >= 2 * (62 + 17), "{accepted}");
+}
+
+#[tokio::test]
 async fn a_body_without_end_does_not_keep_an_http_check() {
     let (address, _seen) = server("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nx").await;
     probe(&check(http(&[(200, 299)]), 100), address).await.unwrap();
