@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, RCODE, SimpleDnsError, TYPE, header_buffer};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -99,6 +100,13 @@ async fn exchange(asked: SocketAddr, payload: &[u8]) -> Result<Vec<u8>, ProbeErr
     let any: IpAddr =
         if asked.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.map_err(failed)?;
+    // Without it the kernel keeps to itself that a host or network is unreachable, and only tells of closed ports (ip(7)).
+    let hears_all = if asked.is_ipv4() {
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)
+    } else {
+        setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
+    };
+    hears_all.map_err(io::Error::from).map_err(failed)?;
     socket.connect(asked).await.map_err(failed)?;
     socket.send(payload).await.map_err(failed)?;
     let mut answer = vec![0; ANSWER_MAX];

@@ -1,8 +1,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use config::{CheckKind, DnsRecord};
+use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
@@ -257,6 +259,73 @@ async fn a_udp_check_of_a_port_where_nobody_listens_fails() {
         let error = probe(&udp, closed).await.unwrap_err();
         assert!(matches!(error, ProbeError::Datagram(..)), "{error}");
     }
+}
+
+/// A process that does nothing in a network namespace of its own.
+struct Neighbour(std::process::Child);
+
+impl Neighbour {
+    fn new() -> Neighbour {
+        let child = Command::new("unshare").args(["-n", "sleep", "60"]).spawn().unwrap();
+        let namespace = format!("/proc/{}/ns/net", child.id());
+        let ours = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let begun = std::time::Instant::now();
+        while std::fs::read_link(&namespace).is_ok_and(|theirs| theirs == ours) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "no namespace");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Neighbour(child)
+    }
+
+    fn run(&self, command: &str) {
+        let pid = self.0.id().to_string();
+        run(&format!("nsenter -t {pid} -n {command}"));
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(command: &str) {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_udp_check_hears_of_a_router_that_a_host_is_unreachable() {
+    let in_own_namespace = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let router = Neighbour::new();
+        run(&format!("ip link add ours type veth peer name theirs netns {}", router.0.id()));
+        for (address, beyond) in [("10.8.0.", "10.9.0.0/24"), ("fd00:8::", "fd00:9::/64")] {
+            let (ours, length) = (format!("{address}1"), if address.contains(':') { 64 } else { 24 });
+            let nodad = if length == 64 { " nodad" } else { "" };
+            run(&format!("ip address add {ours}/{length} dev ours{nodad}"));
+            router.run(&format!("ip address add {address}2/{length} dev theirs{nodad}"));
+            router.run(&format!("ip route add unreachable {beyond}"));
+            if length == 24 {
+                run("ip link set ours up");
+                router.run("ip link set theirs up");
+                router.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+            }
+            run(&format!("ip route add {beyond} via {address}2"));
+        }
+        let udp = HealthCheck {
+            timeout: Duration::from_secs(5),
+            ..check(CheckKind::Udp { payload: vec![1], needs_reply: false }, 100)
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for real in ["10.9.0.9:53", "[fd00:9::9]:53"] {
+            let error = runtime.block_on(probe(&udp, real.parse().unwrap())).unwrap_err();
+            assert!(matches!(error, ProbeError::Datagram(..)), "{error}");
+        }
+    };
+    std::thread::spawn(in_own_namespace).join().unwrap();
 }
 
 #[tokio::test]
