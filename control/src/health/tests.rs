@@ -7,7 +7,7 @@ use config::{CheckKind, DnsRecord};
 use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::*;
@@ -141,6 +141,52 @@ async fn every_path_that_the_configuration_accepts_is_asked_for_as_it_is() {
 async fn a_body_without_end_does_not_keep_an_http_check() {
     let (address, _seen) = server("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nx").await;
     probe(&check(http(&[(200, 299)]), 100), address).await.unwrap();
+}
+
+/// How a check ends at a server that sends a text again and again, after a first one.
+async fn flooded(first: &'static str, again: &'static str) -> ProbeError {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // A thread, as the check must not have to wait for the flood.
+    let listener = listener.into_std().unwrap();
+    let flood = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        listener.set_nonblocking(false).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+        let text = again.repeat(1000);
+        let mut sent = stream.write_all(first.as_bytes());
+        while sent.is_ok() {
+            sent = stream.write_all(text.as_bytes());
+        }
+    });
+    let patient = HealthCheck { timeout: Duration::from_secs(600), ..check(http(&[(200, 299)]), 100) };
+    let error = probe(&patient, address).await.unwrap_err();
+    flood.join().unwrap();
+    error
+}
+
+#[tokio::test]
+async fn answers_without_end_are_given_up_before_the_time_is_over() {
+    let headers = flooded("HTTP/1.1 200 OK\r\n", "x: y\r\n").await;
+    assert!(matches!(headers, ProbeError::Http(_)), "{headers}");
+    let line = flooded("HTTP/1.1 200 OK\r\nx: ", "y").await;
+    assert_eq!(line.to_string(), "HTTP: message head is too large");
+    let hints = flooded("", "HTTP/1.1 103 Early Hints\r\n\r\n").await;
+    assert!(matches!(hints, ProbeError::Http(_)), "{hints}");
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_called_so() {
+    // It speaks first, as servers of SSH and SMTP do, so that the answer may be there before the question.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    server.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
+    stream.readable().await.unwrap();
+    let error = probe::http(stream, "/", "test", &[(200, 299)]).await.unwrap_err();
+    assert_eq!(error.to_string(), "HTTP: received unexpected message from connection");
 }
 
 #[tokio::test]
