@@ -3,6 +3,8 @@
 //! Whoever reaches the address may connect, so connections are few and short: they share descriptors with the health
 //! checks. Each carries one request, as one scrape does.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,8 @@ use axum::{Router, routing::get};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
@@ -26,6 +29,9 @@ use crate::{ctl, daemon};
 
 /// The dataplane is given this long on a scrape; Prometheus gives the whole scrape 10 s.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections that wait in the kernel.
+const BACKLOG: u32 = 128;
 
 const LIMITS: Limits =
     Limits { connections: 32, head: Duration::from_secs(5), whole: Duration::from_secs(30) };
@@ -85,6 +91,26 @@ impl App {
         self.events.send(daemon::Event::GetStatus(answer)).await.ok()?;
         answered.await.ok()
     }
+}
+
+/// Listens on an address. One that no interface has is taken too, as a kernel twin gets its addresses only when the
+/// dataplane and this program run.
+///
+/// # Errors
+/// Those of the kernel, e.g. that the port is in use.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // What is left of connections of a former run must not keep this one from listening.
+    socket.set_reuseaddr(true)?;
+    if let Err(problem) = socket.bind(address) {
+        if problem.kind() != io::ErrorKind::AddrNotAvailable {
+            return Err(problem);
+        }
+        warn!("[control] metrics_listen {address}: no interface has this address yet");
+        setsockopt(&socket, sockopt::IpFreebind, &true)?;
+        socket.bind(address)?;
+    }
+    socket.listen(BACKLOG)
 }
 
 /// Serves until the task ends.

@@ -85,9 +85,7 @@ pub async fn run(config: Config, file: &Path) -> Result<(), Error> {
     let socket_path = config.control.socket.clone();
     let socket = listen(&socket_path).await?;
     let metrics = match config.control.metrics_listen {
-        Some(address) => {
-            Some(TcpListener::bind(address).await.map_err(|source| Error::Metrics { address, source })?)
-        }
+        Some(address) => Some(http::listen(address).map_err(|source| Error::Metrics { address, source })?),
         None => None,
     };
     let running = Running::start(config, file, socket, metrics);

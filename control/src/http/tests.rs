@@ -1,6 +1,8 @@
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::sched::{CloneFlags, unshare};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener};
 
@@ -77,4 +79,31 @@ async fn many_scrapes_of_a_dataplane_that_hangs_wait_together() {
     }
     // The first one, and one for all that came while it waited.
     assert!(asked.load(Ordering::Relaxed) <= 2, "asked {asked:?} times");
+}
+
+#[test]
+fn an_address_that_a_twin_gets_later_is_listened_on_from_the_start() {
+    let in_own_namespace = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for address in ["10.1.0.1:9180", "[fd00:1::1]:9180"] {
+            let address: SocketAddr = address.parse().unwrap();
+            let listener = {
+                let _inside = runtime.enter();
+                listen(address).unwrap()
+            };
+            for arguments in [
+                &["link", "set", "lo", "up"][..],
+                &["address", "add", &address.ip().to_string(), "dev", "lo"][..],
+            ] {
+                assert!(Command::new("ip").args(arguments).status().unwrap().success());
+            }
+            runtime.block_on(async {
+                let (events, _) = mpsc::channel(1);
+                tokio::spawn(serve(listener, App::new("/nonexistent".into(), events)));
+                assert!(get(address, "/").await.starts_with("HTTP/1.1 200 OK\r\n"));
+            });
+        }
+    };
+    std::thread::spawn(in_own_namespace).join().unwrap();
 }
