@@ -117,7 +117,8 @@ async fn exchange(asked: SocketAddr, payload: &[u8]) -> Result<Vec<u8>, ProbeErr
     let any: IpAddr =
         if asked.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.map_err(failed)?;
-    // Without it the kernel keeps to itself that a host or network is unreachable, and only tells of closed ports (ip(7)).
+    // Without it the kernel keeps to itself that a host or network is unreachable, and tells only of closed ports
+    // (ip(7)).
     let hears_all = if asked.is_ipv4() {
         setsockopt(&socket, sockopt::Ipv4RecvErr, &true)
     } else {
