@@ -121,9 +121,9 @@ pub fn twins(config: &Config, vips: Option<&Config>) -> Wanted {
     Wanted { twins: twins.collect(), remove: vips.is_some() }
 }
 
-/// What of a reloaded file has no effect before a restart, as sentences that name the keys. `control` is what control
+/// What of a reloaded file has no effect before a restart, as sentences that name the keys. `at_start` is what control
 /// itself was started with.
-pub fn start_only_changes(running: &Config, control: &config::Control, new: &Config) -> Vec<String> {
+pub fn start_only_changes(running: &Config, at_start: &Config, new: &Config) -> Vec<String> {
     let (a, b) = (&running.dataplane, &new.dataplane);
     let dataplane = [
         ("workers", a.workers != b.workers),
@@ -137,13 +137,12 @@ pub fn start_only_changes(running: &Config, control: &config::Control, new: &Con
         ("services_max", a.services_max != b.services_max),
         ("real_servers_max", a.real_servers_max != b.real_servers_max),
         ("mbufs", a.mbufs != b.mbufs),
-        ("api_socket", a.api_socket != b.api_socket),
         ("instance", a.instance != b.instance),
         ("punt_rate_limit", a.punt_rate_limit != b.punt_rate_limit),
         ("seed", a.seed != b.seed),
         ("eal_args", a.eal_args != b.eal_args),
     ];
-    let (a, b) = (control, &new.control);
+    let (a, b) = (&at_start.control, &new.control);
     let control = [
         ("metrics_listen", a.metrics_listen != b.metrics_listen),
         ("socket", a.socket != b.socket),
@@ -157,6 +156,10 @@ pub fn start_only_changes(running: &Config, control: &config::Control, new: &Con
     let mut found: Vec<String> =
         dataplane.map(|(key, _)| sentence("[dataplane]", key, "tollgate-dataplane")).collect();
     found.extend(control.map(|(key, _)| sentence("[control]", key, "tollgate-control")));
+    // Control goes on asking where it was told to at its start, wherever the dataplane is.
+    if at_start.dataplane.api_socket != new.dataplane.api_socket {
+        found.push(sentence("[dataplane]", "api_socket", "tollgate-dataplane and tollgate-control"));
+    }
     found.extend(changed_ports(running, new));
     found
 }

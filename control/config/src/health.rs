@@ -86,12 +86,14 @@ pub(crate) fn health_check(table: &Reader<'_>) -> Option<HealthCheck> {
 
 fn http(table: &Reader<'_>) -> CheckKind {
     let path = table.parsed("path", "\"/health\"", |text| {
-        // What would end the request line, or is no printable ASCII, cannot stand in a request target.
-        if text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        // What would end the request line, or has no place in a request target (RFC 3986 §3.3, §3.5).
+        let good = |byte: u8| byte.is_ascii_graphic() && !b"\"#<>`".contains(&byte);
+        if text.starts_with('/') && text.bytes().all(good) {
             Ok(text.to_owned())
         } else {
             let message = format!("`{}` is not a path", printable(text));
-            Err(Fault::new(message, "write one like \"/health\", without spaces"))
+            let help = "write one like \"/health\", with `%20` for a space and so for \", #, <, > and `";
+            Err(Fault::new(message, help))
         }
     });
     let host = if table.is_word("host", "real") {

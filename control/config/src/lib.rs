@@ -121,9 +121,13 @@ fn read(top: &Reader<'_>) -> Draft {
     let timeouts = top
         .table("timeouts", &sections::TIMEOUTS)
         .map_or_else(api::Timeouts::default, |table| sections::timeouts(&table, api::Timeouts::default()));
+    let (dataplane, control) = sections::programs(
+        &top.table_or_empty("dataplane", &sections::DATAPLANE),
+        &top.table_or_empty("control", &sections::CONTROL),
+    );
     let mut draft = Draft {
-        dataplane: sections::dataplane(&top.table_or_empty("dataplane", &sections::DATAPLANE)),
-        control: sections::control(&top.table_or_empty("control", &sections::CONTROL)),
+        dataplane,
+        control,
         timeouts,
         ports: top.tables("port", &network::PORT).iter().map(network::port).collect(),
         pools: top.tables("local_pool", &network::LOCAL_POOL).iter().map(network::local_pool).collect(),

@@ -175,9 +175,7 @@ impl<'a> Reader<'a> {
             self.wrong_type(value, key, &help);
             return None;
         };
-        let wide = i128::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok();
-        let fitting = wide.filter(|wide| u64::try_from(*wide).is_ok_and(|narrow| range.contains(&narrow)));
-        let Some(found) = fitting.and_then(|wide| T::try_from(wide).ok()) else {
+        let Some(found) = whole(value, range) else {
             let fault = Fault::new(format!("{number} is out of range"), format!("write {help}"));
             self.fault(&value.span(), key, fault);
             return None;
@@ -296,12 +294,14 @@ impl Item<'_, '_> {
 
     pub(crate) fn integer<T: TryFrom<i128>>(&self, range: RangeInclusive<u64>) -> Option<At<T>> {
         let help = format!("a whole number from {} to {}", range.start(), range.end());
-        let number = self.value.get_ref().as_integer();
-        let wide = number.and_then(|number| i128::from_str_radix(number.as_str(), number.radix()).ok());
-        let fitting = wide.filter(|wide| u64::try_from(*wide).is_ok_and(|narrow| range.contains(&narrow)));
-        let found = fitting.and_then(|wide| T::try_from(wide).ok());
-        if found.is_none() {
-            self.reader.wrong_type(self.value, self.key, &help);
+        let found = whole(self.value, range);
+        match self.value.get_ref().as_integer() {
+            None => self.reader.wrong_type(self.value, self.key, &help),
+            Some(number) if found.is_none() => {
+                let fault = Fault::new(format!("{number} is out of range"), format!("write {help}"));
+                self.reader.fault(&self.value.span(), self.key, fault);
+            }
+            Some(_) => {}
         }
         found.map(|value| At { value, span: self.value.span() })
     }
@@ -309,6 +309,14 @@ impl Item<'_, '_> {
     pub(crate) fn is_integer(&self) -> bool {
         self.value.get_ref().is_integer()
     }
+}
+
+/// A whole number within bounds.
+fn whole<T: TryFrom<i128>>(value: &Spanned<DeValue<'_>>, range: RangeInclusive<u64>) -> Option<T> {
+    let number = value.get_ref().as_integer()?;
+    let wide = i128::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok();
+    let fitting = wide.filter(|wide| u64::try_from(*wide).is_ok_and(|narrow| range.contains(&narrow)));
+    fitting.and_then(|wide| T::try_from(wide).ok())
 }
 
 /// One of some words.

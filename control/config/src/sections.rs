@@ -90,7 +90,21 @@ impl Default for Control {
     }
 }
 
-pub(crate) fn dataplane(table: &Reader<'_>) -> Dataplane {
+/// What both programs are told, each its own socket.
+pub(crate) fn programs(of_dataplane: &Reader<'_>, of_control: &Reader<'_>) -> (Dataplane, Control) {
+    let (dataplane, control) = (dataplane(of_dataplane), control(of_control));
+    if dataplane.api_socket == control.socket {
+        let (table, key, other) = if of_control.has("socket") {
+            (of_control, "socket", "`api_socket` in [dataplane]")
+        } else {
+            (of_dataplane, "api_socket", "`socket` in [control]")
+        };
+        table.unfit(key, format!("this is {other} too"), "give each program a socket of its own");
+    }
+    (dataplane, control)
+}
+
+fn dataplane(table: &Reader<'_>) -> Dataplane {
     let default = Dataplane::default();
     let whole = |key, range, or: u32| table.integer::<u32>(key, range).map_or(or, |at| at.value);
     let huge_pages =
@@ -157,7 +171,7 @@ fn cpus(table: &Reader<'_>, workers: u16) -> Vec<u32> {
     found.into_iter().map(|at| at.value).collect()
 }
 
-pub(crate) fn control(table: &Reader<'_>) -> Control {
+fn control(table: &Reader<'_>) -> Control {
     let default = Control::default();
     let metrics_listen = if table.is_word("metrics_listen", "none") {
         None

@@ -335,6 +335,14 @@ fn a_log_filter_that_is_none_is_a_mistake_with_its_place() {
 }
 
 #[test]
+fn one_socket_for_both_programs_is_a_mistake_where_it_is_given() {
+    let same = "[dataplane]\napi_socket = \"/run/a.sock\"\n[control]\nsocket = \"/run/a.sock\"\n";
+    complains(&format!("{same}{MINIMAL}"), "4:10", "this is `api_socket` in [dataplane] too");
+    let default = "[dataplane]\napi_socket = \"/run/tollgate/control.sock\"\n";
+    complains(&format!("{default}{MINIMAL}"), "2:14", "this is `socket` in [control] too");
+}
+
+#[test]
 fn a_missing_file_is_a_mistake_with_its_name() {
     let said = shown(Config::load("/nonexistent/tollgate.toml"));
     assert!(said.starts_with("/nonexistent/tollgate.toml: the file cannot be read"), "{said}");

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use api::{Connection, ConnectionPage, ConnectionQuery, Request, Response, ServiceKey, ServiceStats};
+use api::{
+    Connection, ConnectionPage, ConnectionQuery, Request, Response, ServiceKey, ServiceStats, VirtualRange,
+};
 use serde::Serialize;
 
 use super::peer::Peer;
@@ -47,27 +49,40 @@ impl<'a> View<'a> {
 
 pub(super) fn run(sockets: &Sockets, filter: &ConnectionFilter, json: bool) -> Result<(), CliError> {
     let mut dataplane = sockets.dataplane()?;
-    let service = match &filter.service {
-        Some(wanted) => Some(find_service(&mut dataplane, wanted)?),
-        None => None,
+    let services = match &filter.service {
+        Some(wanted) => find_services(&dataplane.stats()?.services, wanted)?.into_iter().map(Some).collect(),
+        None => vec![None],
     };
+    let mut found: Vec<Connection> = Vec::new();
+    let mut complete = true;
+    for service in services {
+        complete &= add(&mut dataplane, filter, service, &mut found)?;
+    }
+    let views: Vec<View<'_>> = found.iter().map(View::new).collect();
+    if json { print_json(&views) } else { print(&render(&views, complete)) }
+}
+
+/// Adds the connections of one service, or of all, up to the limit; whether there are no more of them.
+fn add(
+    dataplane: &mut Peer,
+    filter: &ConnectionFilter,
+    service: Option<ServiceKey>,
+    found: &mut Vec<Connection>,
+) -> Result<bool, CliError> {
     let mut query =
         ConnectionQuery { service, client: filter.client, real: filter.real, limit: 0, cursor: 0 };
-    let mut found: Vec<Connection> = Vec::new();
-    let mut complete = false;
-    while !complete && found.len() < filter.limit as usize {
+    while found.len() < filter.limit as usize {
         let left = filter.limit - u32::try_from(found.len()).unwrap_or(filter.limit);
         query.limit = left.min(PAGE);
-        let page = page(&mut dataplane, &query)?;
+        let page = page(dataplane, &query)?;
         found.extend(page.connections);
         match page.next {
             // A cursor that stands still would ask the same for ever.
             Some(next) if next != query.cursor => query.cursor = next,
-            _ => complete = true,
+            _ => return Ok(true),
         }
     }
-    let views: Vec<View<'_>> = found.iter().map(View::new).collect();
-    if json { print_json(&views) } else { print(&render(&views, complete)) }
+    Ok(false)
 }
 
 fn page(dataplane: &mut Peer, query: &ConnectionQuery) -> Result<ConnectionPage, CliError> {
@@ -77,21 +92,28 @@ fn page(dataplane: &mut Peer, query: &ConnectionQuery) -> Result<ConnectionPage,
     }
 }
 
-fn find_service(dataplane: &mut Peer, wanted: &str) -> Result<ServiceKey, CliError> {
-    let stats = dataplane.stats()?;
-    let is_meant = |service: &&ServiceStats| {
-        let also = || service.also.iter().any(|range| range.to_string() == wanted);
-        service.name == wanted || service.key.virtual_.to_string() == wanted || also()
+/// The service of a name, or those with an address and port, of which there is one for each protocol.
+fn find_services(services: &[ServiceStats], wanted: &str) -> Result<Vec<ServiceKey>, CliError> {
+    let endpoint: Option<SocketAddr> = wanted.parse().ok();
+    let has = |range: &VirtualRange, at: SocketAddr| {
+        range.address == at.ip() && (range.ports.0..=range.ports.1).contains(&at.port())
     };
-    let found = stats.services.iter().find(is_meant).map(|service| service.key);
-    found.ok_or_else(|| {
-        let mut there: Vec<String> =
-            stats.services.iter().take(20).map(|service| service.key.virtual_.to_string()).collect();
-        if there.is_empty() {
-            there.push("none at all".to_owned());
-        }
-        CliError::NoService { wanted: wanted.to_owned(), there: there.join(", ") }
-    })
+    let is_at = |service: &&ServiceStats| {
+        let listens = |at| service.key.virtual_ == at || service.also.iter().any(|range| has(range, at));
+        endpoint.is_some_and(listens) || service.also.iter().any(|range| range.to_string() == wanted)
+    };
+    let keys = |services: Vec<&ServiceStats>| services.iter().map(|service| service.key).collect::<Vec<_>>();
+    let named = keys(services.iter().filter(|service| service.name == wanted).collect());
+    let found = if named.is_empty() { keys(services.iter().filter(is_at).collect()) } else { named };
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let mut there: Vec<String> =
+        services.iter().take(20).map(|service| service.key.virtual_.to_string()).collect();
+    if there.is_empty() {
+        there.push("none at all".to_owned());
+    }
+    Err(CliError::NoService { wanted: wanted.to_owned(), there: there.join(", ") })
 }
 
 fn render(connections: &[View<'_>], complete: bool) -> String {
@@ -157,5 +179,48 @@ mod tests {
         let template =
             Connection { client: endpoint(2, 0), state: "NONE".to_owned(), local: None, ..tcp.clone() };
         insta::assert_snapshot!(render(&[&tcp, &udp, &template].map(View::new), false));
+    }
+
+    fn service(protocol: Protocol, address: &str, name: &str, also: Vec<VirtualRange>) -> ServiceStats {
+        ServiceStats {
+            key: ServiceKey { protocol, virtual_: address.parse().unwrap() },
+            name: name.to_owned(),
+            also,
+            scheduler: api::Scheduler::Wlc,
+            scheduler_flags: api::SchedulerFlags::default(),
+            one_packet: false,
+            persistence: None,
+            no_real_server: 0,
+            real_servers: vec![],
+        }
+    }
+
+    #[test]
+    fn services_are_found_by_name_and_by_each_address_in_every_protocol_and_spelling() {
+        let range = VirtualRange {
+            protocol: Protocol::Tcp,
+            address: "2001:db8::101".parse().unwrap(),
+            ports: (8000, 8100),
+        };
+        let services = [
+            service(Protocol::Tcp, "10.1.0.100:53", "dns over tcp", vec![]),
+            service(Protocol::Udp, "10.1.0.100:53", "dns", vec![]),
+            service(Protocol::Tcp, "[2001:db8::100]:80", "web", vec![range]),
+        ];
+        for (wanted, found) in [
+            ("dns", vec![1]),
+            ("10.1.0.100:53", vec![0, 1]),
+            ("[2001:db8::100]:80", vec![2]),
+            ("[2001:DB8:0:0::100]:80", vec![2]),
+            ("[2001:db8::101]:8000-8100", vec![2]),
+            ("[2001:db8::101]:8050", vec![2]),
+        ] {
+            let keys: Vec<_> = found.iter().map(|at: &usize| services[*at].key).collect();
+            assert_eq!(find_services(&services, wanted).unwrap(), keys, "{wanted}");
+        }
+        for wanted in ["10.1.0.100:54", "10.1.0.100", "[2001:db8::101]:8101", ""] {
+            let error = find_services(&services, wanted).unwrap_err().to_string();
+            assert!(error.contains("there is 10.1.0.100:53, 10.1.0.100:53, [2001:db8::100]:80"), "{error}");
+        }
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Core {
     file: PathBuf,
     ends: Ends,
     pending: Option<Pending>,
+    /// The file may have changed since the pending reload read it.
+    reload_again: bool,
     /// The desired state may differ from the one published.
     stale: bool,
     pace: Pace,
@@ -70,6 +72,7 @@ impl Core {
             file,
             ends,
             pending: None,
+            reload_again: false,
             stale: true,
             pace: Pace::default(),
             next_change: None,
@@ -90,7 +93,9 @@ impl Core {
                 let Ok(event) = inbox.try_recv() else { break };
                 self.handle(event);
             }
-            if self.stale {
+            // A reload that is being tried is followed by a state that has all that changed meanwhile. One of the old
+            // configuration would undo the reload for a moment, as the link would apply it after the trial.
+            if self.stale && self.pending.is_none() {
                 self.publish();
             }
         }
@@ -98,7 +103,8 @@ impl Core {
 
     /// What happens next; `None`: nothing will any more.
     async fn next_event(&self, inbox: &mut mpsc::Receiver<Event>) -> Option<Event> {
-        let Some(at) = self.next_change else { return inbox.recv().await };
+        let next_change = self.next_change.filter(|_| self.pending.is_none());
+        let Some(at) = next_change else { return inbox.recv().await };
         tokio::select! {
             event = inbox.recv() => event,
             () = sleep_until(at) => Some(Event::Time),
@@ -130,7 +136,13 @@ impl Core {
                 self.publish_twins();
             }
             Event::Reload(answer) => self.reload(answer),
-            Event::TrialEnded(trial) => self.trial_ended(trial),
+            Event::Hangup => self.hangup(),
+            Event::TrialEnded(trial) => {
+                self.trial_ended(trial);
+                if std::mem::take(&mut self.reload_again) {
+                    self.hangup();
+                }
+            }
             Event::GetStatus(answer) => {
                 let _ = answer.send(self.status());
             }
@@ -214,10 +226,19 @@ impl Core {
         });
     }
 
+    /// Nobody waits for an answer who could be told to try again, so a second reload follows the first.
+    fn hangup(&mut self) {
+        if self.pending.is_some() {
+            self.reload_again = true;
+        } else {
+            self.reload(oneshot::channel().0);
+        }
+    }
+
     fn warnings(&self, config: &Config) -> Vec<String> {
         // [control] is compared with what control was started with, the dataplane's keys with the last file: it may
         // have been restarted since.
-        desired::start_only_changes(&self.config, &self.at_start.control, config)
+        desired::start_only_changes(&self.config, &self.at_start, config)
     }
 
     fn refuse_file(&mut self, mistakes: &[Diagnostic], answer: ReloadAnswer) {

@@ -34,6 +34,8 @@ pub enum Event {
     Link(link::Event),
     /// Read the configuration again and say how it went.
     Reload(oneshot::Sender<Result<Reloaded, NotReloaded>>),
+    /// SIGHUP: read the configuration again, after the reload that is under way if there is one.
+    Hangup,
     /// A trial on the dataplane has ended.
     TrialEnded(link::Trial),
     /// A ramp or a deadline has come to its next step.
@@ -61,6 +63,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Something else lies where the socket should be.
+    #[error("{} exists and is no socket; remove it or set another `socket` in [control]", .0.display())]
+    NotASocket(PathBuf),
     /// Another control answers there.
     #[error("another tollgate-control answers on {}; end it first, or set another [control] socket", .0.display())]
     Running(PathBuf),
@@ -80,9 +85,7 @@ pub async fn run(config: Config, file: &Path) -> Result<(), Error> {
     let socket_path = config.control.socket.clone();
     let socket = listen(&socket_path).await?;
     let metrics = match config.control.metrics_listen {
-        Some(address) => {
-            Some(TcpListener::bind(address).await.map_err(|source| Error::Metrics { address, source })?)
-        }
+        Some(address) => Some(http::listen(address).map_err(|source| Error::Metrics { address, source })?),
         None => None,
     };
     let running = Running::start(config, file, socket, metrics);
@@ -157,16 +160,12 @@ impl Running {
         Running { events, _tasks: tasks }
     }
 
-    /// Reloads and logs how it went.
+    /// Reloads; the core logs how it went.
     pub fn reload_by_signal(&self) {
         let events = self.events.clone();
         tokio::spawn(async move {
-            let (answer, answered) = oneshot::channel();
-            if events.send(Event::Reload(answer)).await.is_ok() {
-                // The core logs the outcome; only its disappearance is news here.
-                if answered.await.is_err() {
-                    warn!("the reload was not answered");
-                }
+            if events.send(Event::Hangup).await.is_err() {
+                warn!("the reload was not answered");
             }
         });
     }

@@ -1,7 +1,7 @@
 //! Control's own unix socket.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,21 +17,26 @@ use crate::ctl::{Request, Response};
 /// Owner and group may speak to control.
 const SOCKET_MODE: u32 = 0o660;
 
-/// A client that says nothing for this long is dropped.
+/// A client that says or takes nothing for this long is dropped.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Makes the socket, in place of one that nobody answers on any more.
 ///
 /// # Errors
-/// [`Error::Running`] when somebody does, [`Error::Socket`].
+/// [`Error::Running`] when somebody does, [`Error::NotASocket`], [`Error::Socket`].
 pub async fn listen(path: &Path) -> Result<UnixListener, Error> {
     let error = |source: io::Error| Error::Socket { path: path.to_owned(), source };
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(Error::Running(path.to_owned()));
-    }
-    match std::fs::remove_file(path) {
-        Err(problem) if problem.kind() != io::ErrorKind::NotFound => return Err(error(problem)),
-        _ => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(Error::NotASocket(path.to_owned())),
+        Ok(_) => match UnixStream::connect(path).await {
+            Ok(_) => return Err(Error::Running(path.to_owned())),
+            Err(problem) if problem.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(error)?;
+            }
+            Err(problem) => return Err(error(problem)),
+        },
+        Err(problem) if problem.kind() == io::ErrorKind::NotFound => {}
+        Err(problem) => return Err(error(problem)),
     }
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(error)?;
@@ -51,7 +56,7 @@ pub(super) async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
             Err(error) => {
                 // Out of descriptors, for example: accepting again at once would only spin.
                 warn!("control socket: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
@@ -68,7 +73,7 @@ async fn answer_all(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> Re
     timeout(IDLE_TIMEOUT, greet(stream)).await.map_err(silent)??;
     while let Some(request) = timeout(IDLE_TIMEOUT, receive(stream)).await.map_err(silent)?? {
         let Some(response) = answer(request, events).await else { return Ok(()) };
-        send(stream, &response).await?;
+        timeout(IDLE_TIMEOUT, send(stream, &response)).await.map_err(silent)??;
     }
     Ok(())
 }

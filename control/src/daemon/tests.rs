@@ -1,5 +1,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use api::frame::{self, Greeting};
@@ -25,6 +26,8 @@ struct Behaviour {
     refuse: Option<Refusal>,
     /// Answers to `Apply` are cut off so many times.
     truncate: u32,
+    /// Answers to `Apply` wait while this is set.
+    hold: bool,
 }
 
 /// Stands in for the dataplane where control's own logic is tested: it takes states and says what it is told to say.
@@ -33,6 +36,8 @@ struct Fake {
     behaviour: Arc<Mutex<Behaviour>>,
     task: AbortHandle,
     path: PathBuf,
+    /// Answers to `Apply` that wait or have waited.
+    held: Arc<AtomicUsize>,
 }
 
 impl Drop for Fake {
@@ -48,15 +53,26 @@ impl Fake {
         let applied = Arc::new(Mutex::new(Vec::new()));
         let behaviour = Arc::new(Mutex::new(behaviour));
         let (log, how) = (Arc::clone(&applied), Arc::clone(&behaviour));
+        let held = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::clone(&held);
         let accepting = async move {
             // Aborted with this task, so that the fake's end closes its connections as a process's end would.
             let mut clients = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                clients.spawn(serve_fake(stream, Arc::clone(&log), Arc::clone(&how)));
+                clients.spawn(serve_fake(stream, Arc::clone(&log), Arc::clone(&how), Arc::clone(&waiting)));
             }
         };
         let task = tokio::spawn(accepting).abort_handle();
-        Fake { applied, behaviour, task, path: path.to_owned() }
+        Fake { applied, behaviour, task, path: path.to_owned(), held }
+    }
+
+    /// Keeps answers to `Apply` back, or lets them go.
+    fn hold(&self, hold: bool) {
+        self.behaviour.lock().unwrap().hold = hold;
+    }
+
+    async fn wait_for_held(&self, count: usize) {
+        until("an answer is held back", async || self.held.load(Ordering::Relaxed) == count).await;
     }
 
     async fn wait_for(&self, what: &str, found: impl Fn(&[DesiredState]) -> bool) -> Vec<DesiredState> {
@@ -65,7 +81,12 @@ impl Fake {
     }
 }
 
-async fn serve_fake(mut stream: UnixStream, log: Arc<Mutex<Vec<DesiredState>>>, how: Arc<Mutex<Behaviour>>) {
+async fn serve_fake(
+    mut stream: UnixStream,
+    log: Arc<Mutex<Vec<DesiredState>>>,
+    how: Arc<Mutex<Behaviour>>,
+    held: Arc<AtomicUsize>,
+) {
     let version = how.lock().unwrap().version.unwrap_or(api::API_VERSION);
     stream.write_all(&Greeting { version }.to_bytes()).await.unwrap();
     if stream.read_exact(&mut [0; frame::GREETING_LEN]).await.is_err() {
@@ -85,6 +106,12 @@ async fn serve_fake(mut stream: UnixStream, log: Arc<Mutex<Vec<DesiredState>>>, 
             }
             Request::Apply(_) if now.refuse.is_some() => Response::Refused(now.refuse.unwrap()),
             Request::Apply(state) => {
+                if now.hold {
+                    held.fetch_add(1, Ordering::Relaxed);
+                    while how.lock().unwrap().hold {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                }
                 let generation = state.generation;
                 log.lock().unwrap().push(*state);
                 Response::Applied { generation }
@@ -393,6 +420,55 @@ async fn a_reload_that_the_dataplane_refuses_leaves_the_old_configuration_in_for
 }
 
 #[tokio::test]
+async fn a_health_change_during_a_reload_does_not_put_the_old_configuration_back() {
+    let mut rig = Rig::new();
+    rig.write(1, "{ type = \"tcp\", interval = \"100ms\", timeout = \"5s\", rise = 1, fall = 1 }");
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    rig.start_with(server.local_addr().unwrap()).await;
+    let is_up =
+        |states: &[DesiredState]| states.last().is_some_and(|state| state.services[0].real_servers[0].up);
+    let before = fake.wait_for("a server that is up", is_up).await.len();
+    fake.hold(true);
+    rig.write(7, UNCHECKED);
+    let meanwhile = async {
+        fake.wait_for_held(1).await;
+        drop(server);
+        until("the server is down", async || match rig.ask(&ctl::Request::GetStatus).await {
+            ctl::Response::Status(status) => status.health[0].state == "down",
+            other => panic!("{other:?}"),
+        })
+        .await;
+        fake.hold(false);
+    };
+    let (reloaded, ()) = tokio::join!(rig.reload(), meanwhile);
+    reloaded.unwrap();
+    rig.write(9, UNCHECKED);
+    rig.reload().await.unwrap();
+    assert_eq!(weights(&fake.applied.lock().unwrap())[before..], [7, 9]);
+}
+
+#[tokio::test]
+async fn a_sighup_during_a_reload_is_followed_by_another_reload() {
+    let mut rig = Rig::new();
+    rig.write(1, UNCHECKED);
+    let fake = Fake::start(&rig.dataplane_socket(), Behaviour::default());
+    rig.start().await;
+    fake.wait_for("the first state", |states| !states.is_empty()).await;
+    fake.hold(true);
+    let hangup = || rig._running.as_ref().unwrap().reload_by_signal();
+    rig.write(7, UNCHECKED);
+    hangup();
+    fake.wait_for_held(1).await;
+    rig.write(9, UNCHECKED);
+    hangup();
+    // Answered after the signal has been heard.
+    assert!(matches!(rig.reload().await, Err(NotReloaded::Busy)));
+    fake.hold(false);
+    fake.wait_for("the later file", |states| weights(states) == [1, 7, 9]).await;
+}
+
+#[tokio::test]
 async fn a_reload_without_a_dataplane_is_applied_when_it_comes() {
     let mut rig = Rig::new();
     rig.write(1, UNCHECKED);
@@ -414,6 +490,15 @@ async fn a_second_control_on_the_same_socket_is_refused_and_a_dead_one_is_replac
     drop(first);
     assert!(path.exists());
     listen(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plain_file_in_the_sockets_place_is_not_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notes.txt");
+    std::fs::write(&path, "dear diary").unwrap();
+    assert!(matches!(listen(&path).await, Err(Error::NotASocket(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"dear diary");
 }
 
 #[tokio::test]

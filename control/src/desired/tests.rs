@@ -84,3 +84,16 @@ fn vips_wait_for_a_state_that_has_all_addresses_of_the_services() {
     let before = twins(&new, None);
     assert!(!before.remove && before.twins.iter().all(|twin| !twin.hosts.contains(&[10, 2, 0, 51].into())));
 }
+
+#[test]
+fn a_new_api_socket_asks_for_a_restart_of_both_programs_however_often_it_is_reloaded() {
+    let (old, mut new) = (config(), config());
+    new.dataplane.api_socket = "/run/other.sock".into();
+    for running in [&old, &new] {
+        let found = start_only_changes(running, &old, &new);
+        let [only] = found.as_slice() else { panic!("{found:?}") };
+        assert!(only.starts_with("api_socket in [dataplane]"), "{only}");
+        assert!(only.contains("restart tollgate-dataplane and tollgate-control"), "{only}");
+    }
+    assert_eq!(start_only_changes(&new, &old, &old), [] as [String; 0]);
+}

@@ -34,7 +34,7 @@ pub struct Machine {
     against: u32,
     /// Since when the state is what it is.
     pub since: SystemTime,
-    /// Why the last failed check failed, while the server has not passed again.
+    /// Why the last check failed or could not be made, while the server has not passed again.
     pub last_error: Option<String>,
     /// Passed checks.
     pub passes: u64,

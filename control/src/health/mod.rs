@@ -20,6 +20,7 @@ use config::{Config, HealthCheck};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tracing::warn;
 
 use crate::desired::service_key;
 
@@ -179,12 +180,25 @@ async fn run(
 ) {
     let mut ticks = interval_at(Instant::now() + phase(id, check.interval), check.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut could_check = true;
     loop {
         ticks.tick().await;
         // The semaphore is never closed; if it were, there would be nothing left to check for.
         let Ok(slot) = slots.acquire().await else { return };
         let result = probe(&check, id.real).await;
         drop(slot);
+        if let Err(error) = &result
+            && error.is_own()
+        {
+            // A server must not be taken out, nor brought back, for what is missing here.
+            if could_check {
+                warn!("real server {} of {} is not checked, its state stays: {error}", id.real, id.service);
+            }
+            could_check = false;
+            lock(&machine).last_error = Some(error.to_string());
+            continue;
+        }
+        could_check = true;
         let reason = result.as_ref().err().map(ToString::to_string);
         let (was_down, change) = {
             let mut machine = lock(&machine);

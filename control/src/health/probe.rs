@@ -1,5 +1,6 @@
 //! One check of one real server.
 
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -11,12 +12,22 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, RCODE, SimpleDnsError, TYPE, header_buffer};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 /// Bytes of an answer over UDP that are read; a longer one is cut.
 const ANSWER_MAX: usize = 2048;
+
+/// Bytes of an HTTP head at most.
+const HEAD_MAX: usize = 1 << 16;
+
+/// Bytes that are read for an HTTP head at most, with answers of 1xx before it: they are read in one go without a look
+/// at the clock, and a server may send them without end.
+const READ_MAX: u64 = 2 * HEAD_MAX as u64;
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +39,7 @@ pub enum ProbeError {
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     /// No HTTP, or not all of it.
-    #[error("HTTP: {0}")]
+    #[error("HTTP: {}", cause(.0))]
     Http(#[from] hyper::Error),
     /// The request cannot be built from path and host.
     #[error("the request cannot be built: {0}")]
@@ -51,6 +62,25 @@ pub enum ProbeError {
     /// The kernel gives no random number for a query.
     #[error("no random number: {0}")]
     Random(getrandom::Error),
+}
+
+/// What went wrong, where hyper says first that the request was given up therefore.
+fn cause(error: &hyper::Error) -> String {
+    match error.source() {
+        Some(source) if error.is_canceled() => source.to_string(),
+        _ => error.to_string(),
+    }
+}
+
+impl ProbeError {
+    /// Whether this machine lacks what a check needs, which says nothing of the real server.
+    pub fn is_own(&self) -> bool {
+        let (ProbeError::Connect(_, error) | ProbeError::Datagram(_, error)) = self else {
+            return matches!(self, ProbeError::Random(_));
+        };
+        let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
+        error.raw_os_error().is_some_and(|code| lacking.contains(&Errno::from_raw(code)))
+    }
 }
 
 /// Checks a real server once.
@@ -87,6 +117,14 @@ async fn exchange(asked: SocketAddr, payload: &[u8]) -> Result<Vec<u8>, ProbeErr
     let any: IpAddr =
         if asked.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.map_err(failed)?;
+    // Without it the kernel keeps to itself that a host or network is unreachable, and tells only of closed ports
+    // (ip(7)).
+    let hears_all = if asked.is_ipv4() {
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)
+    } else {
+        setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
+    };
+    hears_all.map_err(io::Error::from).map_err(failed)?;
     socket.connect(asked).await.map_err(failed)?;
     socket.send(payload).await.map_err(failed)?;
     let mut answer = vec![0; ANSWER_MAX];
@@ -127,8 +165,15 @@ fn query(id: u16, name: &str, record: DnsRecord) -> Result<Vec<u8>, ProbeError> 
     Ok(packet.build_bytes_vec()?)
 }
 
-async fn http(stream: TcpStream, path: &str, host: &str, wanted: &[(u16, u16)]) -> Result<(), ProbeError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+pub(super) async fn http(
+    stream: TcpStream,
+    path: &str,
+    host: &str,
+    wanted: &[(u16, u16)],
+) -> Result<(), ProbeError> {
+    let (reader, writer) = stream.into_split();
+    let bounded = TokioIo::new(tokio::io::join(reader.take(READ_MAX), writer));
+    let (mut sender, connection) = http1::Builder::new().max_buf_size(HEAD_MAX).handshake(bounded).await?;
     let request = Request::get(path)
         .header(HOST, host)
         .header(USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))

@@ -1,11 +1,13 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use config::{CheckKind, DnsRecord};
+use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::*;
@@ -113,9 +115,78 @@ async fn an_http_check_asks_for_its_path_and_host_and_passes_on_the_wanted_statu
 }
 
 #[tokio::test]
+async fn every_path_that_the_configuration_accepts_is_asked_for_as_it_is() {
+    let (address, mut seen) = server("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let mut accepted = 0;
+    for character in ' '..='~' {
+        for path in [format!("/a{character}b"), format!("/a?b{character}c")] {
+            let text = format!(
+                "[[port]]\nname = \"wan\"\ndevice = \"0000:01:00.0\"\n[[service]]\nlisten = \"10.1.0.100:80\"\n\
+                 protocol = \"tcp\"\nmode = \"nat\"\nhealth_check = {{ type = \"http\", path = {path:?} }}\n"
+            );
+            let Ok(config) = Config::from_str("test", &text) else { continue };
+            let check = config.services[0].health_check.clone().unwrap();
+            let result = probe(&check, address).await;
+            assert!(result.is_ok(), "{path}: {result:?}");
+            let request = seen.recv().await.unwrap();
+            assert!(request.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{request}");
+            accepted += 1;
+        }
+    }
+    // RFC 3986 §3.3: letters, digits and 17 more at least, in path and query.
+    assert!(accepted >= 2 * (62 + 17), "{accepted}");
+}
+
+#[tokio::test]
 async fn a_body_without_end_does_not_keep_an_http_check() {
     let (address, _seen) = server("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nx").await;
     probe(&check(http(&[(200, 299)]), 100), address).await.unwrap();
+}
+
+/// How a check ends at a server that sends a text again and again, after a first one.
+async fn flooded(first: &'static str, again: &'static str) -> ProbeError {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // A thread, as the check must not have to wait for the flood.
+    let listener = listener.into_std().unwrap();
+    let flood = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        listener.set_nonblocking(false).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+        let text = again.repeat(1000);
+        let mut sent = stream.write_all(first.as_bytes());
+        while sent.is_ok() {
+            sent = stream.write_all(text.as_bytes());
+        }
+    });
+    let patient = HealthCheck { timeout: Duration::from_secs(600), ..check(http(&[(200, 299)]), 100) };
+    let error = probe(&patient, address).await.unwrap_err();
+    flood.join().unwrap();
+    error
+}
+
+#[tokio::test]
+async fn answers_without_end_are_given_up_before_the_time_is_over() {
+    let headers = flooded("HTTP/1.1 200 OK\r\n", "x: y\r\n").await;
+    assert!(matches!(headers, ProbeError::Http(_)), "{headers}");
+    let line = flooded("HTTP/1.1 200 OK\r\nx: ", "y").await;
+    assert_eq!(line.to_string(), "HTTP: message head is too large");
+    let hints = flooded("", "HTTP/1.1 103 Early Hints\r\n\r\n").await;
+    assert!(matches!(hints, ProbeError::Http(_)), "{hints}");
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_called_so() {
+    // It speaks first, as servers of SSH and SMTP do, so that the answer may be there before the question.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    server.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
+    stream.readable().await.unwrap();
+    let error = probe::http(stream, "/", "test", &[(200, 299)]).await.unwrap_err();
+    assert_eq!(error.to_string(), "HTTP: received unexpected message from connection");
 }
 
 #[tokio::test]
@@ -133,6 +204,24 @@ async fn nonsense_silence_and_closed_ports_fail_with_their_reasons() {
     drop(silent);
     let error = probe(&check(CheckKind::Tcp, 100), silent_address).await.unwrap_err();
     assert!(matches!(error, ProbeError::Connect(..)), "{error}");
+}
+
+#[test]
+fn what_this_machine_lacks_is_not_held_against_a_server() {
+    let address = SocketAddr::from(([10, 2, 0, 11], 80));
+    let own = |code: nix::errno::Errno| {
+        let error = || std::io::Error::from_raw_os_error(code as i32);
+        let all = [ProbeError::Connect(address, error()), ProbeError::Datagram(address, error())];
+        all.map(|error| error.is_own())
+    };
+    use nix::errno::Errno::*;
+    for code in [EMFILE, ENFILE, ENOMEM, ENOBUFS] {
+        assert_eq!(own(code), [true, true], "{code}");
+    }
+    for code in [ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT, ECONNRESET] {
+        assert_eq!(own(code), [false, false], "{code}");
+    }
+    assert!(!ProbeError::Timeout(Duration::from_secs(1)).is_own());
 }
 
 /// A UDP server that makes answers of what it is asked; `None`: it stays silent.
@@ -216,6 +305,73 @@ async fn a_udp_check_of_a_port_where_nobody_listens_fails() {
         let error = probe(&udp, closed).await.unwrap_err();
         assert!(matches!(error, ProbeError::Datagram(..)), "{error}");
     }
+}
+
+/// A process that does nothing in a network namespace of its own.
+struct Neighbour(std::process::Child);
+
+impl Neighbour {
+    fn new() -> Neighbour {
+        let child = Command::new("unshare").args(["-n", "sleep", "60"]).spawn().unwrap();
+        let namespace = format!("/proc/{}/ns/net", child.id());
+        let ours = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let begun = std::time::Instant::now();
+        while std::fs::read_link(&namespace).is_ok_and(|theirs| theirs == ours) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "no namespace");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Neighbour(child)
+    }
+
+    fn run(&self, command: &str) {
+        let pid = self.0.id().to_string();
+        run(&format!("nsenter -t {pid} -n {command}"));
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(command: &str) {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_udp_check_hears_of_a_router_that_a_host_is_unreachable() {
+    let in_own_namespace = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let router = Neighbour::new();
+        run(&format!("ip link add ours type veth peer name theirs netns {}", router.0.id()));
+        for (address, beyond) in [("10.8.0.", "10.9.0.0/24"), ("fd00:8::", "fd00:9::/64")] {
+            let (ours, length) = (format!("{address}1"), if address.contains(':') { 64 } else { 24 });
+            let nodad = if length == 64 { " nodad" } else { "" };
+            run(&format!("ip address add {ours}/{length} dev ours{nodad}"));
+            router.run(&format!("ip address add {address}2/{length} dev theirs{nodad}"));
+            router.run(&format!("ip route add unreachable {beyond}"));
+            if length == 24 {
+                run("ip link set ours up");
+                router.run("ip link set theirs up");
+                router.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+            }
+            run(&format!("ip route add {beyond} via {address}2"));
+        }
+        let udp = HealthCheck {
+            timeout: Duration::from_secs(5),
+            ..check(CheckKind::Udp { payload: vec![1], needs_reply: false }, 100)
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for real in ["10.9.0.9:53", "[fd00:9::9]:53"] {
+            let error = runtime.block_on(probe(&udp, real.parse().unwrap())).unwrap_err();
+            assert!(matches!(error, ProbeError::Datagram(..)), "{error}");
+        }
+    };
+    std::thread::spawn(in_own_namespace).join().unwrap();
 }
 
 #[tokio::test]
