@@ -34,6 +34,9 @@ pub(crate) enum Error {
     /// The kernel mirror.
     #[error("kernel mirror: {0}")]
     Mirror(#[from] mirror::Error),
+    /// Tables that do not fit.
+    #[error(transparent)]
+    Memory(#[from] memory::TooManyConnections),
     /// No random numbers.
     #[error("the system has no random numbers to give: {0}")]
     Random(getrandom::Error),
@@ -100,6 +103,7 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
     let layout = cpus::lay_out(config.dataplane.workers, &config.dataplane.cpus, &allowed_cpus()?);
     let idle_mode = cpus::idle_mode(&config.dataplane, &layout);
     ports::check_interfaces(config)?;
+    memory::check_connections(config.dataplane.connections_max, memory::available_mib())?;
     let eal = Eal::init(&eal_config(config, &layout)).map_err(|error| ports::of_port(error, config))?;
     let eal = Arc::new(eal);
     let mut warnings = eal.warnings().to_vec();

@@ -316,9 +316,12 @@ pub enum Error {
     },
     /// A cache that does not fit the pool.
     #[error(
-        "a cache of {cache} mbufs per lcore is too large: at most {limit} for a mempool of {mbufs} mbufs"
+        "mempool {pool} is to have {mbufs} mbufs, where a cache of {cache} per lcore is too large (at most {limit}): raise \
+         mbufs (0: as many as needed)"
     )]
     CacheTooLarge {
+        /// The pool.
+        pool: String,
         /// What was asked for.
         cache: u32,
         /// Size of the pool.

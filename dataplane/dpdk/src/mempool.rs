@@ -58,7 +58,7 @@ impl Mempool {
         // What rte_mempool_create demands of a cache: its flush threshold of 1.5 times must not exceed the pool.
         let limit = dpdk_sys::RTE_MEMPOOL_CACHE_MAX_SIZE.min((u64::from(mbufs) * 2 / 3) as u32);
         if cache > limit {
-            return Err(Error::CacheTooLarge { cache, mbufs, limit });
+            return Err(Error::CacheTooLarge { pool: name.to_owned(), cache, mbufs, limit });
         }
         let c_name = ffi::c_string(name)?;
         let socket = eal.shared().socket(numa);

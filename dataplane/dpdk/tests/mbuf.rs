@@ -191,7 +191,7 @@ fn pools_that_cannot_be_made_say_why() {
     assert_eq!(make(&long, 7, 0).unwrap_err(), Error::NameTooLong { what, name: long });
     assert_eq!(
         make("cached", 100, 67).unwrap_err(),
-        Error::CacheTooLarge { cache: 67, mbufs: 100, limit: 66 }
+        Error::CacheTooLarge { pool: "cached".to_owned(), cache: 67, mbufs: 100, limit: 66 }
     );
     assert_eq!(make("a\0b", 7, 0).unwrap_err(), Error::NulInText { value: "a\\0b".to_owned() });
     let error = make("huge", 1 << 20, 0).unwrap_err();

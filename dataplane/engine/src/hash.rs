@@ -303,8 +303,10 @@ pub(crate) struct EndpointMap {
     exact: Open<(u128, u32), ServiceId>,
     /// Where an address and protocol has ranges: index into `ranges`.
     ranged: Open<(u128, u32), u32>,
-    /// First port, last port, service.
+    /// First port, last port, service; they do not overlap.
     ranges: Vec<Vec<(u16, u16, ServiceId)>>,
+    /// Where an address has a service for all ports that no other names.
+    whole: Open<(u128, u32), ServiceId>,
 }
 
 impl EndpointMap {
@@ -320,6 +322,10 @@ impl EndpointMap {
             return;
         }
         let key = Self::key(protocol, Endpoint { addr, port: 0 });
+        if (first, last) == (1, u16::MAX) {
+            self.whole.insert(key, id);
+            return;
+        }
         let index = self.ranged.get(key).unwrap_or_else(|| {
             self.ranges.push(Vec::new());
             let index = self.ranges.len() as u32 - 1;
@@ -331,10 +337,14 @@ impl EndpointMap {
         ranges.insert(at, (first, last, id));
     }
 
-    /// The service at an endpoint: one at exactly this port before one with a range.
+    /// The service at an endpoint: one at exactly this port before one with a range, and that before one with all ports.
     #[inline]
     pub(crate) fn get(&self, protocol: u8, endpoint: Endpoint) -> Option<ServiceId> {
-        self.exact.get(Self::key(protocol, endpoint)).or_else(|| self.get_range(protocol, endpoint))
+        let exact = self.exact.get(Self::key(protocol, endpoint));
+        exact.or_else(|| self.get_range(protocol, endpoint)).or_else(|| {
+            let of_address = Self::key(protocol, Endpoint { port: 0, ..endpoint });
+            self.whole.get(of_address).filter(|_| endpoint.port != 0)
+        })
     }
 
     fn get_range(&self, protocol: u8, endpoint: Endpoint) -> Option<ServiceId> {

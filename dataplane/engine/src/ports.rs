@@ -16,6 +16,9 @@ pub(crate) struct PortSet {
     /// Ports that can be in use at once.
     capacity: u32,
     in_use: u32,
+    /// Nothing was found, and no port has come back since. Where real ports differ, that is known only by a look at all
+    /// places at the edges of the range, and then holds for all of them: who asks much for what there is not gets a quick no.
+    refused: bool,
     /// The place from where on the next port is looked for.
     next: u32,
     /// By place in the share. Where there is no port it is in use for ever.
@@ -31,7 +34,7 @@ impl PortSet {
             states.set_used(place);
             capacity -= 1;
         });
-        PortSet { share, capacity, in_use: 0, next: 0, states }
+        PortSet { share, capacity, in_use: 0, refused: false, next: 0, states }
     }
 
     /// Starts the rounds elsewhere, so that a restarted gateway does not begin with the ports that real servers
@@ -43,7 +46,7 @@ impl PortSet {
     }
 
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.in_use == self.capacity
+        self.refused || self.in_use == self.capacity
     }
 
     /// A free port towards `real_port`, both in host order.
@@ -63,6 +66,7 @@ impl PortSet {
             self.states.begin_round();
             self.next = 0;
         }
+        self.refused = true;
         None
     }
 
@@ -91,6 +95,7 @@ impl PortSet {
         let Some(place) = self.share.place(port, real_port) else { return };
         if self.states.set_free(place) {
             self.in_use -= 1;
+            self.refused = false;
         }
     }
 

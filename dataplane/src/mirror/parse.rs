@@ -7,25 +7,56 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteType,
+    RouteVia,
 };
 use wire::MacAddr;
 
 /// A network: address and prefix length.
 pub(super) type Network = (IpAddr, u8);
 
-/// One way to a network.
+/// Whether the kernel would send by a way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    Usable,
+    /// Its link has no carrier: only where there is nothing better.
+    LinkDown,
+    /// No: its link is down, or has no carrier and the kernel heeds that (ignore_routes_with_linkdown).
+    Dead,
+}
+
+impl Standing {
+    fn of(is_dead: bool, is_link_down: bool) -> Standing {
+        match (is_dead, is_link_down) {
+            (true, _) => Standing::Dead,
+            (false, true) => Standing::LinkDown,
+            (false, false) => Standing::Usable,
+        }
+    }
+}
+
+/// One way to a network. The least one is preferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Path {
     /// Lower is preferred.
     pub(super) metric: u32,
+    /// As it was when the kernel told of it.
+    pub(super) standing: Standing,
     /// Interface.
     pub(super) link: u32,
     /// Next hop; `None`: on link.
     pub(super) via: Option<IpAddr>,
 }
 
-/// The network of a unicast route of the main table and the ways to it; several for a multipath route.
+impl Path {
+    /// Whether it is the same way, whatever its standing.
+    pub(super) fn is_same(&self, other: &Path) -> bool {
+        (self.metric, self.link, self.via) == (other.metric, other.link, other.via)
+    }
+}
+
+/// The network of a unicast route of the main table and the ways to it; several for a multipath route. Routes for one type
+/// of service do not count.
 pub(super) fn route(message: &RouteMessage) -> Option<(Network, Vec<Path>)> {
     let unspecified: IpAddr = match message.header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
@@ -34,7 +65,9 @@ pub(super) fn route(message: &RouteMessage) -> Option<(Network, Vec<Path>)> {
     };
     let mut table = u32::from(message.header.table);
     let mut network = unspecified;
-    let mut path = Path { metric: 0, link: 0, via: None };
+    let flags = message.header.flags;
+    let standing = Standing::of(flags.contains(RouteFlags::Dead), flags.contains(RouteFlags::Linkdown));
+    let mut path = Path { metric: 0, standing, link: 0, via: None };
     let mut hops = None;
     for attribute in &message.attributes {
         match attribute {
@@ -48,7 +81,8 @@ pub(super) fn route(message: &RouteMessage) -> Option<(Network, Vec<Path>)> {
             _ => {}
         }
     }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) || message.header.kind != RouteType::Unicast {
+    let is_main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
+    if !is_main || message.header.kind != RouteType::Unicast || message.header.tos != 0 {
         return None;
     }
     let paths = match hops {
@@ -61,7 +95,9 @@ pub(super) fn route(message: &RouteMessage) -> Option<(Network, Vec<Path>)> {
                     RouteAttribute::Via(via) => via_address(via),
                     _ => None,
                 });
-                Path { metric: path.metric, link: hop.interface_index, via }
+                let is = |flag| hop.flags.contains(flag);
+                let standing = Standing::of(is(RouteNextHopFlags::Dead), is(RouteNextHopFlags::Linkdown));
+                Path { metric: path.metric, standing, link: hop.interface_index, via }
             })
             .collect(),
     };

@@ -12,7 +12,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use wire::MacAddr;
 
 use super::Twin;
-use super::parse::{self, Neighbour, Network, Path};
+use super::parse::{self, Neighbour, Network, Path, Standing};
 
 /// How long a neighbour may be stale before it is asked for again.
 const STALE_MAX: Duration = Duration::from_secs(15);
@@ -107,7 +107,7 @@ impl Kernel {
                 if let Some((network, paths)) = parse::route(route) {
                     let before = self.best(&network);
                     if let Some(known) = self.routes.get_mut(&network) {
-                        known.retain(|path| !paths.contains(path));
+                        known.retain(|path| !paths.iter().any(|gone| gone.is_same(path)));
                     }
                     self.route_changed(network, before, changes);
                 }
@@ -188,8 +188,9 @@ impl Kernel {
         if state != before {
             changes.push(Change::Link(port, state));
         }
-        // The kernel flushes the routes of a link that goes down without telling.
-        if before.up && !state.up { Need::Resync } else { Need::Nothing }
+        // Without telling, the kernel flushes the routes of a link that goes down, marks its next hops in routes that have
+        // others too, and takes the marks off when it is up again.
+        if before.up != state.up { Need::Resync } else { Need::Nothing }
     }
 
     fn add_paths(&mut self, network: Network, paths: Vec<Path>, flags: u16, changes: &mut Vec<Change>) {
@@ -199,6 +200,7 @@ impl Kernel {
         if flags & NLM_F_REPLACE != 0 {
             known.retain(|old| paths.iter().all(|new| new.metric != old.metric));
         }
+        known.retain(|old| !paths.iter().any(|new| new.is_same(old)));
         known.extend(paths);
         self.route_changed(network, before, changes);
     }
@@ -215,7 +217,7 @@ impl Kernel {
 
     /// The preferred way to a network, if it leads through a twin.
     fn best(&self, network: &Network) -> Option<Route> {
-        let path = self.routes.get(network)?.first()?;
+        let path = self.routes.get(network)?.iter().find(|path| path.standing != Standing::Dead)?;
         Some(Route { via: path.via, port: *self.ports.get(&path.link)? })
     }
 

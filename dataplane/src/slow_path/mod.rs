@@ -199,10 +199,10 @@ impl SlowPath {
                 busy = true;
                 let now = Instant::now();
                 for packet in burst.drain(..) {
-                    match memory.pending.add(packet, id, now) {
+                    match memory.pending.add(packet, id, &memory.fib, now) {
                         Ok(()) => look = true,
-                        Err(_dropped) => {
-                            self.sources[index].page.dropped(PlatformDrop::ResolveOverflow).add(1)
+                        Err((worker, _dropped)) => {
+                            self.sources[worker.index()].page.dropped(PlatformDrop::ResolveOverflow).add(1)
                         }
                     }
                 }

@@ -11,6 +11,9 @@ use wire::{MacAddr, ethernet};
 /// How many packets wait at most, over all next hops.
 const PENDING_MAX: usize = 256;
 
+/// How many of them wait for one next hop: whoever does not answer takes no more room from the others than this.
+const PENDING_EACH_MAX: usize = 32;
+
 /// How long one packet waits at most. The kernel gives up after 3 s; a client sends its SYN again after one.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -27,6 +30,8 @@ pub(super) enum Outcome<P> {
 struct Waiting<P> {
     packet: P,
     destination: IpAddr,
+    /// What it waited for when it came; `None`: for nothing any more.
+    next_hop: Option<(PortId, IpAddr)>,
     worker: WorkerId,
     until: Instant,
 }
@@ -45,14 +50,29 @@ impl<P: wire::PacketBuf> Pending<P> {
         self.waiting.is_empty()
     }
 
-    /// Takes a packet of `worker` that had [`Verdict::Resolve`]. Gives it back when the queue is full.
-    pub(super) fn add(&mut self, mut packet: P, worker: WorkerId, now: Instant) -> Result<(), P> {
-        let Some(destination) = take_target(&mut packet) else { return Err(packet) };
-        if self.waiting.len() >= PENDING_MAX {
-            return Err(packet);
+    /// Takes a packet of `worker` that had [`Verdict::Resolve`]. Gives back what there is no room for, and whose it was: this
+    /// packet if too many wait for its next hop, else the one that has waited longest, because next hops that are there
+    /// answer at once.
+    pub(super) fn add(
+        &mut self,
+        mut packet: P,
+        worker: WorkerId,
+        fib: &Fib,
+        now: Instant,
+    ) -> Result<(), (WorkerId, P)> {
+        let Some(destination) = take_target(&mut packet) else { return Err((worker, packet)) };
+        let next_hop = match resolve(fib, destination) {
+            Resolved::Wait { port, next_hop } => Some((port, next_hop)),
+            Resolved::Ready { .. } | Resolved::NoRoute => None,
+        };
+        let alike = self.waiting.iter().filter(|other| other.next_hop == next_hop).count();
+        if next_hop.is_some() && alike >= PENDING_EACH_MAX {
+            return Err((worker, packet));
         }
-        self.waiting.push_back(Waiting { packet, destination, worker, until: now + WAIT_MAX });
-        Ok(())
+        let too_many = self.waiting.len() >= PENDING_MAX;
+        let gives_way = if too_many { self.waiting.pop_front() } else { None };
+        self.waiting.push_back(Waiting { packet, destination, next_hop, worker, until: now + WAIT_MAX });
+        gives_way.map_or(Ok(()), |oldest| Err((oldest.worker, oldest.packet)))
     }
 
     /// Looks at all packets again: hands out those that are through with waiting, in order, and says what the others
@@ -124,7 +144,11 @@ mod tests {
     const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
     fn packet() -> HeapBuf {
-        let target = Addr::from(IpAddr::from([10, 2, 0, 11])).octets();
+        packet_to(11)
+    }
+
+    fn packet_to(host: u8) -> HeapBuf {
+        let target = Addr::from(IpAddr::from([10, 2, 0, host])).octets();
         let mut frame = vec![0; 60];
         frame[14] = 0x45;
         HeapBuf::from_frame(&[target.as_slice(), &frame].concat())
@@ -141,7 +165,7 @@ mod tests {
     fn a_packet_leaves_with_its_header_once_the_next_hop_is_known() {
         let now = Instant::now();
         let mut pending = Pending::new();
-        pending.add(packet(), WorkerId(0), now).ok().unwrap();
+        pending.add(packet(), WorkerId(0), &Fib::empty(), now).ok().unwrap();
         let destination = "10.2.0.11".parse().unwrap();
         let mut builder = builder();
         let mut wanted = Vec::new();
@@ -164,7 +188,7 @@ mod tests {
     fn a_packet_is_given_up_when_its_time_is_over() {
         let now = Instant::now();
         let mut pending = Pending::new();
-        pending.add(packet(), WorkerId(1), now).ok().unwrap();
+        pending.add(packet(), WorkerId(1), &Fib::empty(), now).ok().unwrap();
         let mut given_up = 0;
         pending.settle(&builder().build(), now + WAIT_MAX, |outcome| match outcome {
             Outcome::Send(..) | Outcome::Wait(..) => panic!("nothing is known, and its time is over"),
@@ -174,12 +198,39 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_bounded() {
+    fn one_next_hop_has_a_part_of_the_queue() {
         let now = Instant::now();
+        let fib = builder().build();
         let mut pending = Pending::new();
-        for _ in 0..PENDING_MAX {
-            assert!(pending.add(packet(), WorkerId(0), now).is_ok());
+        for _ in 0..PENDING_EACH_MAX {
+            assert!(pending.add(packet(), WorkerId(0), &fib, now).is_ok());
         }
-        assert!(pending.add(packet(), WorkerId(0), now).is_err());
+        assert!(matches!(pending.add(packet(), WorkerId(1), &fib, now), Err((WorkerId(1), _))));
+        assert!(pending.add(packet_to(12), WorkerId(0), &fib, now).is_ok());
+        // Behind one gateway the destinations do not matter.
+        let mut builder = builder();
+        let gateway = "10.2.0.1".parse().unwrap();
+        builder.set_route("0.0.0.0".parse().unwrap(), 0, Route { via: Some(gateway), port: PortId(1) });
+        let fib = builder.build();
+        let refused = (0..=255).filter(|host| {
+            let target = Addr::from(IpAddr::from([192, 0, 2, *host])).octets();
+            let packet = HeapBuf::from_frame(&[target.as_slice(), &[0; 60]].concat());
+            pending.add(packet, WorkerId(0), &fib, now).is_err()
+        });
+        assert_eq!(refused.count(), 256 - PENDING_EACH_MAX);
+    }
+
+    #[test]
+    fn a_full_queue_gives_up_what_waits_longest() {
+        let now = Instant::now();
+        let fib = builder().build();
+        let mut pending = Pending::new();
+        let mut gave_way = Vec::new();
+        for number in 0..PENDING_MAX as u16 + 2 {
+            if let Err((worker, _)) = pending.add(packet_to(number as u8), WorkerId(number), &fib, now) {
+                gave_way.push(worker);
+            }
+        }
+        assert_eq!(gave_way, [WorkerId(0), WorkerId(1)]);
     }
 }

@@ -35,11 +35,14 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
     let name = &service.name;
     let virtual_ = service.key.virtual_;
     check_host(name, "virtual address", virtual_)?;
+    for local in &service.local_addresses {
+        check_host(name, "local address", SocketAddr::new(*local, 0))?;
+    }
     let reals = service.real_servers.iter().map(|real| real_server(name, real));
     Ok(ServiceSpec {
         protocol: service.key.protocol.number(),
         virtual_,
-        also: service.also.iter().map(listen).collect(),
+        also: service.also.iter().map(|range| listen(name, range)).collect::<Result<_, _>>()?,
         scheduler: match service.scheduler {
             api::Scheduler::Rr => Scheduler::Rr,
             api::Scheduler::Wrr => Scheduler::Wrr,
@@ -95,9 +98,13 @@ fn service(service: &Service, state: &DesiredState) -> Result<ServiceSpec, Refus
     })
 }
 
-fn listen(range: &VirtualRange) -> Listen {
-    let ports = if range.ports == (0, 0) { (1, u16::MAX) } else { range.ports };
-    Listen { protocol: range.protocol.number(), address: range.address, ports }
+fn listen(service: &str, range: &VirtualRange) -> Result<Listen, Refusal> {
+    let (first, last) = if range.ports == (0, 0) { (1, u16::MAX) } else { range.ports };
+    check_host(service, "virtual address", SocketAddr::new(range.address, first))?;
+    if first == 0 || first > last {
+        return Err(invalid(format!("service {service}: ports {first}-{last} are no range within 1-65535")));
+    }
+    Ok(Listen { protocol: range.protocol.number(), address: range.address, ports: (first, last) })
 }
 
 fn real_server(service: &str, real: &RealServer) -> Result<RealSpec, Refusal> {
@@ -307,6 +314,27 @@ mod tests {
             let refusal = spec(&state(Protocol::Udp, address)).unwrap_err().to_string();
             assert!(refusal.contains("not the address of a host"), "{refusal}");
         }
+    }
+
+    #[test]
+    fn further_addresses_and_local_ones_are_looked_at_too() {
+        let with = |address: &str, ports| {
+            let mut state = state(Protocol::Tcp, "10.1.0.100:80");
+            let address = address.parse().unwrap();
+            state.services[0].also = vec![VirtualRange { protocol: Protocol::Tcp, address, ports }];
+            spec(&state).map(|spec| spec.services[0].also[0].ports)
+        };
+        assert_eq!(with("10.1.0.101", (0, 0)), Ok((1, u16::MAX)));
+        assert_eq!(with("10.1.0.101", (80, 81)), Ok((80, 81)));
+        for (address, ports) in
+            [("10.1.0.101", (0, 9)), ("10.1.0.101", (9, 8)), ("::ffff:10.1.0.101", (8, 9))]
+        {
+            assert!(with(address, ports).is_err(), "{address} {ports:?}");
+        }
+        let mut state = state(Protocol::Tcp, "10.1.0.100:80");
+        state.services[0].local_addresses.push("::ffff:10.2.0.200".parse().unwrap());
+        let refusal = spec(&state).unwrap_err().to_string();
+        assert!(refusal.contains("local address"), "{refusal}");
     }
 
     #[test]

@@ -279,3 +279,14 @@ fn jumbo_frames_pass_the_twin_both_ways() {
     let ip: &ipv4::Header = wire::view(frame, 14).unwrap();
     assert!(wire::checksum::verify_udp_v4(ip.src, ip.dst, &frame[34..]), "{}", wire::build::summary(frame));
 }
+
+#[test]
+fn a_route_with_two_next_hops_leaves_the_one_whose_twin_is_down() {
+    let (directory, netns) = (tempfile::tempdir().unwrap(), Netns::new());
+    let _dataplane = start(directory.path(), &netns);
+    let (wan, lan) = (netns.cable("cablewan"), netns.cable("cablelan"));
+    netns.ip("route add 10.9.0.0/24 nexthop via 10.1.0.254 dev wan nexthop via 10.2.0.254 dev lan");
+    wan.wait_for(|frame| asks_for(frame, [10, 1, 0, 254].into()), || ());
+    netns.ip("link set wan down");
+    lan.wait_for(|frame| asks_for(frame, [10, 2, 0, 254].into()), || ());
+}

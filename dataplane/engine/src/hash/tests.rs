@@ -73,6 +73,22 @@ proptest! {
 }
 
 #[test]
+fn a_service_of_all_ports_has_those_that_no_other_names() {
+    let addr = Addr::from(IpAddr::from([10, 1, 0, 100]));
+    let mut map = EndpointMap::default();
+    for (ports, id) in [((1, 50), 2), ((1, u16::MAX), 1), ((8000, 8100), 3), ((443, 443), 4)] {
+        map.insert(6, addr, ports, ServiceId(id));
+    }
+    let expected = [(0, None), (1, Some(2)), (50, Some(2)), (51, Some(1)), (443, Some(4)), (7999, Some(1))];
+    let above = [(8000, Some(3)), (8100, Some(3)), (8101, Some(1)), (u16::MAX, Some(1))];
+    for (port, id) in expected.into_iter().chain(above) {
+        let endpoint = Endpoint { addr, port: u16::to_be(port) };
+        assert_eq!(map.get(6, endpoint), id.map(ServiceId), "port {port}");
+        assert_eq!(map.get(17, endpoint), None);
+    }
+}
+
+#[test]
 fn reduction_stays_below_its_bound() {
     assert_eq!(reduce(u32::MAX, 7), 6);
     assert_eq!(reduce(0, 7), 0);

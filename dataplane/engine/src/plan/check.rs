@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::slots::pair_keys;
-use super::spec::{Listen, RealSpec, ServiceSpec, Spec};
+use super::spec::{RealSpec, ServiceSpec, Spec};
 use crate::snapshot::Mode;
 
 /// Why a [`Spec`] cannot be planned. The planner is then as before.
@@ -122,20 +122,18 @@ fn check_mode(service: &ServiceSpec, real: &RealSpec) -> Result<(), PlanError> {
 
 /// No two services may listen at the same endpoint.
 pub(super) fn check_listens(spec: &Spec) -> Result<(), PlanError> {
-    let mut all: Vec<(Listen, SocketAddr)> = spec
-        .services
-        .iter()
-        .flat_map(|service| service.listens().map(|listen| (listen, service.virtual_)))
-        .collect();
-    all.sort_unstable();
-    for pair in all.windows(2) {
-        let [(a, service_a), (b, service_b)] = pair else { continue };
-        let same = (a.protocol, a.address) == (b.protocol, b.address);
-        // A whole-address service gives way to single ports, as in IPVS.
-        let shadowed = [a, b].iter().any(|listen| listen.ports == (1, u16::MAX)) && a.ports != b.ports;
-        if same && b.ports.0 <= a.ports.1 && !shadowed {
-            let at = SocketAddr::new(b.address, b.ports.0);
-            return Err(PlanError::ListenTwice(*service_a, *service_b, at));
+    let all =
+        spec.services.iter().flat_map(|service| service.listens().map(|listen| (listen, service.virtual_)));
+    // A whole-address service gives way to single ports, as in IPVS.
+    let (whole, ranges): (Vec<_>, Vec<_>) = all.partition(|(listen, _)| listen.ports == (1, u16::MAX));
+    for mut alike in [whole, ranges] {
+        alike.sort_unstable();
+        for pair in alike.windows(2) {
+            let [(a, service_a), (b, service_b)] = pair else { continue };
+            if (a.protocol, a.address) == (b.protocol, b.address) && b.ports.0 <= a.ports.1 {
+                let at = SocketAddr::new(b.address, b.ports.0);
+                return Err(PlanError::ListenTwice(*service_a, *service_b, at));
+            }
         }
     }
     Ok(())

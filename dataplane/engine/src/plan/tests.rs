@@ -145,6 +145,18 @@ fn contradictions_are_refused_by_name() {
             PlanError::ListenTwice(service(90, &[]).virtual_, vip, vip),
         ),
         (
+            vec![
+                ServiceSpec { also: vec![listen((1, 50))], ..service(90, &[2]) },
+                ServiceSpec { also: vec![listen((1, u16::MAX))], ..service(91, &[3]) },
+                service(20, &[1]),
+            ],
+            PlanError::ListenTwice(
+                service(90, &[]).virtual_,
+                service(20, &[]).virtual_,
+                service(20, &[]).virtual_,
+            ),
+        ),
+        (
             vec![ServiceSpec { local_ports: (9, 8), ..base() }],
             PlanError::PortRange { service: vip, first: 9, last: 8 },
         ),

@@ -178,6 +178,22 @@ fn replies_reach_their_owners(
     Ok(())
 }
 
+/// At the edges of the range there are places without a port towards this or that real port, which are never in use.
+#[test]
+fn who_is_refused_is_so_at_once_until_a_port_comes_back() {
+    let table: Vec<u16> = (0..128).map(|entry| entry % 2).collect();
+    let rss = Arc::new(Rss::new(&KEY, &table, 2, Hashed::ALL).unwrap());
+    let (real, local) = ("10.2.0.11".parse::<IpAddr>().unwrap(), "10.2.0.200".parse::<IpAddr>().unwrap());
+    let share = Share::hashed(&rss, (real.into(), 0), local.into(), (5001, 5998), WorkerId(0));
+    let mut set = PortSet::new(share);
+    let given = drain(&mut set, 80);
+    assert!(!given.is_empty() && set.in_use() as usize == given.len());
+    assert!(set.is_exhausted(), "all places are looked at again for each packet");
+    set.give_back(given[7], 80);
+    assert!(!set.is_exhausted());
+    assert_eq!(drain(&mut set, 80), [given[7]]);
+}
+
 proptest! {
     #[test]
     fn the_hash_is_as_defined(

@@ -357,7 +357,7 @@ fn outbound_tuple(mode: Mode, real: &Real, tuple: &Tuple, snapshot: &Snapshot) -
     Tuple { protocol: tuple.protocol, src: real_endpoint(real, tuple), dst }
 }
 
-fn state_of_new(protocol: u8) -> ConnState {
+pub(super) fn state_of_new(protocol: u8) -> ConnState {
     if protocol == ipv4::PROTO_TCP { ConnState::SynRecv } else { ConnState::Udp }
 }
 

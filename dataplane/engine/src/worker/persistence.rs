@@ -1,13 +1,19 @@
 //! Clients that stay with their real server: templates as a worker uses them.
+//!
+//! Whoever forges addresses can have a template made by each packet. So one lives briefly at first: a little longer than a
+//! connection that nobody answers. Only when the connection is looked at and was answered, it gets the service's timeout
+//! (IPVS calls such templates assured).
 
 use crate::addr::Tuple;
-use crate::conn::trait_;
+use crate::conn::{Conn, flag, trait_};
 use crate::counters::{Counter, Counters};
 use crate::persist::Templates;
 use crate::snapshot::{Persistence, Service, Snapshot};
+use crate::tcp::ConnState;
 use crate::time::Ticks;
 
 use super::Worker;
+use super::admit::state_of_new;
 
 /// Buckets of templates that are looked through per tick: a million templates in about six seconds.
 const SWEEP_BUCKETS: usize = 256;
@@ -18,6 +24,9 @@ const SWEEP_TICKS_MAX: u32 = 16;
 /// Buckets that one [`Worker::housekeep`] looks through: a few µs.
 const SWEEP_AT_ONCE: usize = 32;
 
+/// By how much a template outlives a connection that nobody answers: so late the look at a connection may come.
+const BRIEF_EXTRA: Ticks = Ticks::from_secs(10);
+
 /// The template of one client.
 pub(super) struct Persisting<'a> {
     templates: &'a Templates,
@@ -26,6 +35,8 @@ pub(super) struct Persisting<'a> {
     service: &'a Service,
     counters: &'a Counters,
     now: Ticks,
+    /// How long a template lives of which nothing is known but that a packet asked for it.
+    brief: Ticks,
 }
 
 impl<'a> Persisting<'a> {
@@ -41,7 +52,13 @@ impl<'a> Persisting<'a> {
         let templates = snapshot.templates.as_deref()?;
         // One real server for all of a service's ports, as IPVS has it for port 0 and firewall marks.
         let key = templates.key(service.id, tuple.src.addr.as_bytes(), persistence.prefix_len, 0);
-        Some(Persisting { templates, key, persistence, service, counters, now })
+        let first = state_of_new(tuple.protocol);
+        // What ends with its packet is never looked at.
+        let brief = match first == ConnState::Udp && service.options.one_packet {
+            true => persistence.timeout,
+            false => Ticks(service.timeouts.of(first).plus(BRIEF_EXTRA).0.min(persistence.timeout.0)),
+        };
+        Some(Persisting { templates, key, persistence, service, counters, now, brief })
     }
 
     /// The index of the real server that the client had, if it may have it still.
@@ -53,7 +70,7 @@ impl<'a> Persisting<'a> {
             real.up && !quiescent && !snapshot.has_ended(id)
         });
         if known.is_some() {
-            self.refresh();
+            self.refresh(self.brief);
         } else if let Some(removed) = self.templates.forget(self.key) {
             self.counters.persistent(removed).sub(1);
         }
@@ -64,8 +81,7 @@ impl<'a> Persisting<'a> {
     pub(super) fn remember(&self, picked: usize) -> usize {
         let Some(real) = self.service.reals.get(picked) else { return picked };
         let removed = |id| self.counters.persistent(id).sub(1);
-        let timeout = self.persistence.timeout;
-        match self.templates.get_or_insert(self.key, real.id, self.now, timeout, removed) {
+        match self.templates.get_or_insert(self.key, real.id, self.now, self.brief, removed) {
             Some(template) if template.is_new => {
                 self.counters.persistent(real.id).add(1);
                 picked
@@ -81,13 +97,24 @@ impl<'a> Persisting<'a> {
         }
     }
 
-    fn refresh(&self) {
-        self.templates.refresh(self.key, self.now, self.persistence.timeout);
+    fn refresh(&self, lives: Ticks) {
+        self.templates.refresh(self.key, self.now, lives);
+    }
+}
+
+/// Whether a client has shown that it has its address, or the real server has answered it, as far as can be seen: of
+/// one-way UDP nothing can.
+fn is_answered(conn: &Conn) -> bool {
+    match conn.state {
+        ConnState::Udp => !conn.has(flag::EMBRYONIC),
+        // A RST ends a handshake too, and needs nothing that was sent to the client.
+        state => !state.is_embryonic() && (conn.is(trait_::ONE_WAY) || conn.has(flag::INBOUND_ACK)),
     }
 }
 
 impl Worker {
-    /// Puts off the expiry of the template of a living or just ended connection; how long it lives from now.
+    /// Puts off the expiry of the template of a living or just ended connection; how long it lives from now. `None`: it has
+    /// none, or ended unanswered.
     pub(super) fn refresh_template(&self, index: u32, now: Ticks) -> Option<Ticks> {
         let conn = &self.table.conns[index as usize];
         if !conn.is(trait_::PERSISTENT) {
@@ -96,8 +123,13 @@ impl Worker {
         let service = self.snapshot.service(conn.service)?;
         let tuple = self.table.tuples(index).inbound;
         let persisting = Persisting::of(&self.snapshot, service, &self.counters, &tuple, now)?;
-        persisting.refresh();
-        Some(persisting.persistence.timeout)
+        let lives = match is_answered(conn) {
+            true => persisting.persistence.timeout,
+            false if now.reached(self.deadline(index)) => return None,
+            false => persisting.brief,
+        };
+        persisting.refresh(lives);
+        Some(lives)
     }
 
     /// Removes expired templates, a share of them per tick in small steps; one worker does it for all. Returns

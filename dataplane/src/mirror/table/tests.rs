@@ -2,7 +2,10 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags,
+    RouteType,
+};
 
 use super::*;
 
@@ -84,15 +87,76 @@ fn a_replaced_route_is_gone_although_nobody_deleted_it() {
     assert_eq!(feed(&mut kernel, RouteNetlinkMessage::DelRoute(second), 0), [Change::Route(network, None)]);
 }
 
+/// A route with two next hops, whose flags are these, both by the twin.
+fn multipath(first: RouteNextHopFlags, second: RouteNextHopFlags) -> RouteNetlinkMessage {
+    let hops = [("10.1.0.1", first), ("10.1.0.2", second)].map(|(via, flags)| {
+        let mut hop = RouteNextHop::default();
+        hop.interface_index = LINK;
+        hop.flags = flags;
+        hop.attributes = vec![RouteAttribute::Gateway(RouteAddress::from(ip(via)))];
+        hop
+    });
+    let mut message = route("10.9.0.0", 16, LINK, None, 0);
+    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
+    message.attributes.push(RouteAttribute::MultiPath(hops.into()));
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+#[test]
+fn a_next_hop_is_not_used_that_the_kernel_would_not_use_either() {
+    let (up, down, dead) = (RouteNextHopFlags::empty(), RouteNextHopFlags::Linkdown, RouteNextHopFlags::Dead);
+    let network = (ip("10.9.0.0"), 16);
+    for (first, second, best) in [
+        (up, up, Some("10.1.0.1")),
+        (down, up, Some("10.1.0.2")),
+        (dead | down, up, Some("10.1.0.2")),
+        (dead, down, Some("10.1.0.2")),
+        (down, down, Some("10.1.0.1")),
+    ] {
+        let mut kernel = kernel();
+        let changes = feed(&mut kernel, multipath(first, second), 0);
+        assert_eq!(changes, [Change::Route(network, to(best))], "{first:?} {second:?}");
+        // The same ways, as they stand by now.
+        let changes = feed(&mut kernel, multipath(up, up), 0);
+        assert_eq!(changes.is_empty(), best == Some("10.1.0.1"), "{changes:?}");
+        let RouteNetlinkMessage::NewRoute(gone) = multipath(dead, up) else { panic!("a new route") };
+        assert_eq!(feed(&mut kernel, RouteNetlinkMessage::DelRoute(gone), 0), [Change::Route(network, None)]);
+    }
+    let mut kernel = kernel();
+    assert_eq!(feed(&mut kernel, multipath(dead, dead), 0), []);
+    let mut alone = route("10.9.0.0", 16, LINK, Some("10.1.0.1"), 100);
+    alone.header.flags = RouteFlags::Dead;
+    assert_eq!(feed(&mut kernel, RouteNetlinkMessage::NewRoute(alone), 0), []);
+}
+
+#[test]
+fn a_route_for_one_type_of_service_does_not_count() {
+    let mut special = route("10.9.0.0", 16, LINK, Some("10.1.0.1"), 0);
+    special.header.tos = 0x10;
+    assert_eq!(feed(&mut kernel(), RouteNetlinkMessage::NewRoute(special), 0), []);
+}
+
+fn link(flags: LinkFlags, mac: MacAddr) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = LINK;
+    message.header.flags = flags;
+    message.attributes = vec![LinkAttribute::Mtu(1500), LinkAttribute::Address(mac.0.to_vec())];
+    RouteNetlinkMessage::NewLink(message)
+}
+
+#[test]
+fn everything_is_asked_for_again_when_a_link_goes_down_or_comes_up() {
+    let mut kernel = kernel();
+    let needs = [LinkFlags::Up | LinkFlags::LowerUp, LinkFlags::Up, LinkFlags::Up | LinkFlags::LowerUp]
+        .map(|flags| kernel.event(&link(flags, MAC), 0, &mut Vec::new()));
+    assert_eq!(needs, [Need::Resync; 3]);
+    let again = kernel.event(&link(LinkFlags::Up | LinkFlags::LowerUp, MAC), 0, &mut Vec::new());
+    assert_eq!(again, Need::Nothing);
+}
+
 #[test]
 fn a_new_mac_address_of_a_twin_is_told() {
-    let link = |mac: MacAddr| {
-        let mut message = LinkMessage::default();
-        message.header.index = LINK;
-        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
-        message.attributes = vec![LinkAttribute::Mtu(1500), LinkAttribute::Address(mac.0.to_vec())];
-        RouteNetlinkMessage::NewLink(message)
-    };
+    let link = |mac| link(LinkFlags::Up | LinkFlags::LowerUp, mac);
     let mut kernel = kernel();
     let other = MacAddr([2, 0, 0, 0, 0, 10]);
     let told = |mac| vec![Change::Link(PortId(3), LinkState { up: true, mtu: 1500, mac: Some(mac) })];

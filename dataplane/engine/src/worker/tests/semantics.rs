@@ -51,19 +51,73 @@ fn clients_of_one_network_are_one_under_a_netmask() {
     }
 }
 
+/// All clients of one real server, for so many seconds after their last connection.
+fn lasting(seconds: u32) -> Rig {
+    let persistence = Persistence { timeout: Ticks::from_secs(seconds), prefix_len: 32 };
+    let options = Options { persistence: Some(persistence), ..Options::default() };
+    rig(ServiceSpec { options, ..service(&[(REAL, 1)]) })
+}
+
+fn templates(rig: &Rig) -> u64 {
+    (0..4).map(|id| rig.counters.persistent(crate::RealId(id)).get()).sum()
+}
+
+fn rst(client_port: u16) -> TcpFrame {
+    TcpFrame { flags: flags::RST, ack: U32::ZERO, ..from_client(client_port) }
+}
+
 #[test]
 fn a_template_outlives_its_connections_by_the_timeout_and_no_longer() {
-    let mut rig = rig(persistent(32));
-    let first = real_of(&mut rig, client(1), 1000);
-    let templates =
-        |rig: &Rig| -> u64 { (0..4).map(|id| rig.counters.persistent(crate::RealId(id)).get()).sum() };
-    assert_eq!(templates(&rig), 1);
-    // The connection ends after 60 s in SYN_RECV, the template 100 s later.
-    rig.pass(120);
+    let mut rig = lasting(1000);
+    rig.open(1000);
+    rig.inbound(&rst(1000));
+    // The connection ends after 10 s in CLOSE, the template 1000 s later.
+    rig.pass(1000);
     assert!(rig.states().is_empty());
-    assert_eq!((real_of(&mut rig, client(1), 1001), templates(&rig)), (first, 1));
-    rig.pass(180);
+    assert_eq!(templates(&rig), 1);
+    rig.pass(30);
     assert_eq!(templates(&rig), 0);
+}
+
+#[test]
+fn a_template_under_a_silent_connection_stays() {
+    let mut rig = lasting(100);
+    rig.open(1000);
+    rig.pass(850);
+    assert_eq!((rig.states(), templates(&rig)), (vec![ConnState::Established], 1));
+}
+
+#[test]
+fn whoever_forges_an_address_has_no_template_made_that_lasts() {
+    let mut rig = lasting(1000);
+    let steps: [fn(&mut Rig); 3] = [
+        |rig| drop(rig.inbound(&syn(1000))),
+        |rig| {
+            let port = rig.inbound(&syn(1000)).header.src_port.get();
+            rig.outbound(&syn_ack(port));
+        },
+        |rig| {
+            let port = rig.inbound(&syn(1000)).header.src_port.get();
+            rig.outbound(&syn_ack(port));
+            rig.inbound(&rst(1000));
+        },
+    ];
+    for forge in steps {
+        forge(&mut rig);
+        assert_eq!(templates(&rig), 1);
+        rig.pass(100);
+        assert_eq!((rig.worker.connections(), templates(&rig)), (0, 0));
+    }
+}
+
+#[test]
+fn a_template_lives_as_long_as_a_connection_that_waits_for_its_answer() {
+    let mut rig = lasting(1000);
+    for _ in 0..4 {
+        rig.inbound(&syn(1000));
+        rig.pass(50);
+        assert_eq!((rig.states(), templates(&rig)), (vec![ConnState::SynRecv], 1));
+    }
 }
 
 #[test]
