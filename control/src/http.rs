@@ -118,6 +118,10 @@ pub async fn serve(listener: TcpListener, app: App) {
     serve_within(listener, app, LIMITS).await;
 }
 
+fn is_clients(problem: &io::Error) -> bool {
+    matches!(problem.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
 async fn serve_within(listener: TcpListener, app: App, limits: Limits) {
     let router = Router::new()
         .route("/", get(async || Html(INDEX)))
@@ -129,6 +133,8 @@ async fn serve_within(listener: TcpListener, app: App, limits: Limits) {
     while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
+            // Of the client that was next, and gave up.
+            Err(problem) if is_clients(&problem) => continue,
             Err(problem) => {
                 // Out of descriptors, for example: accepting again at once would only spin.
                 warn!("metrics: {problem}");

@@ -78,7 +78,15 @@ impl ProbeError {
         let (ProbeError::Connect(_, error) | ProbeError::Datagram(_, error)) = self else {
             return matches!(self, ProbeError::Random(_));
         };
-        let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
+        // The last two: no port of our own is free.
+        let lacking = [
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::ENOMEM,
+            Errno::ENOBUFS,
+            Errno::EADDRNOTAVAIL,
+            Errno::EADDRINUSE,
+        ];
         error.raw_os_error().is_some_and(|code| lacking.contains(&Errno::from_raw(code)))
     }
 }

@@ -66,7 +66,8 @@ impl PortSet {
             self.states.begin_round();
             self.next = 0;
         }
-        self.refused = true;
+        // Where none is in use none will come back, and towards other real ports there may be some.
+        self.refused = self.in_use > 0;
         None
     }
 

@@ -9,6 +9,7 @@ use wire::{PacketBuf, checksum, ethernet, ipv4, udp, view};
 use super::forward::hops;
 use super::persistence::Persisting;
 use super::track::{checksum_is_valid, note_sent, scale_in};
+use super::upkeep::look_by;
 use super::{Origin, Worker};
 use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Conn, Direction, NIL, TOA_STRIP, ToaForm, Uoa, flag, trait_};
@@ -265,7 +266,8 @@ impl Worker {
         self.counters.event(Counter::ConnectionsCreated).add(1);
         // Of one-way UDP nothing ever says that it is answered, so its age says nothing.
         let young = conn.state.is_embryonic() || (conn.state == ConnState::Udp && !conn.is(trait_::ONE_WAY));
-        self.wheel.arm(&mut self.table.conns, index, now, deadline);
+        let look = look_by(now, deadline, self.refresh_template(index, now));
+        self.wheel.arm(&mut self.table.conns, index, now, look);
         self.opened += 1;
         if young {
             self.embryonic.push(&mut self.table.conns, index);

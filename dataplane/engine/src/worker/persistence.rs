@@ -25,7 +25,7 @@ const SWEEP_TICKS_MAX: u32 = 16;
 const SWEEP_AT_ONCE: usize = 32;
 
 /// By how much a template outlives a connection that nobody answers: so late the look at a connection may come.
-const BRIEF_EXTRA: Ticks = Ticks::from_secs(10);
+pub(super) const LATE: Ticks = Ticks::from_secs(10);
 
 /// The template of one client.
 pub(super) struct Persisting<'a> {
@@ -56,7 +56,7 @@ impl<'a> Persisting<'a> {
         // What ends with its packet is never looked at.
         let brief = match first == ConnState::Udp && service.options.one_packet {
             true => persistence.timeout,
-            false => Ticks(service.timeouts.of(first).plus(BRIEF_EXTRA).0.min(persistence.timeout.0)),
+            false => Ticks(service.timeouts.of(first).plus(LATE).0.min(persistence.timeout.0)),
         };
         Some(Persisting { templates, key, persistence, service, counters, now, brief })
     }
@@ -123,10 +123,11 @@ impl Worker {
         let service = self.snapshot.service(conn.service)?;
         let tuple = self.table.tuples(index).inbound;
         let persisting = Persisting::of(&self.snapshot, service, &self.counters, &tuple, now)?;
+        let deadline = self.deadline(index);
         let lives = match is_answered(conn) {
             true => persisting.persistence.timeout,
-            false if now.reached(self.deadline(index)) => return None,
-            false => persisting.brief,
+            false if now.reached(deadline) => return None,
+            false => Ticks(persisting.brief.0.min(deadline.since(now).plus(LATE).0)),
         };
         persisting.refresh(lives);
         Some(lives)

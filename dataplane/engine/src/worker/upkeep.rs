@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 use wire::{HeapBuf, PacketBuf};
 
+use super::persistence::LATE;
 use super::{Worker, timeout};
 use crate::conn::{Direction, NIL, trait_};
 use crate::counters::Counter;
@@ -107,10 +108,7 @@ impl Worker {
             }
             return;
         }
-        // A template that outlives its refreshments would be lost under a silent connection.
-        let sooner = template.map(|lives| now.plus(Ticks(lives.0 / 2 + 1)));
-        let deadline = sooner.filter(|sooner| deadline.reached(*sooner)).unwrap_or(deadline);
-        self.wheel.arm(&mut self.table.conns, index, now, deadline);
+        self.wheel.arm(&mut self.table.conns, index, now, look_by(now, deadline, template));
     }
 
     /// Ends connections of real servers whose connections end now: looks at some records per call, at least one and as many as
@@ -160,5 +158,15 @@ impl Worker {
         self.counters.event(Counter::ConnectionsExpired).add(1);
         self.table.give_back(index);
         self.count_gauges();
+    }
+}
+
+/// When to look again at a connection that ends at `deadline` if no packet comes, and whose template was refreshed `now` to
+/// live for so long. A template that ends sooner would be lost under a silent connection without another refreshment.
+pub(super) fn look_by(now: Ticks, deadline: Ticks, template: Option<Ticks>) -> Ticks {
+    let left = deadline.since(now);
+    match template {
+        Some(lives) if lives.0 < left.plus(LATE).0 => now.plus(Ticks(left.0.min(lives.0 / 2 + 1))),
+        _ => deadline,
     }
 }
