@@ -286,15 +286,29 @@ impl Gateway {
         Ok(LongTurns(TURNS_OVER_US.map(|limit| total(&stats.counters, &format!("turns_over_{limit}us")))))
     }
 
-    /// Lets it go on until no more than `left` connections are open; how long that took.
+    /// Waits until fewer than so many connections are open. Turns that took long until the last look before that.
+    ///
+    /// # Errors
+    /// When it does not answer, or none ends.
+    pub(crate) fn until_fewer_than(&mut self, connections: u64) -> Result<LongTurns> {
+        let start = Instant::now();
+        let mut before = self.long_turns()?;
+        while self.open()? >= connections {
+            ensure!(start.elapsed() < DRAIN_MAX, "no connection has ended after {DRAIN_MAX:?}");
+            std::thread::sleep(POLL);
+            before = self.long_turns()?;
+        }
+        Ok(before)
+    }
+
+    /// Waits until no more than `left` connections are open; how long that took.
     ///
     /// # Errors
     /// When it does not answer, or they do not end.
     pub(crate) fn drain(&mut self, left: u64) -> Result<Duration> {
         let start = Instant::now();
-        self.process.signal(Signal::SIGCONT)?;
         loop {
-            let open: u64 = self.status()?.workers.iter().map(|worker| worker.connections).sum();
+            let open = self.open()?;
             if open <= left {
                 return Ok(start.elapsed());
             }
@@ -309,12 +323,15 @@ impl Gateway {
     /// When it does not answer.
     pub(crate) fn go_on(&mut self, length: Duration) -> Result<()> {
         let start = Instant::now();
-        self.process.signal(Signal::SIGCONT)?;
         while start.elapsed() < length {
-            self.status()?;
+            self.open()?;
             std::thread::sleep(POLL);
         }
         Ok(())
+    }
+
+    fn open(&mut self) -> Result<u64> {
+        Ok(self.status()?.workers.iter().map(|worker| worker.connections).sum())
     }
 
     /// Takes it off its CPU.
