@@ -13,7 +13,7 @@
 //! - [`rss`], [`steer`]: which worker a packet belongs to.
 //! - [`persist`]: which client has which real server.
 //! - [`fib`]: routes, next hops and their MAC addresses, mirrored from the kernel.
-//! - [`counters`]: everything that is counted, one writer each.
+//! - [`counters`]: everything that is counted, one writer each; `traffic`: what packets add to it.
 #![forbid(unsafe_code)]
 
 mod addr;
@@ -39,6 +39,7 @@ pub mod steer;
 mod table;
 pub mod tcp;
 pub mod time;
+mod traffic;
 mod translate;
 pub mod verdict;
 mod wheel;

@@ -258,6 +258,7 @@ impl Worker {
 
     fn account_new(&mut self, now: Ticks, index: u32, deadline: Ticks) {
         let conn = &self.table.conns[index as usize];
+        self.traffic.use_slot(conn.real_id);
         let real = self.counters.real(conn.real_id);
         real.connections.add(1);
         if conn.state.is_active() { &real.active } else { &real.inactive }.add(1);

@@ -165,10 +165,10 @@ impl Worker {
             frame.ip.take_hop_and(deltas.addrs);
             frame.l4.note::<false>(conn, direction, 0);
         }
+        conn.seen = now;
         frame.link.macs = egress.macs;
         *verdict = Verdict::Forward(egress.port);
-        conn.seen = now;
-        self.counters.real(conn.real_id).count(direction, len);
+        self.traffic.count(conn.real_id, direction, len);
         if end < frame_len {
             packet.truncate(end);
         }
@@ -204,7 +204,7 @@ impl Worker {
         let ports = conn.ports[direction.other() as usize].rotate_left(16);
         headers.l4.rewrite(ports, conn.deltas.of(direction).l4);
         conn.seen = now;
-        self.counters.real(conn.real_id).count(direction, len);
+        self.traffic.count(conn.real_id, direction, len);
         // What was there before is at least as long.
         let _ = packet.pull_front(across::GROWTH - I::ROOM);
         packet.reframe(I::ROOM, new_len + ethernet::HEADER_LEN);
@@ -241,12 +241,12 @@ impl Worker {
             return self.steady_other_tunnel::<P, I, T>(now, packet, likely, (len, payload_len));
         };
 
+        conn.seen = now;
+        self.traffic.count(conn.real_id, Direction::Inbound, len);
         frame.ip.take_hop();
         let inner = (start, frame.ip.hops(), len);
         frame.link = F::around::<I>(template, conn, inner, egress.macs, || self.packet_id.next());
         frame.l4.note::<true>(conn, Direction::Inbound, payload_len);
-        conn.seen = now;
-        self.counters.real(conn.real_id).count(Direction::Inbound, len);
         packet.reframe(F::OVERHEAD, len + size_of::<F>());
         Some(egress.port)
     }
@@ -272,7 +272,7 @@ impl Worker {
         frame.ip.take_hop();
         frame.l4.note::<true>(conn, Direction::Inbound, payload_len);
         conn.seen = now;
-        self.counters.real(conn.real_id).count(Direction::Inbound, len);
+        self.traffic.count(conn.real_id, Direction::Inbound, len);
         packet.truncate(len + ethernet::HEADER_LEN);
         // The room was looked at before.
         let _ = wrapper.wrap(packet, flow_of::<I>(conn), self.packet_id.next());

@@ -44,6 +44,7 @@ impl Worker {
     }
 
     fn round<P: PacketBuf>(&mut self, now: Ticks, is_time: &mut impl FnMut() -> bool) -> usize {
+        self.traffic.sweep(now, &self.counters);
         let seen = self.sweep_templates(now) + self.end_some(now, is_time);
         self.fragments.expire(now, FRAGMENTS_MAX, &self.counters);
         match self.wheel.due(now) {
@@ -152,6 +153,7 @@ impl Worker {
         self.give_port_back(conn.pair, conn.ports[Direction::Outbound as usize]);
         let conn = &self.table.conns[index as usize];
         let real = self.counters.real(conn.real_id);
+        self.traffic.settle(conn.real_id, real);
         if conn.state.is_active() { &real.active } else { &real.inactive }.sub(1);
         real.held.sub(1);
         self.counters.state(conn.state).sub(1);

@@ -4,6 +4,9 @@ use wire::uoa::Form;
 
 use super::families::{Case, Packet};
 use super::*;
+use crate::counters::Count;
+use crate::ids::RealId;
+use crate::snapshot::TunnelKind;
 
 /// What a packet of an open connection may look like, ordinary or not.
 #[derive(Debug, Clone)]
@@ -128,6 +131,16 @@ impl Rig {
         let verdict = self.worker.forward(self.now, &mut packet, &segment, found);
         (verdict, packet.to_vec())
     }
+
+    /// Packets and bytes of all real servers, by direction.
+    fn traffic(&mut self) -> Vec<[u64; 4]> {
+        let Worker { traffic, counters, .. } = &mut self.worker;
+        traffic.sweep(self.now.plus(Ticks(1)), counters);
+        let reals = (0..16).map(|slot| counters.real(RealId(slot)));
+        reals
+            .map(|real| [&real.packets[0], &real.bytes[0], &real.packets[1], &real.bytes[1]].map(Count::get))
+            .collect()
+    }
 }
 
 /// Whether a service like this may tell clients of UDP flows.
@@ -135,10 +148,36 @@ fn tells(case: Case) -> bool {
     case.udp && case.mode == Mode::FullNat
 }
 
+/// The ways that there are into a tunnel.
+fn tunnels() -> impl Strategy<Value = TunnelKind> {
+    let gre = |checksum| TunnelKind::Gre { checksum };
+    let gue = |checksum| TunnelKind::Gue { port: 6080, checksum };
+    prop::sample::select(vec![TunnelKind::Ipip, gre(false), gre(true), gue(false), gue(true)])
+}
+
+/// With a service like this, whose real server, if it is behind a tunnel, is behind one of this `kind`.
+fn rig(case: Case, kind: TunnelKind) -> Rig {
+    let mut rig = case.rig(10);
+    let mut spec = case.spec();
+    for tunnel in spec.reals.iter_mut().filter_map(|real| real.tunnel.as_mut()) {
+        tunnel.kind = kind;
+    }
+    rig.configure(vec![spec]);
+    rig
+}
+
 /// What the real server got first, or last, of a connection that is open now; it may have been told the client.
 fn open(case: Case, rig: &mut Rig) -> Packet {
     if tells(case) {
         return uoa::received(&rig.send(CLIENT_SIDE, &case.sent(5555).frame()).1).1;
+    }
+    if case.mode == Mode::Tun {
+        // What tunnels hold is looked at elsewhere; clients' packets do not depend on it.
+        let sent = case.sent(5555);
+        let syn = Packet { flags: flags::SYN, seq: CLIENT_ISN, ack: 0, ..sent.clone() };
+        let forwarded = [&syn, &sent].map(|packet| rig.send(CLIENT_SIDE, &packet.frame()).0);
+        assert_eq!(forwarded, [Verdict::Forward(SERVER_SIDE); 2], "{case:?}");
+        return sent;
     }
     case.open(rig, 5555)
 }
@@ -148,22 +187,26 @@ proptest! {
     fn the_short_way_does_what_the_long_way_does(
         case in prop::sample::select(Case::all()), shapes in prop::collection::vec(shapes(), 1..30),
         form in prop::option::of(prop::sample::select(vec![Form::Option, Form::Header])), must in any::<bool>(),
+        kind in tunnels(),
     ) {
         let mut rigs = [(); 2].map(|()| match form {
             Some(form) if tells(case) => uoa::rig(case, form, must),
-            _ => case.rig(10),
+            _ => rig(case, kind),
         });
         let got = rigs.each_mut().map(|rig| open(case, rig))[0].clone();
         for shape in shapes {
             let (port, frame) = shape.frame(case, &got);
             let short = rigs[0].send(port, &frame);
             let long = rigs[1].send_the_long_way(port, &frame);
-            prop_assert_eq!(short, long, "{:?} {:?}", case, shape);
+            prop_assert_eq!(short, long, "{:?} {:?} {:?}", case, kind, shape);
             prop_assert_eq!(rigs[0].memory(), rigs[1].memory(), "{:?} {:?}", case, shape);
             for event in Counter::ALL {
                 prop_assert_eq!(rigs[0].event(*event), rigs[1].event(*event), "{:?} {:?}", event, shape);
             }
         }
+        let traffic = rigs.each_mut().map(Rig::traffic);
+        prop_assert!(traffic[0].iter().any(|counts| counts[0] > 0));
+        prop_assert_eq!(&traffic[0], &traffic[1], "{:?}", case);
     }
 }
 
@@ -185,4 +228,21 @@ fn ordinary_packets_of_every_mode_and_family_go_the_short_way() {
         assert!(rig.worker.short_way(rig.now, epoch, &mut packet, &glance, &mut verdict), "{case:?}");
         assert_eq!(verdict, Verdict::Forward(SERVER_SIDE), "{case:?}");
     }
+}
+
+#[test]
+fn when_a_connection_ends_all_that_it_carried_is_counted_for_its_real_server() {
+    let mut rig = Rig::new();
+    let lport = rig.open(5555);
+    let count = |rig: &Rig, at: usize| rig.counters.real(RealId(0)).packets[at].get();
+    let opened = [0, 1].map(|at| count(&rig, at));
+    for _ in 0..3 {
+        rig.inbound(&from_client(5555));
+        // The first of them ends TOA.
+        rig.outbound(&TcpFrame { payload: b"hello".to_vec(), ..from_real(lport) });
+    }
+    assert!((0..2).any(|at| count(&rig, at) < opened[at] + 3), "nothing went the short way");
+    rig.worker.end(0);
+    assert_eq!([0, 1].map(|at| count(&rig, at)), opened.map(|packets| packets + 3));
+    assert_eq!(rig.counters.real(RealId(0)).held.get(), 0);
 }
