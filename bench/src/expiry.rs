@@ -23,7 +23,7 @@ const ENDING: u32 = 1_000_000;
 /// Time after which a silent connection expires: all must be open before the first ends.
 const TIMEOUT_S: u32 = 10;
 /// Gateways, one after the other, whose connections end.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 7;
 
 /// What is told of the turns while connections end, and in as long without.
 const DETAILS: [(&str, &str); 3] = [
