@@ -30,16 +30,22 @@ fn worker(worker: &WorkerStatus) -> Vec<Finding> {
     let id = worker.id;
     let larger = "connections_max in [dataplane]";
     if worker.table_full > 0 {
-        let text =
-            format!("{id} refused {}, because its table was full", counted(worker.table_full, "connection"));
+        let text = format!(
+            "worker {id} refused {}, because its table was full",
+            counted(worker.table_full, "connection")
+        );
         found.push(Finding::problem(CHECK, text, larger));
     } else if worker.connections * 100 >= worker.connections_max.max(1) * TABLE_NOTE_PERCENT {
-        let text =
-            format!("{id} has {} of {}", worker.connections, counted(worker.connections_max, "connection"));
+        let text = format!(
+            "worker {id} has {} of {}",
+            worker.connections,
+            counted(worker.connections_max, "connection")
+        );
         found.push(Finding::note(CHECK, text, larger));
     }
     if worker.busy >= BUSY_NOTE {
-        let text = format!("{id} found packets in {:.0}% of its turns since the start", worker.busy * 100.0);
+        let text =
+            format!("worker {id} found packets in {:.0}% of its turns since the start", worker.busy * 100.0);
         found.push(Finding::note(CHECK, text, "more workers, each with a CPU"));
     }
     found
@@ -107,7 +113,10 @@ mod tests {
         assert_eq!(worst(&with(half.clone())), Verdict::Ok);
         assert_eq!(worst(&with(WorkerStatus { connections: 80, ..half.clone() })), Verdict::Note);
         assert_eq!(worst(&with(WorkerStatus { table_full: 1, ..half.clone() })), Verdict::Problem);
-        assert!(with(WorkerStatus { busy: 0.95, ..half })[0].text.contains("95%"));
+        // Else "0 found packets in 95% of its turns".
+        assert!(
+            with(WorkerStatus { busy: 0.95, ..half })[0].text.starts_with("worker 0 found packets in 95%")
+        );
     }
 
     #[test]
