@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use crate::client::{Client, Error};
+use crate::daemon;
 use crate::metrics::{self, Scrape, Totals};
-use crate::{ctl, daemon};
 
 /// The dataplane is given this long on a scrape; Prometheus gives the whole scrape 10 s.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -86,9 +86,9 @@ impl App {
     }
 
     /// `None`: the core is gone.
-    async fn ask_core(&self) -> Option<ctl::Status> {
+    async fn ask_core<T>(&self, question: fn(oneshot::Sender<T>) -> daemon::Event) -> Option<T> {
         let (answer, answered) = oneshot::channel();
-        self.events.send(daemon::Event::GetStatus(answer)).await.ok()?;
+        self.events.send(question(answer)).await.ok()?;
         answered.await.ok()
     }
 }
@@ -167,7 +167,7 @@ async fn serve_metrics(State(app): State<App>) -> Response {
             (last.status, last.stats) = (status, stats);
         }
     }
-    let control = app.ask_core().await.unwrap_or_default();
+    let control = app.ask_core(daemon::Event::GetStatus).await.unwrap_or_default();
     let scrape = Scrape {
         dataplane_up: last.dataplane_up,
         status: &last.status,
@@ -183,7 +183,7 @@ async fn serve_metrics(State(app): State<App>) -> Response {
 
 async fn healthz(State(app): State<App>) -> (StatusCode, String) {
     let unwell = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
-    match app.ask_core().await.map(|status| status.dataplane) {
+    match app.ask_core(daemon::Event::GetLink).await {
         None => unwell("control is ending".to_owned()),
         Some(link) => match link.trouble {
             Some(trouble) => unwell(trouble),

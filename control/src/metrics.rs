@@ -1,6 +1,7 @@
 //! Metrics for Prometheus, made anew for each scrape from what the dataplane and the core tell. docs/metrics.md names
 //! them all.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -94,25 +95,28 @@ pub fn render(scrape: &Scrape<'_>) -> Result<String, prometheus::Error> {
     about(&mut page, scrape);
     services(&mut page, scrape);
     health(&mut page, &scrape.control.health);
-    page.table("tollgate_worker", WORKER, &scrape.status.workers, |worker| {
-        vec![("worker", worker.id.to_string())]
-    });
-    page.table("tollgate_port", PORT, &scrape.status.ports, |port| vec![("port", port.name.clone())]);
+    let workers = scrape.status.workers.iter();
+    let workers = workers.map(|worker| (vec![("worker", worker.id.to_string())], worker));
+    page.table("tollgate_worker_", WORKER, workers);
+    let ports = scrape.status.ports.iter().map(|port| (vec![("port", port.name.clone())], port));
+    page.table("tollgate_port_", PORT, ports);
     engine(&mut page, scrape.stats);
-    let labels =
-        |port: &LocalPortUse| vec![("local", port.local.to_string()), ("real", port.real.to_string())];
-    page.table("tollgate_local_ports", LOCAL_PORTS, &scrape.stats.local_ports, labels);
-    TextEncoder::new().encode_to_string(&page.families)
+    let local_ports = scrape.stats.local_ports.iter().map(|port| {
+        let labels = vec![("local", port.local.to_string()), ("real", port.real.to_string())];
+        (labels, port)
+    });
+    page.table("tollgate_local_ports_", LOCAL_PORTS, local_ports);
+    page.failed.map_or(Ok(page.text), Err)
 }
 
 type Labels = Vec<(&'static str, String)>;
 
 /// A metric that is read from one struct: name after the prefix, kind, help, value.
-type Row<T> = (&'static str, MetricType, &'static str, fn(&T) -> f64);
+type Column<T> = (&'static str, MetricType, &'static str, fn(&T) -> f64);
 
 use MetricType::{COUNTER, GAUGE};
 
-const WORKER: &[Row<WorkerStatus>] = &[
+const WORKER: &[Column<WorkerStatus>] = &[
     ("connections", GAUGE, "Connections in the worker's table.", |w| w.connections as f64),
     ("embryonic_connections", GAUGE, "Of these, with an unfinished handshake.", |w| w.embryonic as f64),
     ("connections_limit", GAUGE, "Connections that fit.", |w| w.connections_max as f64),
@@ -147,7 +151,7 @@ const WORKER: &[Row<WorkerStatus>] = &[
     ),
 ];
 
-const PORT: &[Row<PortStatus>] = &[
+const PORT: &[Column<PortStatus>] = &[
     ("link_up", GAUGE, "1: the link is up.", |p| f64::from(u8::from(p.link_up))),
     ("link_speed_bytes", GAUGE, "Speed of the link in bytes per second; 0: unknown.", |p| {
         f64::from(p.link_mbps) * 1e6 / 8.0
@@ -166,7 +170,7 @@ const PORT: &[Row<PortStatus>] = &[
     ("injected_packets_total", COUNTER, "Packets taken from the kernel twin.", |p| p.injected as f64),
 ];
 
-const TRAFFIC: &[Row<Traffic>] = &[
+const TRAFFIC: &[Column<Traffic>] = &[
     ("connections_total", COUNTER, "Connections scheduled.", |t| t.connections as f64),
     ("in_packets_total", COUNTER, "Packets from clients.", |t| t.in_packets as f64),
     ("out_packets_total", COUNTER, "Packets to clients.", |t| t.out_packets as f64),
@@ -174,7 +178,7 @@ const TRAFFIC: &[Row<Traffic>] = &[
     ("out_bytes_total", COUNTER, "Bytes to clients (IP length).", |t| t.out_bytes as f64),
 ];
 
-const REAL_SERVER: &[Row<RealServerStats>] = &[
+const REAL_SERVER: &[Column<RealServerStats>] = &[
     ("active_connections", GAUGE, "Connections in an active state, as IPVS counts them.", |r| {
         r.active as f64
     }),
@@ -192,13 +196,13 @@ const REAL_SERVER: &[Row<RealServerStats>] = &[
     }),
 ];
 
-const LOCAL_PORTS: &[Row<LocalPortUse>] = &[
+const LOCAL_PORTS: &[Column<LocalPortUse>] = &[
     ("in_use", GAUGE, "Local ports in use towards the real server.", |u| u.in_use as f64),
     ("limit", GAUGE, "Local ports there are.", |u| u.capacity as f64),
     ("exhausted_total", COUNTER, "Connections refused for lack of a local port.", |u| u.exhausted as f64),
 ];
 
-const HEALTH: &[Row<ctl::Health>] = &[
+const HEALTH: &[Column<ctl::Health>] = &[
     ("healthy", GAUGE, "1: its health check passes; 0: it does not, or is not decided yet.", |h| {
         f64::from(u8::from(h.state == "up"))
     }),
@@ -270,10 +274,8 @@ fn about(page: &mut Page, scrape: &Scrape<'_>) {
 fn services(page: &mut Page, scrape: &Scrape<'_>) {
     let services = &scrape.stats.services;
     let labels = |service: &ServiceStats| service_labels(service.key, &service.name);
-    for (name, kind, help, value) in TRAFFIC {
-        let rows = services.iter().map(|service| (labels(service), value(&scrape.totals.of(service.key))));
-        page.add(&format!("tollgate_service_{name}"), *kind, help, rows);
-    }
+    let totals = services.iter().map(|service| (labels(service), scrape.totals.of(service.key)));
+    page.table("tollgate_service_", TRAFFIC, totals);
     let rows = services.iter().map(|service| (labels(service), service.no_real_server as f64));
     let help = "Packets for the service that found no real server.";
     page.add("tollgate_service_no_real_server_total", COUNTER, help, rows);
@@ -293,32 +295,27 @@ fn services(page: &mut Page, scrape: &Scrape<'_>) {
         "Real servers of the service, without its sorry server.",
         rows,
     );
-    let reals: Vec<(Labels, &RealServerStats)> = services
-        .iter()
-        .flat_map(|service| {
-            service.real_servers.iter().map(move |real| {
+    let reals = || {
+        services.iter().flat_map(|service| {
+            service.real_servers.iter().map(|real| {
                 let mut labels = service_labels(service.key, &service.name);
                 labels.extend(real_labels(real.real, real.mode));
                 (labels, real)
             })
         })
-        .collect();
-    for (name, kind, help, value) in TRAFFIC {
-        let rows = reals.iter().map(|(labels, real)| (labels.clone(), value(&real.traffic)));
-        page.add(&format!("tollgate_real_server_{name}"), *kind, help, rows);
-    }
-    for (name, kind, help, value) in REAL_SERVER {
-        let rows = reals.iter().map(|(labels, real)| (labels.clone(), value(real)));
-        page.add(&format!("tollgate_real_server_{name}"), *kind, help, rows);
-    }
+    };
+    let traffic = reals().map(|(labels, real)| (labels, &real.traffic));
+    page.table("tollgate_real_server_", TRAFFIC, traffic);
+    page.table("tollgate_real_server_", REAL_SERVER, reals());
 }
 
 fn health(page: &mut Page, health: &[ctl::Health]) {
-    page.table("tollgate_real_server", HEALTH, health, |health| {
+    let rows = health.iter().map(|health| {
         let mut labels = service_labels(health.service, &health.name);
         labels.extend(real_labels(health.real, health.mode));
-        labels
+        (labels, health)
     });
+    page.table("tollgate_real_server_", HEALTH, rows);
 }
 
 fn engine(page: &mut Page, stats: &Stats) {
@@ -357,42 +354,63 @@ fn service_labels(key: ServiceKey, name: &str) -> Labels {
     ]
 }
 
+/// Each family becomes text at once: all of 100,000 real servers' would take a gigabyte beside it.
 #[derive(Default)]
 struct Page {
-    families: Vec<MetricFamily>,
+    text: String,
+    failed: Option<prometheus::Error>,
 }
 
 impl Page {
     /// A family; nothing if it has no rows, as an empty one is not allowed.
-    fn add(&mut self, name: &str, kind: MetricType, help: &str, rows: impl Iterator<Item = (Labels, f64)>) {
-        let metrics: Vec<Metric> = rows.map(|(labels, value)| metric(kind, labels, value)).collect();
-        if metrics.is_empty() {
+    fn add(
+        &mut self,
+        name: &'static str,
+        kind: MetricType,
+        help: &'static str,
+        rows: impl Iterator<Item = (Labels, f64)>,
+    ) {
+        self.table("", &[(name, kind, help, |value| *value)], rows);
+    }
+
+    /// A family for each column. What is most work, the labels, is done once for all of them.
+    fn table<T, I: Borrow<T>>(
+        &mut self,
+        prefix: &str,
+        columns: &[Column<T>],
+        rows: impl Iterator<Item = (Labels, I)>,
+    ) {
+        let (metrics, items): (Vec<Metric>, Vec<I>) =
+            rows.map(|(labels, item)| (Metric::from_label(pairs(labels)), item)).unzip();
+        if items.is_empty() {
             return;
         }
         let mut family = MetricFamily::default();
-        family.set_name(name.to_owned());
-        family.set_help(help.to_owned());
-        family.set_field_type(kind);
         family.set_metric(metrics);
-        self.families.push(family);
-    }
-
-    fn table<T>(&mut self, prefix: &str, rows: &[Row<T>], items: &[T], labels: impl Fn(&T) -> Labels) {
-        for (name, kind, help, value) in rows {
-            let each = items.iter().map(|item| (labels(item), value(item)));
-            self.add(&format!("{prefix}_{name}"), *kind, help, each);
+        for (name, kind, help, value) in columns {
+            family.set_name(format!("{prefix}{name}"));
+            family.set_help((*help).to_owned());
+            family.set_field_type(*kind);
+            for (metric, item) in family.mut_metric().iter_mut().zip(&items) {
+                set(metric, *kind, value(item.borrow()));
+            }
+            let written = TextEncoder::new().encode_utf8(std::slice::from_ref(&family), &mut self.text);
+            self.failed = self.failed.take().or(written.err());
         }
     }
 }
 
-fn metric(kind: MetricType, labels: Labels, value: f64) -> Metric {
-    let pairs = labels.into_iter().map(|(name, value)| {
+fn pairs(labels: Labels) -> Vec<LabelPair> {
+    let pair = |(name, value): (&str, String)| {
         let mut pair = LabelPair::default();
         pair.set_name(name.to_owned());
         pair.set_value(value);
         pair
-    });
-    let mut metric = Metric::from_label(pairs.collect());
+    };
+    labels.into_iter().map(pair).collect()
+}
+
+fn set(metric: &mut Metric, kind: MetricType, value: f64) {
     if kind == COUNTER {
         let mut counter = Counter::default();
         counter.set_value(value);
@@ -402,7 +420,6 @@ fn metric(kind: MetricType, labels: Labels, value: f64) -> Metric {
         gauge.set_value(value);
         metric.set_gauge(gauge);
     }
-    metric
 }
 
 #[cfg(test)]

@@ -93,6 +93,18 @@ fn commands_say_which_program_does_not_answer() {
 }
 
 #[test]
+fn a_file_with_mistakes_still_tells_where_the_programs_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = minimal(dir.path(), "none");
+    let broken = format!("{}mtu = \"large\"\nnumber = = 5\n", std::fs::read_to_string(&file).unwrap());
+    std::fs::write(&file, broken).unwrap();
+    let (code, stdout, _) = run(TOLLGATE, &["doctor", &file]);
+    assert_eq!(code, 1);
+    let asked = format!("nobody answers on {}/d.sock", dir.path().display());
+    assert!(stdout.contains(&asked) && stdout.contains("tollgate check-config"), "{stdout}");
+}
+
+#[test]
 fn exit_codes_are_documented_in_the_help() {
     for program in [TOLLGATE, CONTROL] {
         let (code, stdout, _) = run(program, &["--help"]);

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use config::counted;
 use dpdk::{Flow, FlowRule};
 use engine::WorkerId;
 
@@ -127,7 +128,7 @@ impl Rules {
             }
         }
         if count != self.refused.0 && count > 0 {
-            tracing::warn!("{count} flow rules are refused, of which one: {first}");
+            tracing::warn!("ports refuse {}, one with: {first}", counted(count, "flow rule"));
         }
         self.refused = (count, first);
     }
@@ -142,8 +143,8 @@ impl Rules {
         let (count, first) = &self.refused;
         (*count > 0).then(|| {
             format!(
-                "{count} flow rules are refused, so packets to some local addresses are handed over in software; one of \
-                 them: {first}"
+                "ports refuse {}, so packets to some local addresses are handed over in software; one with: {first}",
+                counted(*count, "flow rule")
             )
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use config::{Config, HugePages};
+use config::{Config, HugePages, counted};
 use crossbeam_channel::{Sender, bounded};
 use dpdk::{Eal, EalConfig, Lcore, LcoreExit, Mempool, ring};
 use engine::{Counters, Fib, Limits, Planner, PortId, Ticks, TooFew, WorkerConfig, WorkerId};
@@ -125,13 +125,13 @@ pub(crate) fn assemble(config: &Config, stop: Arc<AtomicBool>) -> Result<Assembl
         let (port, of_port, complaints) =
             ports::open(&eal, pools.of(found.info.numa_node), found, &config.ports[number], &wish)?;
         tracing::info!(
-            "port {} is {} ({}, {}), {} receive and {} transmit queues",
+            "port {} is {} ({}, {}), {} and {}",
             port.config.name,
             port.device,
             port.dpdk.info().driver,
             port.mac,
-            port.rx_queues,
-            port.tx_queues
+            counted(port.rx_queues, "receive queue"),
+            counted(port.tx_queues, "transmit queue")
         );
         warnings.extend(complaints);
         open.push(port);

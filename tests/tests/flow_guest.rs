@@ -144,6 +144,6 @@ fn rules_follow_the_local_addresses() -> Result<()> {
         (&"flow".into(), &0.into())
     );
     let note = status["dataplane"]["steering_note"].as_str().unwrap();
-    ensure!(note.contains("1 local addresses are shared by all workers"), "{note}");
+    ensure!(note.contains("all workers share 1 local address"), "{note}");
     guest.stop_gateway()
 }

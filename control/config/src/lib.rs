@@ -20,12 +20,14 @@ mod scheduling;
 mod sections;
 mod service;
 mod value;
+mod words;
 
 pub use diagnostic::Diagnostic;
 pub use model::*;
+pub use words::{counted, listed};
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use reader::{Reader, Schema};
 use toml::de::DeTable;
@@ -103,6 +105,17 @@ impl Config {
     }
 }
 
+/// The sockets of dataplane and control that a file names, whatever mistakes it has elsewhere: the programs may run
+/// with what it said before. What it does not tell, or tells wrongly, has its default.
+pub fn sockets(path: impl AsRef<Path>) -> (PathBuf, PathBuf) {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let sink = diagnostic::Sink::new("", &text);
+    let (tree, _) = DeTable::parse_recoverable(&text);
+    let top = Reader::new(&sink, tree.get_ref(), tree.span(), &TOP);
+    let (dataplane, control) = read_programs(&top);
+    (dataplane.api_socket, control.socket)
+}
+
 /// Everything that was read, with the places where it stood.
 struct Draft {
     dataplane: Dataplane,
@@ -121,10 +134,7 @@ fn read(top: &Reader<'_>) -> Draft {
     let timeouts = top
         .table("timeouts", &sections::TIMEOUTS)
         .map_or_else(api::Timeouts::default, |table| sections::timeouts(&table, api::Timeouts::default()));
-    let (dataplane, control) = sections::programs(
-        &top.table_or_empty("dataplane", &sections::DATAPLANE),
-        &top.table_or_empty("control", &sections::CONTROL),
-    );
+    let (dataplane, control) = read_programs(top);
     let mut draft = Draft {
         dataplane,
         control,
@@ -142,6 +152,13 @@ fn read(top: &Reader<'_>) -> Draft {
     };
     draft.fill_references();
     draft
+}
+
+fn read_programs(top: &Reader<'_>) -> (Dataplane, Control) {
+    sections::programs(
+        &top.table_or_empty("dataplane", &sections::DATAPLANE),
+        &top.table_or_empty("control", &sections::CONTROL),
+    )
 }
 
 impl Draft {

@@ -9,6 +9,8 @@ use api::{
     TcpTimestamps, Timeouts, ToaMode, ToaNoRoom, Uoa, VirtualRange,
 };
 
+use crate::value::contains;
+
 /// A whole configuration file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -28,6 +30,13 @@ pub struct Config {
     pub static_routes: Vec<StaticRoute>,
     /// `[timeouts]`.
     pub timeouts: Timeouts,
+}
+
+impl Config {
+    /// Whether an address is on a network of a port: the kernel has to know its MAC address then.
+    pub fn is_on_link(&self, address: IpAddr) -> bool {
+        self.ports.iter().flat_map(|port| &port.addresses).any(|network| contains(*network, address))
+    }
 }
 
 /// `[dataplane]`: read at start only.

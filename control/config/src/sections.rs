@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use api::Timeouts;
 
+use crate::counted;
 use crate::model::{Control, Dataplane, HugePages, Idle, Steering};
 use crate::reader::{Fault, Reader, Schema, choose};
 use crate::value;
@@ -164,7 +165,7 @@ fn cpus(table: &Reader<'_>, workers: u16) -> Vec<u32> {
         }
     }
     if let Some(first) = found.first().filter(|_| listed != usize::from(workers)) {
-        let message = format!("{listed} CPUs for {workers} workers");
+        let message = format!("{} for {}", counted(listed, "CPU"), counted(workers, "worker"));
         let help = "list one CPU for each worker, or none to leave the choice to Tollgate";
         table.fault(&first.span, "cpus", Fault::new(message, help));
     }

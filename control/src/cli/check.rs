@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use config::Config;
+use config::{Config, counted};
 
 /// Mistakes as they are printed.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +38,4 @@ pub fn summary(path: &Path, config: &Config) -> String {
         counted(real_servers, "real server"),
     ];
     format!("{}: valid: {}", path.display(), parts.join(", "))
-}
-
-fn counted(count: usize, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{plural}")
 }

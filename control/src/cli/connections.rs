@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use api::{
     Connection, ConnectionPage, ConnectionQuery, Request, Response, ServiceKey, ServiceStats, VirtualRange,
 };
+use config::listed;
 use serde::Serialize;
 
 use super::peer::Peer;
@@ -13,6 +14,9 @@ use super::{CliError, ConnectionFilter, Sockets, print, print_json};
 
 /// Connections per page; the dataplane caps it at 10,000.
 const PAGE: u32 = 2000;
+
+/// So many services are named where one is asked for that there is not.
+const SERVICES_NAMED: usize = 20;
 
 #[derive(Serialize)]
 struct View<'a> {
@@ -108,12 +112,11 @@ fn find_services(services: &[ServiceStats], wanted: &str) -> Result<Vec<ServiceK
     if !found.is_empty() {
         return Ok(found);
     }
-    let mut there: Vec<String> =
-        services.iter().take(20).map(|service| service.key.virtual_.to_string()).collect();
-    if there.is_empty() {
-        there.push("none at all".to_owned());
-    }
-    Err(CliError::NoService { wanted: wanted.to_owned(), there: there.join(", ") })
+    let there = match services.len() {
+        0 => "none at all".to_owned(),
+        _ => listed(services.iter().map(|service| service.key.virtual_.to_string()), SERVICES_NAMED),
+    };
+    Err(CliError::NoService { wanted: wanted.to_owned(), there })
 }
 
 fn render(connections: &[View<'_>], complete: bool) -> String {
@@ -220,7 +223,11 @@ mod tests {
         }
         for wanted in ["10.1.0.100:54", "10.1.0.100", "[2001:db8::101]:8101", ""] {
             let error = find_services(&services, wanted).unwrap_err().to_string();
-            assert!(error.contains("there is 10.1.0.100:53, 10.1.0.100:53, [2001:db8::100]:80"), "{error}");
+            assert!(error.ends_with("there is 10.1.0.100:53, 10.1.0.100:53, [2001:db8::100]:80"), "{error}");
         }
+        let many: Vec<_> =
+            (1..=30).map(|port| service(Protocol::Tcp, &format!("10.1.0.1:{port}"), "web", vec![])).collect();
+        let error = find_services(&many, "10.1.0.1:80").unwrap_err().to_string();
+        assert!(error.ends_with(", 10.1.0.1:20, and 10 more"), "{error}");
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use config::{Config, EXIT_BAD_CONFIG};
+use config::{EXIT_BAD_CONFIG, counted};
 
 use crate::ctl;
 use peer::{Peer, PeerError};
@@ -145,15 +145,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
 }
 
 fn execute(arguments: &Arguments) -> Result<(), CliError> {
-    let sockets = Sockets::new(arguments);
+    let sockets = || Sockets::new(arguments);
     match &arguments.command {
-        Command::Status => status::run(&sockets, arguments.json),
-        Command::Services => services::run(&sockets, arguments.json),
-        Command::Connections(filter) => connections::run(&sockets, filter, arguments.json),
-        Command::Stats { rate } => stats::run(&sockets, *rate, arguments.json),
+        Command::Status => status::run(&sockets(), arguments.json),
+        Command::Services => services::run(&sockets(), arguments.json),
+        Command::Connections(filter) => connections::run(&sockets(), filter, arguments.json),
+        Command::Stats { rate } => stats::run(&sockets(), *rate, arguments.json),
         Command::CheckConfig { file } => check_config(file, arguments.json),
-        Command::Doctor { file } => doctor::run(&sockets, file, arguments.json),
-        Command::Reload => reload(&sockets, arguments.json),
+        Command::Doctor { file } => doctor::run(&sockets(), file, arguments.json),
+        Command::Reload => reload(&sockets(), arguments.json),
     }
 }
 
@@ -165,19 +165,15 @@ struct Sockets {
 
 impl Sockets {
     fn new(arguments: &Arguments) -> Self {
-        let (mut dataplane, mut control) =
-            (config::Dataplane::default().api_socket, config::Control::default().socket);
         // The configuration is read only for what is not given: with many services that takes a moment.
+        if let (Some(dataplane), Some(control)) = (&arguments.socket, &arguments.control_socket) {
+            return Sockets { dataplane: dataplane.clone(), control: control.clone() };
+        }
         let file = match &arguments.command {
             Command::Doctor { file } => file,
             _ => Path::new(config::DEFAULT_PATH),
         };
-        if (arguments.socket.is_none() || arguments.control_socket.is_none())
-            && let Ok(config) = Config::load(file)
-        {
-            dataplane = config.dataplane.api_socket;
-            control = config.control.socket;
-        }
+        let (dataplane, control) = config::sockets(file);
         Sockets {
             dataplane: arguments.socket.clone().unwrap_or(dataplane),
             control: arguments.control_socket.clone().unwrap_or(control),
@@ -237,8 +233,8 @@ fn reload(sockets: &Sockets, json: bool) -> Result<(), CliError> {
     if json {
         return print_json(&reloaded);
     }
-    let mut text =
-        format!("reloaded: {} services, {} real servers", reloaded.services, reloaded.real_servers);
+    let services = counted(reloaded.services, "service");
+    let mut text = format!("reloaded: {services}, {}", counted(reloaded.real_servers, "real server"));
     match reloaded.generation {
         Some(generation) => text.push_str(&format!(", generation {generation}\n")),
         None => text.push_str("; the dataplane is away and will be told when it is back\n"),

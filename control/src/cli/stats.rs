@@ -1,5 +1,6 @@
 //! `tollgate stats`: traffic, and what was dropped.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -62,6 +63,9 @@ pub(super) fn run(sockets: &Sockets, rate: bool, json: bool) -> Result<(), CliEr
         stats = per_second(&stats, later, begun.elapsed());
     }
     stats.services.sort_by_key(|service| service.key);
+    for service in &mut stats.services {
+        service.real_servers.sort_by_key(|real| real.real);
+    }
     let view = View {
         rate,
         services: stats.services.iter().map(service).collect(),
@@ -108,11 +112,14 @@ fn counters(counters: &[WorkerCounter]) -> Vec<CounterView<'_>> {
 /// What was added between two readings, per second. Gauges are those of the second.
 fn per_second(before: &Stats, mut after: Stats, elapsed: Duration) -> Stats {
     let rate = |old: u64, new: u64| (new.saturating_sub(old) as f64 / elapsed.as_secs_f64()).round() as u64;
+    let services: HashMap<_, _> = before.services.iter().map(|service| (service.key, service)).collect();
     for service in &mut after.services {
-        let old = before.services.iter().find(|old| old.key == service.key);
+        let old = services.get(&service.key);
+        service.no_real_server = rate(old.map_or(0, |old| old.no_real_server), service.no_real_server);
+        let old: HashMap<_, _> =
+            old.iter().flat_map(|old| &old.real_servers).map(|old| (old.real, old.traffic)).collect();
         for real in &mut service.real_servers {
-            let old = old.and_then(|old| old.real_servers.iter().find(|old| old.real == real.real));
-            let (old, new) = (old.map(|old| old.traffic).unwrap_or_default(), &mut real.traffic);
+            let (old, new) = (old.get(&real.real).copied().unwrap_or_default(), &mut real.traffic);
             *new = Traffic {
                 connections: rate(old.connections, new.connections),
                 in_packets: rate(old.in_packets, new.in_packets),
@@ -209,7 +216,7 @@ mod tests {
                 scheduler_flags: api::SchedulerFlags::default(),
                 one_packet: false,
                 persistence: None,
-                no_real_server: 0,
+                no_real_server: dropped,
                 real_servers: vec![RealServerStats {
                     real: SocketAddr::from(([10, 2, 0, 11], 80)),
                     mode: api::Mode::FullNat,
@@ -250,5 +257,6 @@ mod tests {
     fn rates_are_differences_over_the_time_between() {
         let rates = per_second(&stats(400, 3), stats(600, 13), Duration::from_secs(2));
         insta::assert_snapshot!(shown(&rates, true));
+        assert_eq!(rates.services[0].no_real_server, 5);
     }
 }

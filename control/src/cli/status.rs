@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use api::{LocalPortUse, Stats, Status, WorkerStatus};
+use config::counted;
 use serde::Serialize;
 
 use super::table::{Align, Table, bytes, duration, short};
@@ -12,6 +13,10 @@ use crate::ctl;
 
 /// From this share of local ports in use on, `status` says so: exhaustion must be visible long before it happens.
 const LOCAL_PORTS_WARN_PERCENT: u64 = 80;
+
+/// So many pairs of local address and real server are told, the fullest; of the others only how many they are. A
+/// local address that runs out may do so towards all real servers.
+pub(super) const SCARCE_TOLD: usize = 10;
 
 /// From this share of received packets on, `status` says that the NICs hash otherwise than they tell. A few
 /// packets that they do not hash with their ports, as those with options, are normal.
@@ -49,7 +54,7 @@ pub(super) fn run(sockets: &Sockets, json: bool) -> Result<(), CliError> {
         control: control.as_ref().map(control_view),
         services: stats.services.len(),
         real_servers_by_forward: by_forward(&stats),
-        local_ports_scarce: stats.local_ports.iter().filter(|port| is_scarce(port)).collect(),
+        local_ports_scarce: scarce(&stats),
     };
     if json { print_json(&view) } else { print(&render(&view)) }
 }
@@ -62,7 +67,29 @@ fn by_forward(stats: &Stats) -> BTreeMap<&'static str, usize> {
     counts
 }
 
-pub(super) fn is_scarce(port: &LocalPortUse) -> bool {
+/// Those that are short of local ports, the fullest first.
+pub(super) fn scarce(stats: &Stats) -> Vec<&LocalPortUse> {
+    let mut scarce: Vec<_> = stats.local_ports.iter().filter(|port| is_scarce(port)).collect();
+    scarce.sort_by_key(|port| std::cmp::Reverse(port.in_use * 1000 / port.capacity.max(1)));
+    scarce
+}
+
+pub(super) fn scarce_text(port: &LocalPortUse) -> String {
+    format!(
+        "{} of {} of {} towards {} in use, {} refused",
+        port.in_use,
+        counted(port.capacity, "local port"),
+        port.local,
+        port.real,
+        counted(port.exhausted, "connection")
+    )
+}
+
+pub(super) fn more_scarce_text(more: usize) -> String {
+    format!("local ports are scarce for {} of local address and real server", counted(more, "more pair"))
+}
+
+fn is_scarce(port: &LocalPortUse) -> bool {
     port.exhausted > 0 || port.in_use * 100 >= port.capacity.max(1) * LOCAL_PORTS_WARN_PERCENT
 }
 
@@ -95,7 +122,7 @@ fn render(view: &View<'_>) -> String {
         if status.generation == 0 { "none yet".to_owned() } else { status.generation.to_string() };
     let steering = match status.flow_rules {
         0 => status.steering.clone(),
-        count => format!("{} ({count} rules)", status.steering),
+        count => format!("{} ({})", status.steering, counted(count, "rule")),
     };
     let _ = writeln!(text, "           generation {generation}, steering {steering}, idle {}", status.idle);
     if !status.steering_note.is_empty() {
@@ -104,16 +131,16 @@ fn render(view: &View<'_>) -> String {
     let modes: Vec<String> =
         view.real_servers_by_forward.iter().map(|(word, count)| format!("{count} {word}")).collect();
     let modes = if modes.is_empty() { "none".to_owned() } else { modes.join(", ") };
-    let _ = writeln!(text, "           {} services, real servers: {modes}", view.services);
+    let _ = writeln!(text, "           {}, real servers: {modes}", counted(view.services, "service"));
     match &view.control {
         Some(control) => {
             let _ = writeln!(text, "control    {}, pid {}, {}", control.version, control.pid, control.config);
             let _ = writeln!(
                 text,
-                "           {} of {} checked real servers up, {} reloads, {} refused",
+                "           {} of {} up, {}, {} refused",
                 control.real_servers_up,
-                control.real_servers_checked,
-                control.reloads,
+                counted(control.real_servers_checked, "checked real server"),
+                counted(control.reloads, "reload"),
                 control.reload_failures
             );
             if let Some(trouble) = &control.dataplane.trouble {
@@ -209,14 +236,16 @@ fn warnings(view: &View<'_>) -> Vec<String> {
     for worker in &view.dataplane.workers {
         if worker.table_full > 0 {
             found.push(format!(
-                "worker {} refused {} connections because its table was full; raise connections_max in [dataplane]",
-                worker.id, worker.table_full
+                "worker {} refused {} because its table was full; raise connections_max in [dataplane]",
+                worker.id,
+                counted(worker.table_full, "connection")
             ));
         }
         if worker.local_ports_exhausted > 0 {
             found.push(format!(
-                "worker {} refused {} connections for lack of a local port; add addresses to the local pool",
-                worker.id, worker.local_ports_exhausted
+                "worker {} refused {} for lack of a local port; add addresses to the local pool",
+                worker.id,
+                counted(worker.local_ports_exhausted, "connection")
             ));
         }
     }
@@ -224,15 +253,14 @@ fn warnings(view: &View<'_>) -> Vec<String> {
         let misdirected = sum(view.dataplane, |worker| worker.misdirected);
         let received = sum(view.dataplane, |worker| worker.rx_packets);
         found.push(format!(
-            "the NICs brought {misdirected} of {received} packets to another worker than their RSS key or a flow rule \
-             says; if that goes on, set steering = \"software\" in [dataplane]"
+            "the NICs brought {misdirected} of {} to another worker than their RSS key or a flow rule says; if that goes \
+             on, set steering = \"software\" in [dataplane]",
+            counted(received, "packet")
         ));
     }
-    for port in &view.local_ports_scarce {
-        found.push(format!(
-            "{} of {} local ports of {} towards {} are in use, {} connections refused",
-            port.in_use, port.capacity, port.local, port.real, port.exhausted
-        ));
+    found.extend(view.local_ports_scarce.iter().take(SCARCE_TOLD).map(|port| scarce_text(port)));
+    if view.local_ports_scarce.len() > SCARCE_TOLD {
+        found.push(more_scarce_text(view.local_ports_scarce.len() - SCARCE_TOLD));
     }
     found
 }
@@ -260,7 +288,7 @@ mod tests {
                 connections: 10,
                 connections_max: 10,
                 table_bytes: 98 << 20,
-                table_full: 3,
+                table_full: 1,
                 rx_packets: 1000,
                 handed_over: 70,
                 misdirected: 60,
@@ -289,7 +317,7 @@ mod tests {
         insta::assert_snapshot!(render(&View {
             dataplane: &status,
             control: None,
-            services: 3,
+            services: 1,
             real_servers_by_forward: BTreeMap::from([("FullNat", 4), ("Route", 2)]),
             local_ports_scarce: vec![&scarce],
         }));

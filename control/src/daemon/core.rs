@@ -1,11 +1,10 @@
 //! The core: owns configuration and health, and decides what the dataplane and the twins shall have.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use api::{DesiredState, Mode};
+use api::DesiredState;
 use config::{Config, Diagnostic};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -143,6 +142,9 @@ impl Core {
                     self.hangup();
                 }
             }
+            Event::GetLink(answer) => {
+                let _ = answer.send(self.ends.link.borrow().clone());
+            }
             Event::GetStatus(answer) => {
                 let _ = answer.send(self.status());
             }
@@ -277,24 +279,9 @@ impl Core {
     }
 
     fn status(&self) -> Status {
-        let services: HashMap<_, _> =
-            self.config.services.iter().map(|service| (desired::service_key(service), service)).collect();
-        let mode = |id: health::TargetId| {
-            let mut reals = services.get(&id.service).into_iter().flat_map(|service| &service.real_servers);
-            reals.find(|real| real.address == id.real).map_or(Mode::FullNat, |real| real.mode)
-        };
-        let health = self.ends.health.snapshot().into_iter().map(|(id, machine)| Health {
-            service: id.service,
-            name: services.get(&id.service).map_or_else(String::new, |service| service.name.clone()),
-            real: id.real,
-            mode: mode(id),
-            state: machine.state().word().to_owned(),
-            since_s: machine.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            error: machine.last_error,
-            passes: machine.passes,
-            failures: machine.failures,
-            changes: machine.changes,
-        });
+        let services = self.config.services.iter();
+        let mut health: Vec<Health> = services.flat_map(|service| self.health_of(service)).collect();
+        health.sort_by_key(|health| (health.service, health.real));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -302,7 +289,27 @@ impl Core {
             dataplane: self.ends.link.borrow().clone(),
             reloads: self.reloads,
             reload_failures: self.reload_failures,
-            health: health.collect(),
+            health,
         }
+    }
+
+    /// The health of a service's checked real servers.
+    fn health_of(&self, service: &config::Service) -> impl Iterator<Item = Health> {
+        let key = desired::service_key(service);
+        service.real_servers.iter().filter_map(move |real| {
+            let machine = self.ends.health.machine(health::TargetId { service: key, real: real.address })?;
+            Some(Health {
+                service: key,
+                name: service.name.clone(),
+                real: real.address,
+                mode: real.mode,
+                state: machine.state().word().to_owned(),
+                since_s: machine.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+                error: machine.last_error,
+                passes: machine.passes,
+                failures: machine.failures,
+                changes: machine.changes,
+            })
+        })
     }
 }

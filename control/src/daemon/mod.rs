@@ -40,6 +40,8 @@ pub enum Event {
     TrialEnded(link::Trial),
     /// A ramp or a deadline has come to its next step.
     Time,
+    /// Tell how the connection to the dataplane is.
+    GetLink(oneshot::Sender<DataplaneLink>),
     /// Tell how control is.
     GetStatus(oneshot::Sender<Status>),
 }

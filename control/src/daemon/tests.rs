@@ -420,6 +420,25 @@ async fn a_reload_that_the_dataplane_refuses_leaves_the_old_configuration_in_for
 }
 
 #[tokio::test]
+async fn the_status_names_every_checked_server_with_service_mode_and_state() {
+    let mut rig = Rig::new();
+    rig.write(1, "{ type = \"tcp\", interval = \"1h\", fall = 1 }");
+    rig.start().await;
+    let health = async || match rig.ask(&ctl::Request::GetStatus).await {
+        ctl::Response::Status(status) => status.health,
+        other => panic!("{other:?}"),
+    };
+    until("the server is down", async || health().await[0].state == "down").await;
+    let [found] = &health().await[..] else { panic!("there is one") };
+    assert_eq!((found.name.as_str(), found.mode), ("web", api::Mode::FullNat));
+    assert_eq!(found.service.virtual_, ([10, 1, 0, 100], 80).into());
+    assert_eq!((found.real, found.failures), (([127, 0, 0, 2], 9).into(), 1));
+    rig.write(1, UNCHECKED);
+    rig.reload().await.unwrap();
+    assert!(health().await.is_empty());
+}
+
+#[tokio::test]
 async fn a_health_change_during_a_reload_does_not_put_the_old_configuration_back() {
     let mut rig = Rig::new();
     rig.write(1, "{ type = \"tcp\", interval = \"100ms\", timeout = \"5s\", rise = 1, fall = 1 }");

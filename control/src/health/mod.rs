@@ -1,10 +1,12 @@
 //! Health checks: which real servers may get new connections.
 //!
-//! Each checked real server of a service is a target with a task of its own; the tasks share a bounded number of
-//! probes in flight. A target's state lives in its [`Machine`], which the task advances and everybody else reads.
+//! Each checked real server of a service is a target with a task of its own; the tasks share bounded numbers of
+//! probes in flight (`turns`). A target's state lives in its [`Machine`], which the task advances and everybody else
+//! reads.
 
 mod machine;
 mod probe;
+mod turns;
 
 pub use machine::{Machine, State};
 pub use probe::{ProbeError, probe};
@@ -17,15 +19,13 @@ use std::time::Duration;
 
 use api::ServiceKey;
 use config::{Config, HealthCheck};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tracing::warn;
 
 use crate::desired::service_key;
-
-/// Probes in flight at most: bounds file descriptors, and SYNs in a burst on the kernel twin.
-const PROBES_MAX: usize = 2048;
+use turns::Turns;
 
 /// The first check of a target comes within this time, so that a new server is in service soon.
 const FIRST_CHECK_WITHIN: Duration = Duration::from_secs(1);
@@ -69,19 +69,14 @@ pub struct Table {
     targets: HashMap<TargetId, Target>,
     /// Real servers without a check, which count as up.
     unchecked: HashSet<TargetId>,
-    slots: Arc<Semaphore>,
+    turns: Arc<Turns>,
     changes: mpsc::Sender<Change>,
 }
 
 impl Table {
     /// An empty table; changes are told to the sender.
     pub fn new(changes: mpsc::Sender<Change>) -> Self {
-        Table {
-            targets: HashMap::new(),
-            unchecked: HashSet::new(),
-            slots: Arc::new(Semaphore::new(PROBES_MAX)),
-            changes,
-        }
+        Table { targets: HashMap::new(), unchecked: HashSet::new(), turns: Arc::new(Turns::new()), changes }
     }
 
     /// Starts, keeps and ends checks so that they are those of the configuration. A target whose check changes keeps
@@ -122,7 +117,7 @@ impl Table {
 
     fn start(&mut self, id: TargetId, check: HealthCheck, machine: Machine) {
         let machine = Arc::new(Mutex::new(machine));
-        let run = run(id, check.clone(), Arc::clone(&machine), Arc::clone(&self.slots), self.changes.clone());
+        let run = run(id, check.clone(), Arc::clone(&machine), Arc::clone(&self.turns), self.changes.clone());
         let task = tokio::spawn(run).abort_handle();
         self.targets.insert(id, Target { check, machine, task });
     }
@@ -147,12 +142,9 @@ impl Table {
             || self.targets.get(&id).is_some_and(|target| lock(&target.machine).state() == State::Up)
     }
 
-    /// The state of every checked target.
-    pub fn snapshot(&self) -> Vec<(TargetId, Machine)> {
-        let mut all: Vec<_> =
-            self.targets.iter().map(|(id, target)| (*id, lock(&target.machine).clone())).collect();
-        all.sort_by_key(|(id, _)| *id);
-        all
+    /// The state of a checked target.
+    pub fn machine(&self, id: TargetId) -> Option<Machine> {
+        self.targets.get(&id).map(|target| lock(&target.machine).clone())
     }
 }
 
@@ -161,32 +153,57 @@ fn lock(machine: &Mutex<Machine>) -> std::sync::MutexGuard<'_, Machine> {
     machine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A point within the interval that is fixed for each target, so that checks are spread evenly over time and a
-/// service's servers are not all asked at once.
-fn phase(id: TargetId, interval: Duration) -> Duration {
+/// When a target is checked: the first time soon, then in its interval, at a point of that which is fixed for each
+/// target. So checks are spread evenly over time, and a service's servers are not all asked at once.
+struct Rhythm {
+    /// `None`: the first one is over.
+    first: Option<Instant>,
+    others: Interval,
+}
+
+impl Rhythm {
+    fn new(id: TargetId, interval: Duration) -> Self {
+        let begun = Instant::now();
+        let (first, second) = beats(id, interval);
+        let mut others = interval_at(begun + second, interval);
+        others.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Rhythm { first: Some(begun + first), others }
+    }
+
+    async fn beat(&mut self) {
+        match self.first.take() {
+            Some(first) => sleep_until(first).await,
+            None => {
+                self.others.tick().await;
+            }
+        }
+    }
+}
+
+/// After what times the first check and the second one come. Between them lie half an interval to one and a half.
+fn beats(id: TargetId, interval: Duration) -> (Duration, Duration) {
     let mut hasher = DefaultHasher::new();
     id.hash(&mut hasher);
-    let within = interval.min(FIRST_CHECK_WITHIN).as_micros().max(1);
-    let micros = u128::from(hasher.finish()) % within;
-    Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+    let share = (hasher.finish() >> 11) as f64 / (1_u64 << 53) as f64;
+    let first = interval.min(FIRST_CHECK_WITHIN).mul_f64(share);
+    let point = interval.mul_f64(share);
+    let is_soon = point - first < interval / 2;
+    (first, if is_soon { point + interval } else { point })
 }
 
 async fn run(
     id: TargetId,
     check: HealthCheck,
     machine: Arc<Mutex<Machine>>,
-    slots: Arc<Semaphore>,
+    turns: Arc<Turns>,
     changes: mpsc::Sender<Change>,
 ) {
-    let mut ticks = interval_at(Instant::now() + phase(id, check.interval), check.interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut could_check = true;
+    let mut rhythm = Rhythm::new(id, check.interval);
+    let (mut could_check, mut took_long) = (true, false);
     loop {
-        ticks.tick().await;
-        // The semaphore is never closed; if it were, there would be nothing left to check for.
-        let Ok(slot) = slots.acquire().await else { return };
-        let result = probe(&check, id.real).await;
-        drop(slot);
+        rhythm.beat().await;
+        // Boxed, as it is large and most targets wait for their next check.
+        let result = turns.take(&mut took_long, Box::pin(probe(&check, id.real))).await;
         if let Err(error) = &result
             && error.is_own()
         {

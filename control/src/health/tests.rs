@@ -467,7 +467,7 @@ async fn a_reload_keeps_the_state_of_targets_and_forgets_those_that_are_gone() {
     let smaller = config_of(&[first], Some(changed.clone()));
     table.reconcile(&smaller);
     assert!(table.is_up(id_of(&config, 0), Some(&changed)), "a changed check must not take the server out");
-    assert_eq!(table.snapshot().len(), 1);
+    assert!(table.machine(id_of(&config, 1)).is_none(), "it is gone");
 }
 
 #[tokio::test]
@@ -485,15 +485,23 @@ async fn a_server_that_gets_its_first_check_by_a_reload_stays_in_service() {
 }
 
 #[test]
-fn first_checks_are_spread_over_the_interval() {
-    let interval = Duration::from_millis(800);
+fn first_checks_come_soon_and_all_others_are_spread_over_the_interval() {
     let service = ServiceKey { protocol: api::Protocol::Tcp, virtual_: ([10, 1, 0, 100], 80).into() };
-    let phases: Vec<Duration> = (0..1000)
-        .map(|port| phase(TargetId { service, real: ([10, 2, 0, 1], port).into() }, interval))
-        .collect();
-    assert!(phases.iter().all(|phase| *phase < interval));
-    for quarter in 0..4 {
-        let within = |phase: &&Duration| (phase.as_millis() / 200) == quarter;
-        assert!(phases.iter().filter(within).count() > 150, "quarter {quarter}");
+    for interval_ms in [100, 800, 1000, 1500, 2000, 10_000, 3_600_000] {
+        let interval = Duration::from_millis(interval_ms);
+        let all: Vec<_> = (0..1000)
+            .map(|port| beats(TargetId { service, real: ([10, 2, 0, 1], port).into() }, interval))
+            .collect();
+        let soon = interval.min(Duration::from_secs(1));
+        assert!(all.iter().all(|(first, _)| *first < soon), "{interval:?}");
+        let gaps = || all.iter().map(|(first, second)| *second - *first);
+        assert!(gaps().all(|gap| gap >= interval / 2 && gap <= interval * 3 / 2), "{interval:?}");
+        for quarter in 0..4 {
+            let in_quarter =
+                |at: Duration, of: Duration| at.as_nanos() % of.as_nanos() * 4 / of.as_nanos() == quarter;
+            let first = all.iter().filter(|(first, _)| in_quarter(*first, soon)).count();
+            let others = all.iter().filter(|(_, second)| in_quarter(*second, interval)).count();
+            assert!(first > 150 && others > 150, "{interval:?}, quarter {quarter}: {first}, {others}");
+        }
     }
 }

@@ -21,6 +21,7 @@ use api::{
     Connection, ConnectionPage, ConnectionQuery, DesiredState, Mode, Protocol, Refusal, Request, Response,
     ServiceKey,
 };
+use config::counted;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use engine::fib::FibPort;
 use engine::{ConnFilter, Counters, Fib, Planner, PortId, Update};
@@ -281,7 +282,8 @@ impl Core {
         self.rules.follow(&self.ports, &self.planner.dealt_locals());
         self.hand_over(updates)?;
         let generation = state.generation;
-        tracing::info!("generation {generation} with {} services is in force", state.services.len());
+        let services = counted(state.services.len(), "service");
+        tracing::info!("generation {generation} with {services} is in force");
         self.desired = state;
         self.ask_for_neighbours();
         Ok(Ok(generation))

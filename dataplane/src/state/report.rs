@@ -4,6 +4,7 @@ use api::{
     LocalPortUse, PortStatus, RealServerStats, Service, ServiceStats, Stats, Status, Traffic, WorkerCounter,
     WorkerStatus,
 };
+use config::counted;
 use engine::counters::Count;
 use engine::{ConnState, Counter, Counters, DropReason, PuntClass};
 
@@ -45,8 +46,8 @@ impl Core {
         if shared > 0 {
             note.push_str(if note.is_empty() { "" } else { "; " });
             note.push_str(&format!(
-                "{shared} local addresses are shared by all workers, since a service has fewer than there are workers: \
-                 handed over in software"
+                "all workers share {}, since a service has fewer than there are workers: handed over in software",
+                counted(shared, "local address")
             ));
         }
         note

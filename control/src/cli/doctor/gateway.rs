@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::{PortStatus, Stats, Status};
+use config::counted;
 
 use super::super::status::{is_misdirecting, sum};
 use super::super::table::duration;
@@ -63,7 +64,10 @@ fn of_control(status: &ctl::Status, generation: Option<u64>, now_ms: u64) -> Fin
     let age_s = now_ms.saturating_sub(link.generation) / 1000;
     let text = match link.applied {
         0 => format!("{}, nothing applied since its start", status.version),
-        count => format!("{}, {count} changes applied, the last one {} ago", status.version, duration(age_s)),
+        count => {
+            let applied = counted(count, "change");
+            format!("{}, {applied} applied, the last one {} ago", status.version, duration(age_s))
+        }
     };
     if status.version != VERSION {
         let text = format!("{text}, while this program is {VERSION}");
@@ -105,22 +109,27 @@ fn port(port: &PortStatus) -> Finding {
         );
     }
     if port.rx_no_mbuf > 0 {
-        let text = format!("{name} found no packet buffer {} times", port.rx_no_mbuf);
+        let text = format!("{name} found no packet buffer {}", counted(port.rx_no_mbuf, "time"));
         return Finding::problem(CHECK, text, "more `mbufs` and `memory_mib` in [dataplane]");
     }
     if port.rx_missed * MISSED_NOTE_ONE_IN > port.rx_packets {
-        let text = format!("{name} missed {} packets and got {}", port.rx_missed, port.rx_packets);
+        let text = format!("{name} missed {} and got {}", counted(port.rx_missed, "packet"), port.rx_packets);
         let remedy =
             "workers too busy or not scheduled (see cpus, workers); more workers, more `rx_descriptors`";
         return Finding::note(CHECK, text, remedy);
     }
     if port.rx_errors + port.tx_errors > 0 {
-        let text = format!("{name}: {} receive and {} transmit errors", port.rx_errors, port.tx_errors);
+        let (receive, transmit) =
+            (counted(port.rx_errors, "receive error"), counted(port.tx_errors, "transmit error"));
+        let text = format!("{name}: {receive} and {transmit}");
         return Finding::note(CHECK, text, "cable, optics, MTU of both ends");
     }
     let text = format!(
-        "{name} ({}): link, {} receive and {} transmit queues; {}",
-        port.driver, port.rx_queues, port.tx_queues, port.receive_hash
+        "{name} ({}): link, {} and {}; {}",
+        port.driver,
+        counted(port.rx_queues, "receive queue"),
+        counted(port.tx_queues, "transmit queue"),
+        port.receive_hash
     );
     Finding::ok(CHECK, text)
 }
@@ -133,13 +142,14 @@ pub(super) fn steering(status: &Status) -> Finding {
     let mut text = match status.steering.as_str() {
         "single" => return Finding::ok(CHECK, "one worker, which needs none"),
         "rss" => "rss, self-test passed".to_owned(),
-        "flow" => format!("flow, {} rules", status.flow_rules),
+        "flow" => format!("flow, {}", counted(status.flow_rules, "rule")),
         other => other.to_owned(),
     };
     if !status.steering_note.is_empty() {
         text = format!("{text}: {}", status.steering_note);
     }
-    text = format!("{text}; {handed_over} of {received} packets handed over, {misdirected} misdirected");
+    let received = counted(received, "packet");
+    text = format!("{text}; {handed_over} of {received} handed over, {misdirected} misdirected");
     if is_misdirecting(status) {
         let remedy =
             "steering = \"software\" in [dataplane]: the NICs do not do what they say; VLAN tags may be why";

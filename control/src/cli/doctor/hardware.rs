@@ -42,7 +42,8 @@ pub(super) fn memory(machine: &Machine, config: Option<&Config>, status: Option<
         |node: &u32| large().filter(|pages| pages.node == *node).map(|pages| pages.total).sum::<u64>();
     let (with, without): (Vec<u32>, Vec<u32>) = nodes.iter().partition(|node| of_node(node) > 0);
     if !with.is_empty() && !without.is_empty() {
-        let text = format!("NUMA nodes {without:?} have none: ports there use memory of other nodes");
+        let without: Vec<String> = without.iter().map(u32::to_string).collect();
+        let text = format!("none on NUMA node {}: ports there use memory of other nodes", without.join(","));
         let remedy = "write to /sys/devices/system/node/nodeN/hugepages/hugepages-2048kB/nr_hugepages";
         found.push(Finding::note(CHECK, text, remedy));
     }
@@ -114,20 +115,18 @@ pub(super) fn cpus(machine: &Machine, config: Option<&Config>, status: Option<&S
     }
     let mut found = Vec::new();
     let list = |cpus: &[u32]| cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let named = |cpus: &[u32]| format!("CPU{} {}", if cpus.len() == 1 { "" } else { "s" }, list(cpus));
     let open: Vec<u32> = cpus.iter().copied().filter(|cpu| !machine.isolated.contains(cpu)).collect();
     if !open.is_empty() {
+        let text = format!("other programs may run on the workers' {}", named(&open));
         let list = list(&open);
         let remedy = format!("boot with isolcpus={list} nohz_full={list} rcu_nocbs={list}");
-        found.push(Finding::note(
-            CHECK,
-            format!("other programs may run on the workers' CPUs {list}"),
-            remedy,
-        ));
+        found.push(Finding::note(CHECK, text, remedy));
     }
     let is_slow = |cpu: &&u32| machine.governors.get(cpu).is_some_and(|governor| governor != "performance");
     let slow: Vec<u32> = cpus.iter().filter(is_slow).copied().collect();
     if !slow.is_empty() {
-        let text = format!("CPUs {} change their frequency with the load", list(&slow));
+        let text = format!("the frequency of {} changes with the load", named(&slow));
         found.push(Finding::note(CHECK, text, "cpupower frequency-set -g performance"));
     }
     let shares = |cpu: &&u32| {
@@ -136,11 +135,11 @@ pub(super) fn cpus(machine: &Machine, config: Option<&Config>, status: Option<&S
     };
     let sharing: Vec<u32> = cpus.iter().filter(shares).copied().collect();
     if !sharing.is_empty() {
-        let text = format!("workers on CPUs {} share a core with each other", list(&sharing));
+        let text = format!("workers on {} share a core with each other", named(&sharing));
         found.push(Finding::note(CHECK, text, "one hyper-thread of a core only, by `cpus` in [dataplane]"));
     }
     if found.is_empty() && !cpus.is_empty() {
-        found.push(Finding::ok(CHECK, format!("workers have CPUs {} to themselves", list(&cpus))));
+        found.push(Finding::ok(CHECK, format!("workers have {} to themselves", named(&cpus))));
     }
     found
 }
@@ -219,7 +218,7 @@ mod tests {
     fn a_node_without_huge_pages_is_told() {
         let found = memory(&pages_of(&[(0, 200, 200), (1, 0, 0)]), None, None);
         assert_eq!(worst(&found), Verdict::Note);
-        assert!(found[1].text.contains("[1]"), "{found:?}");
+        assert!(found[1].text.contains("NUMA node 1:"), "{found:?}");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The kernel behind the twins: settings, addresses, routing daemons.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 
 use api::Mode;
-use config::Config;
+use config::{Config, listed};
 
 use super::Finding;
 use super::machine::Machine;
@@ -16,6 +17,7 @@ pub(super) fn twins(machine: &Machine, config: &Config, running: bool) -> Vec<Fi
     let twins = config.ports.iter().filter_map(|port| port.kernel_interface.as_deref());
     let mut found: Vec<Finding> = twins.flat_map(|twin| settings(machine, twin)).collect();
     found.extend(forwarding(machine, config));
+    found.extend(neighbours(machine, config));
     if running {
         found.extend(missing_vips(machine, config));
     }
@@ -72,6 +74,40 @@ fn forwarding(machine: &Machine, config: &Config) -> Vec<Finding> {
     .collect()
 }
 
+/// More real servers on the ports' networks than the kernel keeps MAC addresses of (arp(7), `gc_thresh2` and
+/// `gc_thresh3`). All namespaces of a machine share the table.
+fn neighbours(machine: &Machine, config: &Config) -> Vec<Finding> {
+    let reals = config.services.iter().flat_map(|service| &service.real_servers);
+    let reals: HashSet<IpAddr> = reals.map(|real| real.address.ip()).collect();
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) =
+        reals.into_iter().filter(|real| config.is_on_link(*real)).partition(IpAddr::is_ipv4);
+    let families = [("IPv4", "ipv4", v4.len()), ("IPv6", "ipv6", v6.len())];
+    let check = |(family, folder, count): (&str, &str, usize)| {
+        let limit = |name: &str| -> Option<usize> {
+            machine.sysctls.get(&format!("{folder}/neigh/default/{name}"))?.parse().ok()
+        };
+        let (soft, hard) = (limit("gc_thresh2")?, limit("gc_thresh3")?);
+        if count <= soft {
+            return None;
+        }
+        let text = format!(
+            "{count} real servers are on networks of the ports, and the kernel forgets {family} neighbours above {soft} \
+             and has no room for more than {hard}: next hops get lost again and again, and checks of live servers fail"
+        );
+        let (room, settings) = (2 * count, format!("net.{folder}.neigh.default.gc_thresh"));
+        let remedy = format!("sysctl {settings}3={} {settings}2={room} {settings}1={room}", 2 * room);
+        Some(if count > hard {
+            Finding::problem("kernel", text, remedy)
+        } else {
+            Finding::note("kernel", text, remedy)
+        })
+    };
+    families.into_iter().filter_map(check).collect()
+}
+
+/// So many missing VIPs are named.
+const VIPS_NAMED: usize = 10;
+
 /// VIPs that no twin has, so that the kernel answers neither ARP nor ND for them.
 fn missing_vips(machine: &Machine, config: &Config) -> Option<Finding> {
     let there = machine.addresses.as_ref()?;
@@ -86,7 +122,7 @@ fn missing_vips(machine: &Machine, config: &Config) -> Option<Finding> {
     if missing.is_empty() {
         return None;
     }
-    let text = format!("VIPs that are on no twin: {}", missing.join(", "));
+    let text = format!("VIPs that are on no twin: {}", listed(missing.into_iter(), VIPS_NAMED));
     Some(match config.control.manage_addresses {
         true => {
             Finding::problem("kernel", text, "`journalctl -u tollgate-control` says why they cannot be added")
@@ -117,8 +153,6 @@ pub(super) fn routing_daemons(machine: &Machine) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::super::machine::tests::config;
     use super::super::{Verdict, worst};
     use super::*;
@@ -158,6 +192,34 @@ mod tests {
     }
 
     #[test]
+    fn more_neighbours_than_the_kernel_keeps_are_told() {
+        let mut config = config("");
+        config.ports[1].addresses =
+            vec![("10.2.0.1".parse().unwrap(), 16), ("fd00:2::1".parse().unwrap(), 64)];
+        let said = |config: &Config, family: &str, soft: &str, hard: &str| {
+            let limits = ["gc_thresh2", "gc_thresh3"].map(|name| format!("{family}/neigh/default/{name}"));
+            let found =
+                neighbours(&machine(&[(limits[0].as_str(), soft), (limits[1].as_str(), hard)], &[]), config);
+            (worst(&found), found.iter().map(|finding| finding.remedy.clone()).collect::<String>())
+        };
+        let sample = config.services[0].real_servers[0].clone();
+        let real = |address: &str| config::RealServer { address: address.parse().unwrap(), ..sample.clone() };
+        // One of them twice, and one behind a router.
+        config.services[0].real_servers =
+            ["10.2.0.11:80", "10.2.0.11:81", "10.2.0.12:80", "192.0.2.1:80"].map(real).into();
+        config.services[0].real_servers.push(real("[fd00:2::11]:80"));
+        assert_eq!(said(&config, "ipv4", "2", "4").0, Verdict::Ok);
+        assert_eq!(said(&config, "ipv4", "1", "2").0, Verdict::Note);
+        let (verdict, remedy) = said(&config, "ipv4", "1", "1");
+        let wanted = "sysctl net.ipv4.neigh.default.gc_thresh3=8 net.ipv4.neigh.default.gc_thresh2=4 \
+                      net.ipv4.neigh.default.gc_thresh1=4";
+        assert_eq!((verdict, remedy.as_str()), (Verdict::Problem, wanted));
+        assert_eq!(said(&config, "ipv6", "1", "1").0, Verdict::Ok);
+        assert_eq!(said(&config, "ipv6", "0", "0").0, Verdict::Problem);
+        assert!(neighbours(&machine(&[], &[]), &config).is_empty(), "the kernel does not tell");
+    }
+
+    #[test]
     fn a_vip_that_is_nowhere_is_a_problem_if_control_should_have_added_it() {
         let (verdict, text) = said(&machine(&[], &[]));
         assert!(verdict == Verdict::Problem && text.contains("tollgate-control"), "{text}");
@@ -165,6 +227,10 @@ mod tests {
         unmanaged.control.manage_addresses = false;
         assert_eq!(worst(&twins(&machine(&[], &[]), &unmanaged, true)), Verdict::Note);
         assert_eq!(worst(&twins(&machine(&[], &[]), &config(""), false)), Verdict::Ok);
+        let vip = |last: u8| (IpAddr::from([10, 3, 0, last]), "wan".to_owned());
+        unmanaged.services[0].vips = (1..=30).map(vip).collect();
+        let text = missing_vips(&machine(&[], &[]), &unmanaged).unwrap().text;
+        assert!(text.ends_with("10.3.0.10 (wan), and 20 more"), "{text}");
     }
 
     #[test]

@@ -146,9 +146,16 @@ fn sysctls(root: &Path, config: &Config) -> BTreeMap<String, String> {
     let of_interface = twins.chain(["all"]).flat_map(|interface| {
         ["rp_filter", "arp_ignore"].map(|name| format!("ipv4/conf/{interface}/{name}"))
     });
-    let forward = ["ipv4/ip_forward".to_owned(), "ipv6/conf/all/forwarding".to_owned()];
+    let of_all = [
+        "ipv4/ip_forward",
+        "ipv6/conf/all/forwarding",
+        "ipv4/neigh/default/gc_thresh2",
+        "ipv4/neigh/default/gc_thresh3",
+        "ipv6/neigh/default/gc_thresh2",
+        "ipv6/neigh/default/gc_thresh3",
+    ];
     let read = |name: String| Some((name.clone(), text(&root.join("proc/sys/net").join(name))?));
-    of_interface.chain(forward).filter_map(read).collect()
+    of_interface.chain(of_all.map(str::to_owned)).filter_map(read).collect()
 }
 
 fn programs(root: &Path) -> HashSet<String> {

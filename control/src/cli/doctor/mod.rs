@@ -11,7 +11,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use api::{Stats, Status};
-use config::Config;
+use config::{Config, counted};
 use serde::Serialize;
 
 use super::{CliError, Sockets, check, print, print_json};
@@ -101,8 +101,9 @@ impl Facts {
     fn configuration(&self) -> Finding {
         match &self.config {
             Ok(config) => {
-                let (services, ports) = (config.services.len(), config.ports.len());
-                Finding::ok("configuration", format!("{services} services, {ports} ports"))
+                let services = counted(config.services.len(), "service");
+                let ports = counted(config.ports.len(), "port");
+                Finding::ok("configuration", format!("{services}, {ports}"))
             }
             Err(mistakes) => Finding::problem(
                 "configuration",

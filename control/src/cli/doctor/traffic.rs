@@ -1,8 +1,9 @@
 //! How full the gateway is, and what it drops.
 
 use api::{Stats, Status, WorkerCounter, WorkerStatus};
+use config::counted;
 
-use super::super::status::{is_scarce, sum};
+use super::super::status::{SCARCE_TOLD, more_scarce_text, scarce, scarce_text, sum};
 use super::Finding;
 
 /// A table is worth a note from this share on.
@@ -16,7 +17,8 @@ pub(super) fn workers(status: &Status) -> Vec<Finding> {
     if found.is_empty() {
         let (used, max) =
             (sum(status, |worker| worker.connections), sum(status, |worker| worker.connections_max));
-        let text = format!("{} workers, {used} of {max} connections", status.workers.len());
+        let workers = counted(status.workers.len(), "worker");
+        let text = format!("{workers}, {used} of {}", counted(max, "connection"));
         found.push(Finding::ok(CHECK, text));
     }
     found
@@ -28,33 +30,41 @@ fn worker(worker: &WorkerStatus) -> Vec<Finding> {
     let id = worker.id;
     let larger = "connections_max in [dataplane]";
     if worker.table_full > 0 {
-        let text = format!("{id} refused {} connections, because its table was full", worker.table_full);
+        let text = format!(
+            "worker {id} refused {}, because its table was full",
+            counted(worker.table_full, "connection")
+        );
         found.push(Finding::problem(CHECK, text, larger));
     } else if worker.connections * 100 >= worker.connections_max.max(1) * TABLE_NOTE_PERCENT {
-        let text = format!("{id} has {} of {} connections", worker.connections, worker.connections_max);
+        let text = format!(
+            "worker {id} has {} of {}",
+            worker.connections,
+            counted(worker.connections_max, "connection")
+        );
         found.push(Finding::note(CHECK, text, larger));
     }
     if worker.busy >= BUSY_NOTE {
-        let text = format!("{id} found packets in {:.0}% of its turns since the start", worker.busy * 100.0);
+        let text =
+            format!("worker {id} found packets in {:.0}% of its turns since the start", worker.busy * 100.0);
         found.push(Finding::note(CHECK, text, "more workers, each with a CPU"));
     }
     found
 }
 
-pub(super) fn local_ports(stats: &Stats) -> impl Iterator<Item = Finding> {
+pub(super) fn local_ports(stats: &Stats) -> Vec<Finding> {
     const CHECK: &str = "local ports";
-    stats.local_ports.iter().filter(|port| is_scarce(port)).map(|port| {
-        let text = format!(
-            "{} of {} of {} towards {} are in use, {} connections refused",
-            port.in_use, port.capacity, port.local, port.real, port.exhausted
-        );
-        let remedy = "more addresses in the local pool";
-        if port.exhausted > 0 {
-            Finding::problem(CHECK, text, remedy)
-        } else {
-            Finding::note(CHECK, text, remedy)
-        }
-    })
+    const REMEDY: &str = "more addresses in the local pool";
+    let scarce = scarce(stats);
+    let finding = |text, has_refused| match has_refused {
+        true => Finding::problem(CHECK, text, REMEDY),
+        false => Finding::note(CHECK, text, REMEDY),
+    };
+    let told = scarce.iter().take(SCARCE_TOLD);
+    let mut found: Vec<Finding> = told.map(|port| finding(scarce_text(port), port.exhausted > 0)).collect();
+    if let Some(more) = scarce.get(SCARCE_TOLD..).filter(|more| !more.is_empty()) {
+        found.push(finding(more_scarce_text(more.len()), more.iter().any(|port| port.exhausted > 0)));
+    }
+    found
 }
 
 /// So many reasons are shown.
@@ -77,7 +87,7 @@ pub(super) fn drops(status: &Status, stats: &Stats) -> Vec<Finding> {
     drops.sort_by_key(|drop| std::cmp::Reverse(count(drop)));
     let received = sum(status, |worker| worker.rx_packets);
     if drops.is_empty() {
-        return vec![Finding::ok(CHECK, format!("none of {received} packets"))];
+        return vec![Finding::ok(CHECK, format!("none of {}", counted(received, "packet")))];
     }
     let finding = |drop: &&WorkerCounter| {
         let text = format!("{} {}: {}", count(drop), drop.name, drop.help);
@@ -103,7 +113,10 @@ mod tests {
         assert_eq!(worst(&with(half.clone())), Verdict::Ok);
         assert_eq!(worst(&with(WorkerStatus { connections: 80, ..half.clone() })), Verdict::Note);
         assert_eq!(worst(&with(WorkerStatus { table_full: 1, ..half.clone() })), Verdict::Problem);
-        assert!(with(WorkerStatus { busy: 0.95, ..half })[0].text.contains("95%"));
+        // Else "0 found packets in 95% of its turns".
+        assert!(
+            with(WorkerStatus { busy: 0.95, ..half })[0].text.starts_with("worker 0 found packets in 95%")
+        );
     }
 
     #[test]
@@ -117,11 +130,25 @@ mod tests {
         };
         let verdict = |port| {
             let stats = Stats { local_ports: vec![port], ..Stats::default() };
-            worst(&local_ports(&stats).collect::<Vec<_>>())
+            worst(&local_ports(&stats))
         };
         assert_eq!(verdict(port(79, 0)), Verdict::Ok);
         assert_eq!(verdict(port(80, 0)), Verdict::Note);
         assert_eq!(verdict(port(10, 1)), Verdict::Problem);
+        let many = |count: u64| Stats {
+            local_ports: (0..count).map(|at| port(80 + at, u64::from(at == 0))).collect(),
+            ..Stats::default()
+        };
+        let said: Vec<String> = local_ports(&many(12)).into_iter().map(|finding| finding.text).collect();
+        assert_eq!(said.len(), SCARCE_TOLD + 1);
+        assert!(said[0].starts_with("91 of 100 local ports of 10.2.0.200 "), "{said:?}");
+        assert_eq!(said[10], "local ports are scarce for 2 more pairs of local address and real server");
+        assert_eq!(
+            worst(&local_ports(&many(12))),
+            Verdict::Problem,
+            "one of the last has refused a connection"
+        );
+        assert_eq!(local_ports(&many(10)).len(), 10);
     }
 
     #[test]
