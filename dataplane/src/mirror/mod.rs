@@ -98,7 +98,11 @@ impl Mirror {
             need = self.wait(&mut changes);
             if resync {
                 // What came by now came while the dump went on.
-                repeat.dumped(Instant::now(), self.kernel.may_lack_routes());
+                let may_lack = self.kernel.may_lack_routes();
+                if may_lack {
+                    tracing::debug!("IPv6 routes were deleted while they were dumped; dumping again soon");
+                }
+                repeat.dumped(Instant::now(), may_lack);
             }
             if !self.tell(changes) {
                 return;
