@@ -150,6 +150,11 @@ impl Mirror {
         let mut fresh = self.kernel.emptied();
         if let Err(error) = self.dump(&mut fresh) {
             tracing::warn!("netlink dump: {error}");
+            // The kernel refuses another dump on a socket as long as one has not been read to its end.
+            match Socket::request() {
+                Ok(socket) => self.requests = socket,
+                Err(error) => tracing::warn!("netlink: {error}"),
+            }
             return false;
         }
         let changes = self.kernel.replace_by(fresh);

@@ -87,8 +87,8 @@ const NHA_ID: u16 = 1;
 /// The loopback, in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
-/// How long a whole dump may take.
-const DUMP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the kernel may keep us waiting for an answer, or for the next piece of a dump.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -170,13 +170,14 @@ impl Socket {
         mut on: impl FnMut(RouteNetlinkMessage),
     ) -> Result<(), Error> {
         let sequence = self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
-        let deadline = Instant::now() + DUMP_TIMEOUT;
+        let mut deadline = Instant::now() + ANSWER_TIMEOUT;
         while Instant::now() < deadline {
             let len = match socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(len) => len,
                 Err(Errno::EAGAIN | Errno::EINTR) => continue,
                 Err(errno) => return Err(Error::System { what: "receive a netlink dump", errno }),
             };
+            deadline = Instant::now() + ANSWER_TIMEOUT;
             for (header, body) in Messages(&self.buffer[..len]) {
                 if header.sequence_number != sequence {
                     continue;
@@ -194,7 +195,7 @@ impl Socket {
     /// Sends a request and waits until the kernel has carried it out.
     pub(crate) fn request_and_wait(&mut self, request: RouteNetlinkMessage) -> Result<(), Error> {
         let sequence = self.send(request, NLM_F_REQUEST | netlink_packet_core::NLM_F_ACK)?;
-        let deadline = Instant::now() + DUMP_TIMEOUT;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         while Instant::now() < deadline {
             match socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(len) => {
