@@ -5,14 +5,18 @@
 //! epoch stays, so a connection may remember the number. A new MAC address needs no new epoch, a change of routes
 //! does: connections then look their next hops up again, each with its next packet.
 
+mod routes;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use wire::MacAddr;
 
 use crate::addr::Addr;
 use crate::hash::Open;
 use crate::ids::{AdjacencyId, PortId};
+use routes::{RouteSet, Routes};
 
 /// Highest port number that can be used, plus one.
 pub const PORTS_MAX: usize = 64;
@@ -56,12 +60,27 @@ impl Egress {
 }
 
 /// Where a route leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Route {
     /// Next hop; `None`: on link.
     pub via: Option<IpAddr>,
     /// The port.
     pub port: PortId,
+}
+
+/// What becomes of packets to a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// They follow this route.
+    Out(Route),
+    /// They go nowhere, whatever the networks around this one say: a blackhole.
+    Nowhere,
+}
+
+impl From<Route> for Way {
+    fn from(route: Route) -> Way {
+        Way::Out(route)
+    }
 }
 
 /// A port as the table needs it.
@@ -82,10 +101,7 @@ pub struct Fib {
     /// The same, for the packet path.
     egress: Vec<Egress>,
     by_next_hop: Open<(u128, u32), AdjacencyId>,
-    /// By masked network and prefix length, see [`route_key`].
-    routes: Open<(u128, u32), Route>,
-    /// Prefix lengths that there are, longest first; of IPv4 in mapped form.
-    prefix_lens: Vec<u8>,
+    routes: Arc<Routes>,
 }
 
 /// What a route lookup found.
@@ -100,7 +116,7 @@ pub enum NextHop {
         /// The address to resolve.
         next_hop: IpAddr,
     },
-    /// No route.
+    /// No route, or one that leads nowhere.
     NoRoute,
 }
 
@@ -136,13 +152,7 @@ impl Fib {
 
     /// Longest-prefix match. For new connections and after a change of epoch; not for every packet.
     pub fn lookup(&self, destination: IpAddr) -> NextHop {
-        let bits = Addr::from(destination).bits();
-        // IPv6 has no routes to mapped addresses, but its default route would match them.
-        let longest = if destination.is_ipv4() { MAPPED_LEN } else { 0 };
-        let lens = self.prefix_lens.iter().take_while(|len| **len >= longest);
-        let Some(route) = lens.copied().find_map(|len| self.routes.get(route_key(bits, len))) else {
-            return NextHop::NoRoute;
-        };
+        let Some(route) = self.routes.find(destination.into()) else { return NextHop::NoRoute };
         let next_hop = route.via.unwrap_or(destination);
         match self.by_next_hop.get(next_hop_key(route.port, next_hop)) {
             Some(id) => NextHop::Adjacency(id),
@@ -155,22 +165,27 @@ impl Fib {
 #[derive(Debug, Clone)]
 pub struct FibBuilder {
     epoch: u16,
-    routes_changed: bool,
+    /// What connections remember no longer holds.
+    epoch_is_over: bool,
     ports: [Option<FibPort>; PORTS_MAX],
     adjacencies: Vec<Adjacency>,
     by_next_hop: HashMap<(PortId, IpAddr), AdjacencyId>,
-    routes: HashMap<(u8, IpAddr), Route>,
+    routes: RouteSet,
+    /// The routes as they were last built; `None` when they have changed since. Neighbours change more often, and with a
+    /// million routes a table made anew for each would be work for nothing.
+    built: Option<Arc<Routes>>,
 }
 
 impl Default for FibBuilder {
     fn default() -> Self {
         FibBuilder {
             epoch: 0,
-            routes_changed: false,
+            epoch_is_over: false,
             ports: [None; PORTS_MAX],
             adjacencies: Vec::new(),
             by_next_hop: HashMap::new(),
-            routes: HashMap::new(),
+            routes: RouteSet::default(),
+            built: None,
         }
     }
 }
@@ -187,15 +202,34 @@ impl FibBuilder {
         }
     }
 
-    /// Adds or changes a route.
-    pub fn set_route(&mut self, network: IpAddr, prefix_len: u8, route: Route) {
-        let old = self.routes.insert((prefix_len, mask(network, prefix_len)), route);
-        self.routes_changed |= old != Some(route);
+    /// Adds or changes a route. Returns whether that changed anything.
+    pub fn set_route(&mut self, network: IpAddr, prefix_len: u8, way: impl Into<Way>) -> bool {
+        let changed = self.routes.set(network, prefix_len, way.into());
+        self.routes_changed(changed)
     }
 
-    /// Removes a route.
-    pub fn remove_route(&mut self, network: IpAddr, prefix_len: u8) {
-        self.routes_changed |= self.routes.remove(&(prefix_len, mask(network, prefix_len))).is_some();
+    /// Removes a route. Returns whether there was one.
+    pub fn remove_route(&mut self, network: IpAddr, prefix_len: u8) -> bool {
+        let changed = self.routes.remove(network, prefix_len);
+        self.routes_changed(changed)
+    }
+
+    fn routes_changed(&mut self, changed: bool) -> bool {
+        if changed {
+            self.epoch_is_over = true;
+            self.built = None;
+        }
+        changed
+    }
+
+    /// The route to exactly this network.
+    pub fn route(&self, network: IpAddr, prefix_len: u8) -> Option<Way> {
+        self.routes.get(network, prefix_len)
+    }
+
+    /// The next hops that routes name, with their ports; each once.
+    pub fn gateways(&self) -> impl Iterator<Item = (PortId, IpAddr)> {
+        self.routes.ways().filter_map(|route| Some((route.port, route.via?)))
     }
 
     /// Tells a neighbour's MAC address, or with `None` that it is not known (any more). Returns whether that
@@ -231,7 +265,7 @@ impl FibBuilder {
             .enumerate()
             .map(|(i, a)| ((a.port, a.next_hop), AdjacencyId(i as u32)))
             .collect();
-        self.routes_changed = true;
+        self.epoch_is_over = true;
     }
 
     /// How many adjacencies there are.
@@ -241,17 +275,9 @@ impl FibBuilder {
 
     /// The table as it is now.
     pub fn build(&mut self) -> Fib {
-        if std::mem::take(&mut self.routes_changed) {
+        if std::mem::take(&mut self.epoch_is_over) {
             self.epoch = self.epoch.wrapping_add(1);
         }
-        let (mut routes, mut prefix_lens) = (Open::default(), Vec::new());
-        for ((len, network), route) in &self.routes {
-            let len = if network.is_ipv4() { MAPPED_LEN + len.min(&32) } else { *len };
-            routes.insert(route_key(Addr::from(*network).bits(), len), *route);
-            prefix_lens.push(len);
-        }
-        prefix_lens.sort_unstable_by(|a, b| b.cmp(a));
-        prefix_lens.dedup();
         let mut by_next_hop = Open::default();
         for ((port, next_hop), id) in &self.by_next_hop {
             by_next_hop.insert(next_hop_key(*port, *next_hop), *id);
@@ -262,20 +288,9 @@ impl FibBuilder {
             egress: self.adjacencies.iter().map(Egress::of).collect(),
             adjacencies: self.adjacencies.clone(),
             by_next_hop,
-            routes,
-            prefix_lens,
+            routes: self.built.get_or_insert_with(|| Arc::new(self.routes.freeze())).clone(),
         }
     }
-}
-
-/// What all IPv4 addresses share in mapped form (RFC 4291 §2.5.5.2).
-const MAPPED_LEN: u8 = 96;
-
-/// The key of the route to the network of that prefix length that an address is in; never the empty one.
-#[inline(always)]
-fn route_key(bits: u128, prefix_len: u8) -> (u128, u32) {
-    let keep = u128::MAX.checked_shl(128u32.saturating_sub(prefix_len.into())).unwrap_or(0);
-    (u128::from_be(bits) & keep, u32::from(prefix_len) + 1)
 }
 
 /// The key of a next hop on a port; never the empty one.
@@ -284,8 +299,8 @@ fn next_hop_key(port: PortId, next_hop: IpAddr) -> (u128, u32) {
     (Addr::from(next_hop).bits(), u32::from(port.0) + 1)
 }
 
-/// The network of `address` with that prefix length.
-fn mask(address: IpAddr, prefix_len: u8) -> IpAddr {
+/// The network of that prefix length that `address` is in.
+pub fn network_of(address: IpAddr, prefix_len: u8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
             let keep = u32::MAX.checked_shl(32u32.saturating_sub(prefix_len.into())).unwrap_or(0);
@@ -342,7 +357,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_lookup_finds_what_a_look_at_all_routes_finds(
-            routes in prop::collection::vec((any::<bool>(), any::<[u8; 2]>(), 0u8..=20, 0u16..4), 0..40),
+            routes in prop::collection::vec(
+                (any::<bool>(), any::<[u8; 2]>(), 0u8..=20, prop::option::of(0u16..4), any::<bool>()), 0..60
+            ),
             wanted in prop::collection::vec((any::<bool>(), any::<[u8; 2]>()), 1..20),
         ) {
             let address = |v6: bool, [a, b]: [u8; 2]| -> IpAddr {
@@ -350,21 +367,56 @@ mod tests {
                 else { std::net::Ipv4Addr::new(a, b, 7, 9).into() }
             };
             let mut builder = FibBuilder::default();
-            let mut all: HashMap<(u8, IpAddr), PortId> = HashMap::new();
-            for (v6, bytes, len, port) in routes {
-                let network = mask(address(v6, bytes), len);
-                builder.set_route(network, len, Route { via: None, port: PortId(port) });
-                all.insert((len, network), PortId(port));
+            let mut all: HashMap<(u8, IpAddr), Option<PortId>> = HashMap::new();
+            for (v6, bytes, len, port, goes) in routes {
+                let network = network_of(address(v6, bytes), len);
+                let port = port.map(PortId);
+                let way = port.map_or(Way::Nowhere, |port| Way::Out(Route { via: None, port }));
+                builder.set_route(network, len, way);
+                all.insert((len, network), port);
+                prop_assert_eq!(builder.route(network, len), Some(way));
+                if goes {
+                    builder.build();
+                    builder.remove_route(network, len);
+                    all.remove(&(len, network));
+                }
             }
             let fib = builder.build();
             for (v6, bytes) in wanted {
                 let to = address(v6, bytes);
-                let best = all.iter().filter(|((len, net), _)| net.is_ipv4() == to.is_ipv4() && mask(to, *len) == *net);
-                let best = best.max_by_key(|((len, _), _)| *len);
-                let expected = best.map_or(NextHop::NoRoute, |(_, port)| NextHop::Unknown { port: *port, next_hop: to });
+                let holds = |(len, net): &(u8, IpAddr)| net.is_ipv4() == to.is_ipv4() && network_of(to, *len) == *net;
+                let best = all.iter().filter(|(key, _)| holds(key)).max_by_key(|((len, _), _)| *len);
+                let expected = best.and_then(|(_, port)| *port);
+                let expected = expected.map_or(NextHop::NoRoute, |port| NextHop::Unknown { port, next_hop: to });
                 prop_assert_eq!(fib.lookup(to), expected);
             }
         }
+    }
+
+    #[test]
+    fn a_network_that_leads_nowhere_hides_the_wider_ones_and_not_the_narrower() {
+        let mut builder = builder();
+        builder.set_route(ip("10.2.0.0"), 17, Way::Nowhere);
+        builder.set_route(ip("10.2.3.0"), 24, Route { via: None, port: PortId(0) });
+        let port = |fib: &Fib, to| match fib.lookup(ip(to)) {
+            NextHop::Unknown { port, .. } => Some(port),
+            _ => None,
+        };
+        let fib = builder.build();
+        let found = ["10.2.1.1", "10.2.3.1", "10.2.4.1", "10.2.128.1"].map(|to| port(&fib, to));
+        assert_eq!(found, [None, Some(PortId(0)), None, Some(PortId(1))]);
+        assert_eq!(fib.lookup(ip("10.2.1.1")), NextHop::NoRoute);
+        builder.remove_route(ip("10.2.0.0"), 17);
+        assert_eq!(port(&builder.build(), "10.2.1.1"), Some(PortId(1)));
+    }
+
+    /// Distributions set such a route up at boot: no packet with a mapped address may leave.
+    #[test]
+    fn a_route_to_mapped_addresses_is_not_one_of_ipv4() {
+        let mut builder = builder();
+        builder.set_route(ip("::ffff:0:0"), 96, Way::Nowhere);
+        let gateway = NextHop::Unknown { port: PortId(0), next_hop: ip("10.1.0.254") };
+        assert_eq!(builder.build().lookup(ip("192.0.2.1")), gateway);
     }
 
     #[test]

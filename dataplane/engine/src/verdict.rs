@@ -124,7 +124,7 @@ named_counters! {
         /// Mode NAT: the real server's replies could not be told from those of another connection of the same client
         /// endpoint, which came by another virtual address.
         ReplyAmbiguous = "reply_ambiguous",
-        /// The routing table has no way to the destination.
+        /// The routing table has no way to the destination, or one that leads nowhere (a blackhole).
         NoRoute = "no_route",
         /// No room for what tells the client's address, in a service that forwards nothing without it.
         ClientUntold = "client_untold",

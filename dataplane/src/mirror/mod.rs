@@ -4,10 +4,12 @@
 //! event into [`Change`]s. Where the kernel loses events (an overrun) or changes things without telling (it flushes
 //! routes silently when a link goes down or an address leaves), everything is dumped again and compared.
 //!
-//! Only the main table's unicast routes through twins count, and only neighbours on twins.
+//! Only the main table counts, of it the routes through twins and those that lead nowhere (blackholes), and only
+//! neighbours on twins.
 
 pub(crate) mod ask;
 mod parse;
+mod repeat;
 mod socket;
 mod table;
 
@@ -25,7 +27,8 @@ pub(crate) use socket::Error;
 pub(crate) use table::{Change, LinkState};
 
 use crate::state::Inbox;
-use socket::{Received, Socket};
+use repeat::Repeat;
+use socket::{Event, Received, Socket};
 use table::{Kernel, Need};
 
 /// A port's kernel twin.
@@ -83,14 +86,24 @@ struct Mirror {
 impl Mirror {
     fn run(mut self) {
         let mut need = Need::Resync;
+        let mut repeat = Repeat::new();
         let mut refreshed = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
-            if need == Need::Resync && !self.resync() {
+            let resync = need == Need::Resync || repeat.is_due(Instant::now());
+            if resync && !self.resync() {
                 std::thread::sleep(RETRY_INTERVAL);
                 continue;
             }
             let mut changes = Vec::new();
             need = self.wait(&mut changes);
+            if resync {
+                // What came by now came while the dump went on.
+                let may_lack = self.kernel.may_lack_routes();
+                if may_lack {
+                    tracing::debug!("IPv6 routes were deleted while they were dumped; dumping again soon");
+                }
+                repeat.dumped(Instant::now(), may_lack);
+            }
             if !self.tell(changes) {
                 return;
             }
@@ -106,8 +119,11 @@ impl Mirror {
         let mut need = Need::Nothing;
         let kernel = &mut self.kernel;
         loop {
-            let received = self.events.receive(|message, flags| {
-                need = need.max(kernel.event(&message, flags, changes));
+            let received = self.events.receive(|event| {
+                need = need.max(match event {
+                    Event::Object(message, flags) => kernel.event(&message, flags, changes),
+                    Event::NextHop(object) => kernel.next_hop_changed(object),
+                });
             });
             match received {
                 // The first wait blocks; what else is there by now belongs to the same batch.
@@ -132,17 +148,34 @@ impl Mirror {
         // than what was lost.
         self.events.discard_answers();
         let mut fresh = self.kernel.emptied();
-        for request in socket::dump_requests() {
-            let result = self.requests.dump(request, |message: RouteNetlinkMessage| {
-                fresh.event(&message, 0, &mut Vec::new());
-            });
-            if let Err(error) = result {
-                tracing::warn!("netlink dump: {error}");
-                return false;
+        if let Err(error) = self.dump(&mut fresh) {
+            tracing::warn!("netlink dump: {error}");
+            // The kernel refuses another dump on a socket as long as one has not been read to its end.
+            match Socket::request() {
+                Ok(socket) => self.requests = socket,
+                Err(error) => tracing::warn!("netlink: {error}"),
             }
+            return false;
         }
         let changes = self.kernel.replace_by(fresh);
         self.tell(changes)
+    }
+
+    /// Dumps everything into `fresh`.
+    ///
+    /// The kernel tells that a link or an address changes before it changes the routes that depend on it, and a dump of the
+    /// routes does not wait until that is done (6.18; those of links and addresses still do). So we wait, after the links: a
+    /// link that changes later differs from what was dumped, and is dumped for again when its event comes.
+    fn dump(&mut self, fresh: &mut Kernel) -> Result<(), Error> {
+        let mut take = |message: RouteNetlinkMessage| {
+            fresh.event(&message, 0, &mut Vec::new());
+        };
+        self.requests.dump(socket::links_request(), &mut take)?;
+        self.requests.wait_for_changes()?;
+        for request in socket::dump_requests() {
+            self.requests.dump(request, &mut take)?;
+        }
+        Ok(())
     }
 
     fn tell(&self, changes: Vec<Change>) -> bool {

@@ -7,8 +7,8 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteType,
-    RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags,
+    RouteType, RouteVia,
 };
 use wire::MacAddr;
 
@@ -35,73 +35,113 @@ impl Standing {
     }
 }
 
-/// One way to a network. The least one is preferred.
+/// Where the kernel sends packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Target {
+    /// Out of an interface, to a next hop; `None`: on link.
+    Link(u32, Option<IpAddr>),
+    /// Nowhere: a blackhole, with an ICMP error or without.
+    Nowhere,
+}
+
+/// One path to a network. The least one is preferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Path {
     /// Lower is preferred.
     pub(super) metric: u32,
     /// As it was when the kernel told of it.
     pub(super) standing: Standing,
-    /// Interface.
-    pub(super) link: u32,
-    /// Next hop; `None`: on link.
-    pub(super) via: Option<IpAddr>,
+    /// Where it leads.
+    pub(super) target: Target,
+    /// The kernel's next hop object that says so; 0: none.
+    pub(super) object: u32,
 }
 
 impl Path {
-    /// Whether it is the same way, whatever its standing.
+    /// Not greater than any.
+    pub(super) const LEAST: Path =
+        Path { metric: 0, standing: Standing::Usable, target: Target::Link(0, None), object: 0 };
+
+    /// Whether it is the same path, whatever its standing.
     pub(super) fn is_same(&self, other: &Path) -> bool {
-        (self.metric, self.link, self.via) == (other.metric, other.link, other.via)
+        (self.metric, self.target) == (other.metric, other.target)
     }
 }
 
-/// The network of a unicast route of the main table and the ways to it; several for a multipath route. Routes for one type
-/// of service do not count.
-pub(super) fn route(message: &RouteMessage) -> Option<(Network, Vec<Path>)> {
-    let unspecified: IpAddr = match message.header.address_family {
+/// A route of the main table.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) network: Network,
+    /// Several for a multipath route.
+    pub(super) paths: Vec<Path>,
+    /// The address that the kernel itself would send from.
+    pub(super) source: Option<IpAddr>,
+}
+
+/// What a message tells. What holds for some packets only does not count: routes for one type of service, or for some
+/// sources.
+pub(super) fn route(message: &RouteMessage) -> Option<Told> {
+    let header = &message.header;
+    let unspecified: IpAddr = match header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    let mut table = u32::from(message.header.table);
+    let mut table = u32::from(header.table);
     let mut network = unspecified;
-    let flags = message.header.flags;
-    let standing = Standing::of(flags.contains(RouteFlags::Dead), flags.contains(RouteFlags::Linkdown));
-    let mut path = Path { metric: 0, standing, link: 0, via: None };
-    let mut hops = None;
+    let (mut metric, mut link, mut via, mut object, mut hops) = (0, 0, None, 0, None);
+    let mut source = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Destination(to) => network = address(to)?,
-            RouteAttribute::Gateway(via) => path.via = address(via),
-            RouteAttribute::Via(via) => path.via = via_address(via),
-            RouteAttribute::Oif(link) => path.link = *link,
-            RouteAttribute::Priority(metric) => path.metric = *metric,
+            RouteAttribute::Gateway(gateway) => via = address(gateway),
+            RouteAttribute::Via(gateway) => via = via_address(gateway),
+            RouteAttribute::Oif(index) => link = *index,
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::NhId(number) => object = *number,
+            RouteAttribute::PrefSource(from) => source = address(from),
             RouteAttribute::MultiPath(list) => hops = Some(list),
             _ => {}
         }
     }
-    let is_main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
-    if !is_main || message.header.kind != RouteType::Unicast || message.header.tos != 0 {
+    // A dump has what the kernel learnt for single hosts too (a path's MTU, an ICMP redirect); nobody tells when that is over.
+    let is_learnt = header.flags.contains(RouteFlags::Cloned);
+    let is_special = header.tos != 0 || header.source_prefix_length != 0;
+    if table != u32::from(RouteHeader::RT_TABLE_MAIN) || is_learnt || is_special {
         return None;
     }
-    let paths = match hops {
-        None => vec![path],
-        Some(list) => list
+    let is = |flag| header.flags.contains(flag);
+    let standing = Standing::of(is(RouteFlags::Dead), is(RouteFlags::Linkdown));
+    let path = |standing, target| Path { metric, standing, target, object };
+    let paths = match (header.kind, hops) {
+        (RouteType::Unicast, None) => vec![path(standing, Target::Link(link, via))],
+        (RouteType::Unicast, Some(hops)) => hops
             .iter()
             .map(|hop| {
-                let via = hop.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Gateway(via) => address(via),
-                    RouteAttribute::Via(via) => via_address(via),
-                    _ => None,
-                });
-                let is = |flag| hop.flags.contains(flag);
-                let standing = Standing::of(is(RouteNextHopFlags::Dead), is(RouteNextHopFlags::Linkdown));
-                Path { metric: path.metric, standing, link: hop.interface_index, via }
+                let (standing, target) = self::hop(hop);
+                path(standing, target)
             })
             .collect(),
+        // With a throw the kernel looks on in the table `default`, which we do not know and which is empty.
+        (RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw, _) => {
+            vec![path(standing, Target::Nowhere)]
+        }
+        _ => return None,
     };
-    Some(((network, message.header.destination_prefix_length), paths))
+    Some(Told { network: (network, header.destination_prefix_length), paths, source })
+}
+
+/// One of several next hops.
+fn hop(hop: &RouteNextHop) -> (Standing, Target) {
+    let via = hop.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(via) => address(via),
+        RouteAttribute::Via(via) => via_address(via),
+        _ => None,
+    });
+    let is = |flag| hop.flags.contains(flag);
+    let standing = Standing::of(is(RouteNextHopFlags::Dead), is(RouteNextHopFlags::Linkdown));
+    (standing, Target::Link(hop.interface_index, via))
 }
 
 fn address(address: &RouteAddress) -> Option<IpAddr> {

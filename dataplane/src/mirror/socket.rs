@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::{RouteHeader, RouteMessage};
@@ -55,8 +54,17 @@ pub(crate) enum Received {
     Overrun,
 }
 
-/// Multicast groups, as bits (RTMGRP_* of linux/rtnetlink.h): link, neighbour, addresses and routes of both families.
-const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
+/// What a subscription tells.
+pub(crate) enum Event {
+    /// An object of the kernel's, and the flags of its header.
+    Object(RouteNetlinkMessage, u16),
+    /// The next hop object of that number was made, changed or removed.
+    NextHop(u32),
+}
+
+/// Multicast groups, as bits (RTMGRP_* of linux/rtnetlink.h): link, neighbour, addresses and routes of both families, next
+/// hop objects (RTNLGRP_NEXTHOP, the 32nd).
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 31;
 
 /// Bytes that the kernel may keep for us before it drops events.
 const RECEIVE_BUFFER_LEN: usize = 4 << 20;
@@ -69,8 +77,18 @@ const NLMSG_HEADER_LEN: usize = 16;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_ERROR: u16 = 2;
 
-/// How long a whole dump may take.
-const DUMP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Messages about next hop objects, with a header of 8 bytes before the attributes, of which the number is one
+/// (linux/nexthop.h).
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
+const NHMSG_LEN: usize = 8;
+const NHA_ID: u16 = 1;
+
+/// The loopback, in every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
+
+/// How long the kernel may keep us waiting for an answer, or for the next piece of a dump.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -109,11 +127,8 @@ impl Socket {
         Ok(Socket { fd, buffer: vec![0; DATAGRAM_LEN_MAX], sequence: 0, overrun: false })
     }
 
-    /// Waits for one datagram and hands its messages, each with its header's flags, to `on`.
-    pub(crate) fn receive(
-        &mut self,
-        mut on: impl FnMut(RouteNetlinkMessage, u16),
-    ) -> Result<Received, Error> {
+    /// Waits for one datagram and hands what its messages tell to `on`.
+    pub(crate) fn receive(&mut self, mut on: impl FnMut(Event)) -> Result<Received, Error> {
         if std::mem::take(&mut self.overrun) {
             return Ok(Received::Overrun);
         }
@@ -124,8 +139,10 @@ impl Socket {
             Err(errno) => return Err(Error::System { what: "receive from netlink", errno }),
         };
         for (header, body) in Messages(&self.buffer[..len]) {
-            if let Some(message) = decode(&header, body) {
-                on(message, header.flags);
+            if let RTM_NEWNEXTHOP | RTM_DELNEXTHOP = header.message_type {
+                next_hop_id(body).map(Event::NextHop).into_iter().for_each(&mut on);
+            } else if let Some(message) = decode(&header, body) {
+                on(Event::Object(message, header.flags));
             }
         }
         Ok(Received::Messages)
@@ -153,13 +170,14 @@ impl Socket {
         mut on: impl FnMut(RouteNetlinkMessage),
     ) -> Result<(), Error> {
         let sequence = self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
-        let deadline = Instant::now() + DUMP_TIMEOUT;
+        let mut deadline = Instant::now() + ANSWER_TIMEOUT;
         while Instant::now() < deadline {
             let len = match socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(len) => len,
                 Err(Errno::EAGAIN | Errno::EINTR) => continue,
                 Err(errno) => return Err(Error::System { what: "receive a netlink dump", errno }),
             };
+            deadline = Instant::now() + ANSWER_TIMEOUT;
             for (header, body) in Messages(&self.buffer[..len]) {
                 if header.sequence_number != sequence {
                     continue;
@@ -177,7 +195,7 @@ impl Socket {
     /// Sends a request and waits until the kernel has carried it out.
     pub(crate) fn request_and_wait(&mut self, request: RouteNetlinkMessage) -> Result<(), Error> {
         let sequence = self.send(request, NLM_F_REQUEST | netlink_packet_core::NLM_F_ACK)?;
-        let deadline = Instant::now() + DUMP_TIMEOUT;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         while Instant::now() < deadline {
             match socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(len) => {
@@ -192,6 +210,19 @@ impl Socket {
             }
         }
         Err(Error::NoEnd)
+    }
+
+    /// Waits until the kernel is through with all changes that it has told the beginning of. It changes links, addresses
+    /// and what depends on them under one lock, which any request to change a link must wait for, also one that changes
+    /// nothing.
+    pub(crate) fn wait_for_changes(&mut self) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = LOOPBACK_INDEX;
+        match self.request_and_wait(RouteNetlinkMessage::SetLink(message)) {
+            // It has had its turn all the same.
+            Err(Error::Refused(_)) => Ok(()),
+            result => result,
+        }
     }
 
     /// Sends a request; returns its sequence number.
@@ -254,6 +285,20 @@ fn decode(header: &NetlinkHeader, body: &[u8]) -> Option<RouteNetlinkMessage> {
     }
 }
 
+/// The number in a message about a next hop object.
+fn next_hop_id(body: &[u8]) -> Option<u32> {
+    let mut attributes = body.get(NHMSG_LEN..)?;
+    while let Some(&[len, len_, kind, kind_]) = attributes.first_chunk::<4>() {
+        let len = usize::from(u16::from_ne_bytes([len, len_]));
+        if u16::from_ne_bytes([kind, kind_]) == NHA_ID {
+            return attributes.get(4..8)?.try_into().ok().map(u32::from_ne_bytes);
+        }
+        // Four at least: an attribute that takes no room would be looked at for ever.
+        attributes = attributes.get(len.next_multiple_of(4).max(4)..)?;
+    }
+    None
+}
+
 /// The result in an NLMSG_ERROR: 0 is an acknowledgement.
 fn refusal(body: &[u8]) -> Result<(), Error> {
     match body.first_chunk::<4>().map(|code| i32::from_ne_bytes(*code)) {
@@ -263,7 +308,12 @@ fn refusal(body: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// Everything that the mirror wants to know, links first because the rest refers to them.
+/// All links, which the rest refers to.
+pub(crate) fn links_request() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(LinkMessage::default())
+}
+
+/// Everything else that the mirror wants to know.
 pub(crate) fn dump_requests() -> Vec<RouteNetlinkMessage> {
     let route = |family| {
         let mut message = RouteMessage::default();
@@ -277,8 +327,6 @@ pub(crate) fn dump_requests() -> Vec<RouteNetlinkMessage> {
         RouteNetlinkMessage::GetNeighbour(message)
     };
     vec![
-        RouteNetlinkMessage::GetLink(LinkMessage::default()),
-        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
         route(AddressFamily::Inet),
         route(AddressFamily::Inet6),
         neighbour(AddressFamily::Inet),
@@ -295,7 +343,7 @@ mod tests {
         let mut socket = Socket::request().unwrap();
         let mut links = Vec::new();
         socket
-            .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+            .dump(links_request(), |message| {
                 if let RouteNetlinkMessage::NewLink(link) = message {
                     links.push(link.header.index);
                 }
@@ -308,7 +356,19 @@ mod tests {
     fn an_overrun_seen_while_looking_ahead_is_still_told() {
         let mut socket = Socket::subscribe(Duration::from_millis(1)).unwrap();
         socket.overrun = true;
-        assert_eq!(socket.receive(|_, _| {}).unwrap(), Received::Overrun);
+        assert_eq!(socket.receive(|_| {}).unwrap(), Received::Overrun);
+    }
+
+    #[test]
+    fn the_number_of_a_next_hop_object_is_found_behind_other_attributes_and_never_in_a_cut_message() {
+        let number = [8, 0, NHA_ID as u8, 0, 44, 1, 0, 0];
+        let other = [5, 0, 9, 0, 7, 0, 0, 0];
+        let message = [[0; NHMSG_LEN].as_slice(), &other, &number].concat();
+        assert_eq!(next_hop_id(&message), Some(300));
+        for len in 0..message.len() {
+            assert_eq!(next_hop_id(&message[..len]), None, "{len} bytes");
+        }
+        assert_eq!(next_hop_id(&[0; 64]), None);
     }
 
     #[test]

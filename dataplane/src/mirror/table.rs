@@ -1,18 +1,19 @@
 //! The mirror's copy of the kernel's tables, and what changes in it mean for the forwarding table.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use engine::PortId;
-use engine::fib::Route;
+use engine::fib::{Route, Way};
 use netlink_packet_core::NLM_F_REPLACE;
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use wire::MacAddr;
 
 use super::Twin;
-use super::parse::{self, Neighbour, Network, Path, Standing};
+use super::parse::{self, Neighbour, Network, Path, Standing, Target, Told};
 
 /// How long a neighbour may be stale before it is asked for again.
 const STALE_MAX: Duration = Duration::from_secs(15);
@@ -22,8 +23,8 @@ const STALE_MAX: Duration = Duration::from_secs(15);
 pub(crate) enum Change {
     /// The state of a twin.
     Link(PortId, LinkState),
-    /// The best route to a network; `None`: there is none any more.
-    Route(Network, Option<Route>),
+    /// The best way to a network; `None`: there is none any more.
+    Route(Network, Option<Way>),
     /// A neighbour's MAC address; `None`: not known.
     Neighbour(PortId, IpAddr, Option<MacAddr>),
 }
@@ -59,7 +60,12 @@ struct Known {
 pub(super) struct Kernel {
     ports: HashMap<u32, PortId>,
     links: BTreeMap<PortId, LinkState>,
-    routes: BTreeMap<Network, BTreeSet<Path>>,
+    /// Those through twins and those that lead nowhere, as one flat set: there may be a million.
+    routes: BTreeSet<(Network, Path)>,
+    /// Source addresses that routes prefer, or have preferred since the last dump.
+    sources: HashSet<IpAddr>,
+    /// Whether an IPv6 route has been deleted since the last dump began.
+    v6_deleted: bool,
     neighbours: HashMap<(PortId, IpAddr), Known>,
 }
 
@@ -68,7 +74,9 @@ impl Kernel {
         Kernel {
             ports: twins.iter().map(|twin| (twin.index, twin.port)).collect(),
             links: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            routes: BTreeSet::new(),
+            sources: HashSet::new(),
+            v6_deleted: false,
             neighbours: HashMap::new(),
         }
     }
@@ -78,7 +86,9 @@ impl Kernel {
         Kernel {
             ports: self.ports.clone(),
             links: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            routes: BTreeSet::new(),
+            sources: HashSet::new(),
+            v6_deleted: false,
             neighbours: HashMap::new(),
         }
     }
@@ -93,22 +103,18 @@ impl Kernel {
         match message {
             RouteNetlinkMessage::NewLink(link) => self.link(link, changes),
             RouteNetlinkMessage::DelLink(link) if self.ports.contains_key(&link.header.index) => Need::Resync,
-            // The kernel drops routes that prefer a leaving address as their source without telling.
-            RouteNetlinkMessage::DelAddress(address) if self.ports.contains_key(&address.header.index) => {
-                Need::Resync
-            }
+            // The kernel drops routes that prefer a leaving address as their source without telling, whatever interface
+            // had it: often that is the loopback.
+            RouteNetlinkMessage::DelAddress(address) if self.matters(address) => Need::Resync,
             RouteNetlinkMessage::NewRoute(route) => {
-                if let Some((network, paths)) = parse::route(route) {
-                    self.add_paths(network, paths, flags, changes);
-                }
+                parse::route(route).into_iter().for_each(|told| self.add_paths(told, flags, changes));
                 Need::Nothing
             }
             RouteNetlinkMessage::DelRoute(route) => {
-                if let Some((network, paths)) = parse::route(route) {
+                if let Some(Told { network, paths, .. }) = parse::route(route) {
+                    self.v6_deleted |= network.0.is_ipv6();
                     let before = self.best(&network);
-                    if let Some(known) = self.routes.get_mut(&network) {
-                        known.retain(|path| !paths.iter().any(|gone| gone.is_same(path)));
-                    }
+                    self.forget_paths(network, |known| paths.iter().any(|gone| gone.is_same(known)));
                     self.route_changed(network, before, changes);
                 }
                 Need::Nothing
@@ -130,6 +136,19 @@ impl Kernel {
         }
     }
 
+    /// Hears that a next hop object was changed or removed. The kernel changes or drops the routes that name it, and does
+    /// not tell of each.
+    pub(super) fn next_hop_changed(&self, object: u32) -> Need {
+        let named = self.routes.iter().any(|(_, path)| path.object == object);
+        if named { Need::Resync } else { Need::Nothing }
+    }
+
+    /// Whether the last dump may have left routes out, see [`super::repeat`]; to be asked when what came during the dump
+    /// has been taken.
+    pub(super) fn may_lack_routes(&self) -> bool {
+        self.v6_deleted
+    }
+
     /// Becomes `fresh`; returns the differences.
     pub(super) fn replace_by(&mut self, fresh: Kernel) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -138,7 +157,10 @@ impl Kernel {
                 changes.push(Change::Link(*port, *state));
             }
         }
-        let networks: BTreeSet<Network> = self.routes.keys().chain(fresh.routes.keys()).copied().collect();
+        let mut networks: Vec<Network> =
+            self.routes.iter().chain(&fresh.routes).map(|(network, _)| *network).collect();
+        networks.sort();
+        networks.dedup();
         for network in networks {
             let after = fresh.best(&network);
             if self.best(&network) != after {
@@ -193,32 +215,60 @@ impl Kernel {
         if before.up != state.up { Need::Resync } else { Need::Nothing }
     }
 
-    fn add_paths(&mut self, network: Network, paths: Vec<Path>, flags: u16, changes: &mut Vec<Change>) {
+    /// Whether routes may depend on an address.
+    fn matters(&self, message: &AddressMessage) -> bool {
+        self.ports.contains_key(&message.header.index)
+            || message.attributes.iter().any(|attribute| match attribute {
+                AddressAttribute::Local(address) => self.sources.contains(address),
+                _ => false,
+            })
+    }
+
+    fn add_paths(&mut self, told: Told, flags: u16, changes: &mut Vec<Change>) {
+        let Told { network, paths, source } = told;
         let before = self.best(&network);
-        let known = self.routes.entry(network).or_default();
         // `ip route replace` is told as one new route; what it replaced had the same metric.
-        if flags & NLM_F_REPLACE != 0 {
-            known.retain(|old| paths.iter().all(|new| new.metric != old.metric));
-        }
-        known.retain(|old| !paths.iter().any(|new| new.is_same(old)));
-        known.extend(paths);
+        let replaces = flags & NLM_F_REPLACE != 0;
+        self.forget_paths(network, |old| {
+            paths.iter().any(|new| new.is_same(old) || replaces && new.metric == old.metric)
+        });
+        // What leads through other interfaces is none of our business: it neither counts nor hides what does.
+        let counts = |path: &Path| match path.target {
+            Target::Link(link, _) => self.ports.contains_key(&link),
+            Target::Nowhere => true,
+        };
+        self.sources.extend(source);
+        self.routes.extend(paths.into_iter().filter(counts).map(|path| (network, path)));
         self.route_changed(network, before, changes);
     }
 
-    fn route_changed(&mut self, network: Network, before: Option<Route>, changes: &mut Vec<Change>) {
-        if self.routes.get(&network).is_some_and(BTreeSet::is_empty) {
-            self.routes.remove(&network);
-        }
+    fn route_changed(&self, network: Network, before: Option<Way>, changes: &mut Vec<Change>) {
         let after = self.best(&network);
         if before != after {
             changes.push(Change::Route(network, after));
         }
     }
 
-    /// The preferred way to a network, if it leads through a twin.
-    fn best(&self, network: &Network) -> Option<Route> {
-        let path = self.routes.get(network)?.iter().find(|path| path.standing != Standing::Dead)?;
-        Some(Route { via: path.via, port: *self.ports.get(&path.link)? })
+    /// All paths to a network, the preferred one first.
+    fn paths(&self, network: Network) -> impl Iterator<Item = &Path> {
+        let from = self.routes.range((network, Path::LEAST)..);
+        from.take_while(move |(of, _)| *of == network).map(|(_, path)| path)
+    }
+
+    fn forget_paths(&mut self, network: Network, is_gone: impl Fn(&Path) -> bool) {
+        let gone: Vec<Path> = self.paths(network).filter(|path| is_gone(path)).copied().collect();
+        for path in gone {
+            self.routes.remove(&(network, path));
+        }
+    }
+
+    /// The preferred way to a network.
+    fn best(&self, network: &Network) -> Option<Way> {
+        let path = self.paths(*network).find(|path| path.standing != Standing::Dead)?;
+        match path.target {
+            Target::Link(link, via) => Some(Way::Out(Route { via, port: *self.ports.get(&link)? })),
+            Target::Nowhere => Some(Way::Nowhere),
+        }
     }
 
     fn neighbour(&mut self, found: Neighbour, changes: &mut Vec<Change>) {

@@ -5,6 +5,7 @@
 //! waiting receiver would cost a worker a system call to wake it.
 
 mod links;
+mod pace;
 mod pairs;
 mod report;
 mod routing;
@@ -31,6 +32,7 @@ use crate::flow_rules::Rules;
 use crate::mirror::{Asker, Change};
 use crate::ports::OpenPort;
 use crate::worker::{Export, FromWorker, ToWorker};
+use pace::Pace;
 use pairs::PairCounts;
 use routing::Routing;
 use threads::Threads;
@@ -179,16 +181,18 @@ impl Core {
     pub(crate) fn run(&mut self, inbox: &Receiver<Inbox>) -> Result<i32, Fault> {
         self.hand_over_fib()?;
         let mut next_tick = Instant::now() + TICK;
+        let mut pace = Pace::new(Instant::now());
         let mut put_back = None;
         loop {
-            let message = put_back.take().map_or_else(|| inbox.recv_deadline(next_tick), Ok);
+            let until = pace.wait_until(next_tick);
+            let message = put_back.take().map_or_else(|| inbox.recv_deadline(until), Ok);
             match message {
                 Ok(Inbox::Stop(signal)) => return Ok(signal),
                 Ok(Inbox::Kernel(changes)) => {
                     let differs;
                     (differs, put_back) = self.follow_kernel(&changes, inbox);
                     if differs {
-                        self.hand_over_fib()?;
+                        pace.changed(Instant::now());
                     }
                 }
                 Ok(Inbox::Request(request, reply)) => {
@@ -199,7 +203,12 @@ impl Core {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(0),
             }
-            if Instant::now() >= next_tick {
+            let now = Instant::now();
+            if pace.is_due(now) {
+                let took = self.hand_over_fib()?;
+                pace.made(Instant::now(), took);
+            }
+            if now >= next_tick {
                 next_tick = Instant::now() + TICK;
                 self.tick()?;
             }
@@ -289,11 +298,15 @@ impl Core {
         Ok(Ok(generation))
     }
 
-    fn hand_over_fib(&mut self) -> Result<(), Fault> {
+    /// Returns how long it took to make the table.
+    fn hand_over_fib(&mut self) -> Result<Duration, Fault> {
+        let began = Instant::now();
         let fib = self.routing.build();
+        let took = began.elapsed();
         let updates = self.workers.iter().map(|_| Update::of_fib(fib.clone())).collect();
         let _ = self.slow_path.send_timeout(fib, WORKER_TIMEOUT);
-        self.hand_over(updates)
+        self.hand_over(updates)?;
+        Ok(took)
     }
 
     /// Gives each worker its update, waits until all have given the old parts back, and drops those.

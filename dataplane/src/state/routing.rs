@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use engine::fib::{FibPort, NextHop, Route};
+use engine::fib::{FibPort, NextHop, Route, Way};
 use engine::{Fib, FibBuilder, PortId};
 use wire::MacAddr;
 
@@ -22,6 +22,7 @@ const UNRESOLVED_MAX: usize = 8192;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Statics {
     pub(crate) neighbours: HashMap<NextHopKey, MacAddr>,
+    /// By the network's first address and prefix length.
     pub(crate) routes: HashMap<Network, Route>,
 }
 
@@ -30,7 +31,8 @@ pub(crate) struct Routing {
     builder: FibBuilder,
     ports: HashMap<PortId, FibPort>,
     kernel_neighbours: HashMap<NextHopKey, MacAddr>,
-    kernel_routes: HashMap<Network, Route>,
+    /// The kernel's routes to networks that have a static one. All others the builder keeps: there may be a million.
+    hidden: HashMap<Network, Way>,
     statics: Statics,
     fib: Arc<Fib>,
 }
@@ -47,7 +49,7 @@ impl Routing {
             builder,
             ports,
             kernel_neighbours: HashMap::new(),
-            kernel_routes: HashMap::new(),
+            hidden: HashMap::new(),
             statics: Statics::default(),
             fib,
         }
@@ -78,14 +80,7 @@ impl Routing {
         for change in changes {
             differs |= match *change {
                 Change::Link(port, state) => self.set_link(port, state),
-                Change::Route(network, route) => {
-                    match route {
-                        Some(route) => self.kernel_routes.insert(network, route),
-                        None => self.kernel_routes.remove(&network),
-                    };
-                    self.update_route(network);
-                    true
-                }
+                Change::Route(network, way) => self.set_kernel_route(network, way),
                 Change::Neighbour(port, address, mac) => {
                     match mac {
                         Some(mac) => self.kernel_neighbours.insert((port, address), mac),
@@ -104,9 +99,19 @@ impl Routing {
             return false;
         }
         let old = std::mem::replace(&mut self.statics, statics);
-        let routes: HashSet<Network> = old.routes.keys().chain(self.statics.routes.keys()).copied().collect();
-        for network in routes {
-            self.update_route(network);
+        for network in old.routes.keys().filter(|network| !self.statics.routes.contains_key(network)) {
+            match self.hidden.remove(network) {
+                Some(way) => self.builder.set_route(network.0, network.1, way),
+                None => self.builder.remove_route(network.0, network.1),
+            };
+        }
+        for (network, route) in &self.statics.routes {
+            if !old.routes.contains_key(network)
+                && let Some(way) = self.builder.route(network.0, network.1)
+            {
+                self.hidden.insert(*network, way);
+            }
+            self.builder.set_route(network.0, network.1, *route);
         }
         let neighbours: HashSet<NextHopKey> =
             old.neighbours.keys().chain(self.statics.neighbours.keys()).copied().collect();
@@ -118,8 +123,7 @@ impl Routing {
 
     /// The next hops towards these destinations, and all gateways, as far as their MAC address is not known.
     pub(crate) fn unresolved(&self, destinations: impl Iterator<Item = IpAddr>) -> HashSet<NextHopKey> {
-        let gateways = self.kernel_routes.values().chain(self.statics.routes.values());
-        let gateways = gateways.filter_map(|route| route.via.map(|via| (route.port, via)));
+        let gateways = self.builder.gateways();
         let mut wanted: HashSet<NextHopKey> = gateways.filter(|key| !self.is_resolved(key)).collect();
         wanted.extend(destinations.filter_map(|destination| self.missing(destination)));
         wanted
@@ -160,9 +164,16 @@ impl Routing {
         differs
     }
 
-    fn update_route(&mut self, network: Network) {
-        match self.statics.routes.get(&network).or(self.kernel_routes.get(&network)) {
-            Some(route) => self.builder.set_route(network.0, network.1, *route),
+    fn set_kernel_route(&mut self, network: Network, way: Option<Way>) -> bool {
+        if self.statics.routes.contains_key(&network) {
+            match way {
+                Some(way) => self.hidden.insert(network, way),
+                None => self.hidden.remove(&network),
+            };
+            return false;
+        }
+        match way {
+            Some(way) => self.builder.set_route(network.0, network.1, way),
             None => self.builder.remove_route(network.0, network.1),
         }
     }
@@ -186,6 +197,10 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn to(via: Option<IpAddr>) -> Option<Way> {
+        Some(Way::Out(Route { via, port: PORT }))
+    }
+
     fn routing() -> Routing {
         Routing::new(HashMap::from([(PORT, FibPort { mac: MacAddr([2; 6]), mtu: 1500 })]))
     }
@@ -201,10 +216,8 @@ mod tests {
     fn a_static_neighbour_wins_and_the_kernels_returns_when_it_is_taken_away() {
         let mut routing = routing();
         let network = (ip("10.0.0.0"), 8);
-        let changes = [
-            Change::Route(network, Some(Route { via: None, port: PORT })),
-            Change::Neighbour(PORT, ip("10.0.0.1"), Some(FROM_KERNEL)),
-        ];
+        let changes =
+            [Change::Route(network, to(None)), Change::Neighbour(PORT, ip("10.0.0.1"), Some(FROM_KERNEL))];
         assert!(routing.kernel_changed(&changes));
         let statics =
             Statics { neighbours: HashMap::from([((PORT, ip("10.0.0.1")), STATIC)]), ..Statics::default() };
@@ -218,12 +231,42 @@ mod tests {
     }
 
     #[test]
+    fn a_static_route_wins_and_what_the_kernel_has_by_then_returns_when_it_is_taken_away() {
+        let network = (ip("10.0.0.0"), 8);
+        let [kernels, later, fixed] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|via| Some(ip(via)));
+        let statics = Statics {
+            routes: HashMap::from([(network, Route { via: fixed, port: PORT })]),
+            ..Statics::default()
+        };
+        for (before, meanwhile, after) in [
+            (Some(kernels), None, Some(kernels)),
+            (Some(kernels), Some(Some(later)), Some(later)),
+            (Some(kernels), Some(None), None),
+            (None, Some(Some(later)), Some(later)),
+        ] {
+            let mut routing = routing();
+            let next_hop = |routing: &mut Routing| match routing.build().lookup(ip("10.9.9.9")) {
+                NextHop::Unknown { next_hop, .. } => Some(next_hop),
+                _ => None,
+            };
+            routing.kernel_changed(&[Change::Route(network, before.and_then(to))]);
+            assert!(routing.set_statics(statics.clone()));
+            if let Some(way) = meanwhile {
+                assert!(!routing.kernel_changed(&[Change::Route(network, way.and_then(to))]));
+            }
+            assert_eq!(next_hop(&mut routing), fixed);
+            assert!(routing.set_statics(Statics::default()));
+            assert_eq!(next_hop(&mut routing), after.flatten(), "{before:?} {meanwhile:?}");
+        }
+    }
+
+    #[test]
     fn gateways_and_real_servers_without_mac_address_are_to_be_resolved() {
         let mut routing = routing();
         let via = Some(ip("10.0.0.254"));
         routing.kernel_changed(&[
-            Change::Route((ip("0.0.0.0"), 0), Some(Route { via, port: PORT })),
-            Change::Route((ip("10.0.0.0"), 24), Some(Route { via: None, port: PORT })),
+            Change::Route((ip("0.0.0.0"), 0), to(via)),
+            Change::Route((ip("10.0.0.0"), 24), to(None)),
         ]);
         routing.build();
         let reals = || [ip("10.0.0.7"), ip("192.0.2.1")].into_iter();
@@ -254,7 +297,7 @@ mod tests {
     fn packets_bear_the_mac_address_that_the_twin_has_now() {
         let mut routing = routing();
         routing.kernel_changed(&[
-            Change::Route((ip("10.0.0.0"), 8), Some(Route { via: None, port: PORT })),
+            Change::Route((ip("10.0.0.0"), 8), to(None)),
             Change::Neighbour(PORT, ip("10.0.0.1"), Some(FROM_KERNEL)),
         ]);
         let mac = MacAddr([2, 0, 0, 0, 0, 77]);

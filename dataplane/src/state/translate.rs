@@ -8,7 +8,7 @@ use api::{
     VirtualRange,
 };
 use engine::conn::ToaForm;
-use engine::fib::Route;
+use engine::fib::{Route, network_of};
 use engine::plan::{Listen, PlanError, RealSpec, ServiceSpec, Spec};
 use engine::snapshot::{
     Mode, Options, Persistence, Scheduler, SchedulerFlags, Timestamps, Tunnel, TunnelKind, Uoa,
@@ -235,7 +235,8 @@ pub(crate) fn statics(state: &DesiredState, ports: &HashMap<String, PortId>) -> 
         if route.prefix_len > if route.network.is_ipv4() { 32 } else { 128 } {
             return Err(invalid(format!("{text}: the prefix is longer than the address")));
         }
-        statics.routes.insert((route.network, route.prefix_len), Route { via: route.via, port });
+        let network = (network_of(route.network, route.prefix_len), route.prefix_len);
+        statics.routes.insert(network, Route { via: route.via, port });
     }
     Ok(statics)
 }

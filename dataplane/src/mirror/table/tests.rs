@@ -52,8 +52,8 @@ fn feed(kernel: &mut Kernel, message: RouteNetlinkMessage, flags: u16) -> Vec<Ch
     changes
 }
 
-fn to(via: Option<&str>) -> Option<Route> {
-    Some(Route { via: via.map(ip), port: PortId(3) })
+fn to(via: Option<&str>) -> Option<Way> {
+    Some(Way::Out(Route { via: via.map(ip), port: PortId(3) }))
 }
 
 #[test]
@@ -130,10 +130,67 @@ fn a_next_hop_is_not_used_that_the_kernel_would_not_use_either() {
 }
 
 #[test]
-fn a_route_for_one_type_of_service_does_not_count() {
-    let mut special = route("10.9.0.0", 16, LINK, Some("10.1.0.1"), 0);
-    special.header.tos = 0x10;
-    assert_eq!(feed(&mut kernel(), RouteNetlinkMessage::NewRoute(special), 0), []);
+fn a_route_for_some_packets_only_does_not_count() {
+    let mut for_a_service = route("10.9.0.0", 16, LINK, Some("10.1.0.1"), 0);
+    for_a_service.header.tos = 0x10;
+    assert_eq!(feed(&mut kernel(), RouteNetlinkMessage::NewRoute(for_a_service), 0), []);
+    let mut for_a_source = route("10.9.0.0", 16, LINK, Some("10.1.0.1"), 0);
+    for_a_source.header.source_prefix_length = 24;
+    assert_eq!(feed(&mut kernel(), RouteNetlinkMessage::NewRoute(for_a_source), 0), []);
+}
+
+/// Else whoever sends the gateway an ICMP redirect would lead connections astray too.
+#[test]
+fn what_the_kernel_has_learnt_for_a_single_host_does_not_count() {
+    let mut learnt = route("10.9.0.1", 32, LINK, Some("10.1.0.66"), 0);
+    learnt.header.flags = RouteFlags::Cloned;
+    assert_eq!(feed(&mut kernel(), RouteNetlinkMessage::NewRoute(learnt), 0), []);
+}
+
+#[test]
+fn a_route_that_leads_nowhere_is_told_as_such_and_one_of_lower_metric_instead_of_it() {
+    let network = (ip("10.9.0.0"), 16);
+    for kind in [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit, RouteType::Throw] {
+        let mut kernel = kernel();
+        let mut nowhere = route("10.9.0.0", 16, 0, None, 50);
+        nowhere.header.kind = kind;
+        let out =
+            |metric| RouteNetlinkMessage::NewRoute(route("10.9.0.0", 16, LINK, Some("10.1.0.1"), metric));
+        assert_eq!(feed(&mut kernel, out(50), 0), [Change::Route(network, to(Some("10.1.0.1")))]);
+        let replaced = feed(&mut kernel, RouteNetlinkMessage::NewRoute(nowhere.clone()), NLM_F_REPLACE);
+        assert_eq!(replaced, [Change::Route(network, Some(Way::Nowhere))]);
+        assert_eq!(feed(&mut kernel, out(60), 0), []);
+        assert_eq!(feed(&mut kernel, out(40), 0), [Change::Route(network, to(Some("10.1.0.1")))]);
+        feed(&mut kernel, RouteNetlinkMessage::DelRoute(nowhere), 0);
+        assert_eq!(kernel.routes.len(), 2, "{kind:?} is gone");
+    }
+}
+
+#[test]
+fn a_change_of_a_next_hop_object_that_routes_name_asks_for_everything() {
+    let mut kernel = kernel();
+    let mut named = route("10.9.0.0", 16, LINK, Some("10.1.0.1"), 0);
+    named.attributes.push(RouteAttribute::NhId(12));
+    feed(&mut kernel, RouteNetlinkMessage::NewRoute(named), 0);
+    assert_eq!(
+        [11, 12, 13].map(|id| kernel.next_hop_changed(id)),
+        [Need::Nothing, Need::Resync, Need::Nothing]
+    );
+}
+
+#[test]
+fn an_address_that_leaves_matters_on_a_twin_and_as_a_routes_source_anywhere() {
+    let mut kernel = kernel();
+    let mut from = route("10.9.0.0", 16, LINK, Some("10.1.0.1"), 0);
+    from.attributes.push(RouteAttribute::PrefSource(RouteAddress::from(ip("10.255.0.1"))));
+    feed(&mut kernel, RouteNetlinkMessage::NewRoute(from), 0);
+    let needs = [(LINK, "10.1.0.9"), (1, "10.255.0.1"), (1, "10.255.0.2")].map(|(link, address)| {
+        let mut message = AddressMessage::default();
+        message.header.index = link;
+        message.attributes = vec![AddressAttribute::Local(ip(address))];
+        kernel.event(&RouteNetlinkMessage::DelAddress(message), 0, &mut Vec::new())
+    });
+    assert_eq!(needs, [Need::Resync, Need::Resync, Need::Nothing]);
 }
 
 fn link(flags: LinkFlags, mac: MacAddr) -> RouteNetlinkMessage {
@@ -165,10 +222,15 @@ fn a_new_mac_address_of_a_twin_is_told() {
 }
 
 #[test]
-fn routes_through_other_links_or_of_other_tables_do_not_count() {
+fn routes_through_other_links_or_of_other_tables_neither_count_nor_hide_others() {
     let mut kernel = kernel();
-    let elsewhere = route("10.9.0.0", 16, LINK + 1, None, 0);
-    assert_eq!(feed(&mut kernel, RouteNetlinkMessage::NewRoute(elsewhere), 0), []);
+    let network = (ip("10.9.0.0"), 16);
+    let elsewhere = |metric| RouteNetlinkMessage::NewRoute(route("10.9.0.0", 16, LINK + 1, None, metric));
+    let ours = RouteNetlinkMessage::NewRoute(route("10.9.0.0", 16, LINK, None, 100));
+    assert_eq!(feed(&mut kernel, elsewhere(10), 0), []);
+    assert_eq!(feed(&mut kernel, ours, 0), [Change::Route(network, to(None))]);
+    assert_eq!(feed(&mut kernel, elsewhere(20), 0), []);
+    assert_eq!(feed(&mut kernel, elsewhere(100), NLM_F_REPLACE), [Change::Route(network, None)]);
     let mut local = route("10.8.0.0", 16, LINK, None, 0);
     local.header.table = 255;
     assert_eq!(feed(&mut kernel, RouteNetlinkMessage::NewRoute(local), 0), []);
@@ -189,6 +251,19 @@ fn neighbours_count_while_the_kernel_would_send_to_them() {
     }
     let told = |mac| vec![Change::Neighbour(PortId(3), ip("10.1.0.5"), mac)];
     assert_eq!(states, [told(None), told(Some(MAC)), vec![], told(None)]);
+}
+
+#[test]
+fn routes_may_be_lacking_when_one_of_ipv6_is_deleted_after_a_dump() {
+    let mut kernel = kernel();
+    feed(&mut kernel, RouteNetlinkMessage::DelRoute(route("10.9.0.0", 16, LINK, None, 0)), 0);
+    assert!(!kernel.may_lack_routes());
+    let mut gone = route("2001:db8::", 48, LINK, None, 1024);
+    gone.header.address_family = AddressFamily::Inet6;
+    feed(&mut kernel, RouteNetlinkMessage::DelRoute(gone), 0);
+    assert!(kernel.may_lack_routes());
+    kernel.replace_by(kernel.emptied());
+    assert!(!kernel.may_lack_routes());
 }
 
 #[test]
