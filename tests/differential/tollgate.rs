@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use api::{
@@ -15,6 +16,10 @@ use crate::dataplane::Dataplane;
 use crate::describe::GUE_PORT;
 use crate::frame::{CLIENT, CLIENT_MAC, CLIENT6, Frame, LAN_IP, LAN_IP6, REALS, real_mac, rip, rip6};
 use crate::outcome::{ConnectionLine, CountsLine, TrafficLine};
+
+/// Traffic that is counted is told within 10 ms by a worker that has its CPU; see docs/metrics.md.
+const TRAFFIC_SETTLES: Duration = Duration::from_millis(100);
+const TRAFFIC_LOOKS_MAX: u32 = 50;
 
 /// Room for every connection of every case.
 const CONNECTIONS_MAX: u32 = 8192;
@@ -86,6 +91,18 @@ impl Tollgate {
             Response::Refused(refusal) => Err(Refused(refusal.to_string()).into()),
             other => bail!("{other:?}"),
         }
+    }
+
+    fn traffic_lines(&mut self, services: &[Service]) -> Result<Vec<String>> {
+        let stats = self.stats_of(services)?;
+        let reals = stats.iter().flat_map(|service| &service.real_servers);
+        let line = |real: &api::RealServerStats| TrafficLine {
+            real: real.real,
+            connections: real.traffic.connections,
+            inbound: (real.traffic.in_packets, real.traffic.in_bytes),
+            outbound: (real.traffic.out_packets, real.traffic.out_bytes),
+        };
+        Ok(reals.map(|real| line(real).to_string()).collect())
     }
 
     /// The statistics of the configured services, in their order.
@@ -269,14 +286,16 @@ impl Gateway for Tollgate {
     }
 
     fn traffic(&mut self, services: &[Service]) -> Result<Vec<String>> {
-        let stats = self.stats_of(services)?;
-        let reals = stats.iter().flat_map(|service| &service.real_servers);
-        let line = |real: &api::RealServerStats| TrafficLine {
-            real: real.real,
-            connections: real.traffic.connections,
-            inbound: (real.traffic.in_packets, real.traffic.in_bytes),
-            outbound: (real.traffic.out_packets, real.traffic.out_bytes),
-        };
-        Ok(reals.map(|real| line(real).to_string()).collect())
+        let mut lines = self.traffic_lines(services)?;
+        // What packets add is told a moment later.
+        for _ in 0..TRAFFIC_LOOKS_MAX {
+            std::thread::sleep(TRAFFIC_SETTLES);
+            let later = self.traffic_lines(services)?;
+            if later == lines {
+                return Ok(lines);
+            }
+            lines = later;
+        }
+        bail!("traffic is still counted {:?} after the last packet", TRAFFIC_SETTLES * TRAFFIC_LOOKS_MAX)
     }
 }

@@ -199,11 +199,11 @@ async fn run(
     changes: mpsc::Sender<Change>,
 ) {
     let mut rhythm = Rhythm::new(id, check.interval);
-    let (mut could_check, mut took_long) = (true, false);
+    let (mut could_check, mut failed_late) = (true, false);
     loop {
         rhythm.beat().await;
         // Boxed, as it is large and most targets wait for their next check.
-        let result = turns.take(&mut took_long, Box::pin(probe(&check, id.real))).await;
+        let result = turns.take(&mut failed_late, Box::pin(probe(&check, id.real))).await;
         if let Err(error) = &result
             && error.is_own()
         {

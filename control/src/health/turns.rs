@@ -2,7 +2,7 @@
 //! those that do not.
 //!
 //! A probe begins in a place to start, of which there are few, so that a burst stays small. What takes long goes on in
-//! another place, of which there are many. Of a server whose last probe took long nothing better is expected: its next
+//! another place, of which there are many. Of a server whose last probe failed late nothing better is expected: its next
 //! one needs a place for slow ones before it starts. So if there are more dead servers than places to wait for them in,
 //! they wait for each other, and all others go on as before.
 
@@ -44,9 +44,13 @@ impl Turns {
         Turns { starting: Semaphore::new(starting), late, slow }
     }
 
-    /// Makes a probe when it is its turn. `took_long` is what the target's last one did, and then what this one did.
-    pub(super) async fn take<T>(&self, took_long: &mut bool, probe: impl Future<Output = T>) -> T {
-        let expected = if *took_long { Some(place(&self.slow).await) } else { None };
+    /// Makes a probe when it is its turn. `failed_late` is what the target's last one did, and then what this one did.
+    pub(super) async fn take<T, E>(
+        &self,
+        failed_late: &mut bool,
+        probe: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let expected = if *failed_late { Some(place(&self.slow).await) } else { None };
         let start = place(&self.starting).await;
         let begun = Instant::now();
         tokio::pin!(probe);
@@ -64,7 +68,8 @@ impl Turns {
                 }
             },
         };
-        *took_long = begun.elapsed() >= PROMPT;
+        // What passes late is as well as any: a UDP check without an expected reply passes by hearing nothing.
+        *failed_late = result.is_err() && begun.elapsed() >= PROMPT;
         result
     }
 }
@@ -84,14 +89,20 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(5);
 
+    /// What a probe gets after some time.
+    async fn answer(after: Duration, passes: bool) -> Result<(), ()> {
+        sleep(after).await;
+        if passes { Ok(()) } else { Err(()) }
+    }
+
     /// Many targets that never answer, each probed again and again.
     fn dead(turns: &Arc<Turns>, count: usize) {
         for _ in 0..count {
             let turns = Arc::clone(turns);
             tokio::spawn(async move {
-                let mut took_long = false;
+                let mut failed_late = false;
                 loop {
-                    turns.take(&mut took_long, async { sleep(TIMEOUT).await }).await;
+                    let _ = turns.take(&mut failed_late, answer(TIMEOUT, false)).await;
                 }
             });
         }
@@ -100,9 +111,9 @@ mod tests {
     /// How long a prompt probe takes.
     async fn prompt(turns: &Turns) -> Duration {
         let begun = Instant::now();
-        let mut took_long = false;
-        turns.take(&mut took_long, sleep(Duration::from_millis(1))).await;
-        assert!(!took_long);
+        let mut failed_late = false;
+        assert!(turns.take(&mut failed_late, answer(Duration::from_millis(1), true)).await.is_ok());
+        assert!(!failed_late);
         begun.elapsed()
     }
 
@@ -135,14 +146,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_answers_again_is_prompt_from_then_on() {
         let turns = Turns::of(1, 1);
-        let mut took_long = false;
-        turns.take(&mut took_long, sleep(TIMEOUT)).await;
-        assert!(took_long);
+        let mut failed_late = false;
+        assert!(turns.take(&mut failed_late, answer(TIMEOUT, false)).await.is_err());
+        assert!(failed_late);
         let all = turns.slow.acquire().await.unwrap();
-        let no_place = timeout(TIMEOUT, turns.take(&mut took_long, async {})).await;
+        let no_place = timeout(TIMEOUT, turns.take(&mut failed_late, answer(Duration::ZERO, true))).await;
         assert!(no_place.is_err());
         drop(all);
-        turns.take(&mut took_long, async {}).await;
-        assert!(!took_long);
+        assert!(turns.take(&mut failed_late, answer(Duration::ZERO, true)).await.is_ok());
+        assert!(!failed_late);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_passes_late_does_not_wait_for_those_that_fail() {
+        let turns = Arc::new(Turns::of(20, 200));
+        dead(&turns, 3000);
+        sleep(TIMEOUT * (3000 / 200 + 1)).await;
+        let late = Duration::from_secs(1);
+        let mut failed_late = false;
+        for _ in 0..20 {
+            let begun = Instant::now();
+            assert!(turns.take(&mut failed_late, answer(late, true)).await.is_ok());
+            assert!(!failed_late && begun.elapsed() <= 2 * late + PROMPT, "{:?}", begun.elapsed());
+            sleep(Duration::from_millis(77)).await;
+        }
     }
 }

@@ -273,6 +273,11 @@ impl FibBuilder {
         self.adjacencies.len()
     }
 
+    /// Whether no route has changed since the last table was built, so that the next one shares its routes.
+    pub fn has_built_routes(&self) -> bool {
+        self.built.is_some()
+    }
+
     /// The table as it is now.
     pub fn build(&mut self) -> Fib {
         if std::mem::take(&mut self.epoch_is_over) {

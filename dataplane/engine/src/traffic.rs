@@ -64,16 +64,18 @@ impl Traffic {
         }
     }
 
-    /// Goes on with the round, or begins the next one when it is time; to be called once per turn.
+    /// Goes on with the round, or begins the next one when it is time; to be called once per turn. Returns how many real
+    /// servers the round has yet to come to.
     #[inline(always)]
-    pub(crate) fn sweep(&mut self, now: Ticks, counters: &Counters) {
+    pub(crate) fn sweep(&mut self, now: Ticks, counters: &Counters) -> usize {
         if self.next >= self.used {
             if !now.reached(self.began.plus(self.interval())) {
-                return;
+                return 0;
             }
             (self.began, self.next) = (now, 0);
         }
         self.sweep_some(counters);
+        self.used - self.next
     }
 
     /// How long after each other rounds begin.
@@ -190,15 +192,17 @@ mod tests {
             let mut traffic = Traffic::new(reals, Ticks(0));
             let last = RealId(reals as u32 - 1);
             traffic.use_slot(last);
-            let mut turns_at = |now| (0..reals.div_ceil(AT_ONCE)).for_each(|_| traffic.sweep(now, &counters));
-            turns_at(Ticks(0));
-            turns_at(Ticks(ticks - 1));
+            traffic.sweep(Ticks(0), &counters);
             traffic.count(last, Direction::Inbound, 100);
-            let mut turns_at = |now| (0..reals.div_ceil(AT_ONCE)).for_each(|_| traffic.sweep(now, &counters));
-            turns_at(Ticks(ticks - 1));
-            assert_eq!(counters.real(last).packets[0].get(), 0, "{reals}");
-            turns_at(Ticks(ticks));
-            assert_eq!(counters.real(last).packets[0].get(), 1, "{reals}");
+            let mut turns_at = |now| {
+                let mut turns = 1;
+                while traffic.sweep(now, &counters) > 0 {
+                    turns += 1;
+                }
+                (turns, counters.real(last).packets[0].get())
+            };
+            assert_eq!(turns_at(Ticks(ticks - 1)), (1, 0), "{reals}");
+            assert_eq!(turns_at(Ticks(ticks)), (reals.div_ceil(AT_ONCE), 1), "{reals}");
         }
     }
 }

@@ -13,6 +13,7 @@ mod repeat;
 mod socket;
 mod table;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -54,6 +55,9 @@ const REFRESH_MAX: usize = 256;
 /// How long to wait before another try when the kernel cannot be asked.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Datagrams of the kernel's that are taken before what they told is handed on.
+const DATAGRAMS_MAX: usize = 4096;
+
 /// Starts the mirror's thread. Changes go to `inbox`; the first batch is the result of the first dump.
 ///
 /// # Errors
@@ -83,20 +87,40 @@ struct Mirror {
     stop: Arc<AtomicBool>,
 }
 
+/// What one wait brought.
+#[derive(Debug, Default)]
+struct Heard {
+    changes: Vec<Change>,
+    /// Next hop objects that were made, changed or removed.
+    objects: HashSet<u32>,
+    /// Nothing more was there.
+    is_all: bool,
+}
+
 impl Mirror {
     fn run(mut self) {
         let mut need = Need::Resync;
-        let mut repeat = Repeat::new();
+        let (mut repeat, mut is_fresh) = (Repeat::new(), false);
         let mut refreshed = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
-            let resync = need == Need::Resync || repeat.is_due(Instant::now());
-            if resync && !self.resync() {
-                std::thread::sleep(RETRY_INTERVAL);
-                continue;
+            let began = Instant::now();
+            if need == Need::Resync || repeat.is_due(began) {
+                need = Need::Resync;
+                repeat.begins();
+                if !self.resync() {
+                    std::thread::sleep(RETRY_INTERVAL);
+                    continue;
+                }
+                repeat.took(Instant::now(), began.elapsed());
+                is_fresh = true;
             }
-            let mut changes = Vec::new();
-            need = self.wait(&mut changes);
-            if resync {
+            let mut heard = Heard::default();
+            need = self.wait(&mut heard);
+            if need == Need::Nothing && self.kernel.names_any(&heard.objects) {
+                repeat.soon(Instant::now());
+            }
+            if is_fresh && heard.is_all {
+                is_fresh = false;
                 // What came by now came while the dump went on.
                 let may_lack = self.kernel.may_lack_routes();
                 if may_lack {
@@ -104,7 +128,7 @@ impl Mirror {
                 }
                 repeat.dumped(Instant::now(), may_lack);
             }
-            if !self.tell(changes) {
+            if !self.tell(heard.changes) {
                 return;
             }
             if refreshed.elapsed() >= REFRESH_INTERVAL {
@@ -114,21 +138,26 @@ impl Mirror {
         }
     }
 
-    /// Waits for events and takes all that are there.
-    fn wait(&mut self, changes: &mut Vec<Change>) -> Need {
+    /// Waits for events and takes those that are there, up to a bound.
+    fn wait(&mut self, heard: &mut Heard) -> Need {
         let mut need = Need::Nothing;
         let kernel = &mut self.kernel;
-        loop {
-            let received = self.events.receive(|event| {
-                need = need.max(match event {
-                    Event::Object(message, flags) => kernel.event(&message, flags, changes),
-                    Event::NextHop(object) => kernel.next_hop_changed(object),
-                });
+        for _ in 0..DATAGRAMS_MAX {
+            let received = self.events.receive(|event| match event {
+                Event::Object(message, flags) => {
+                    need = need.max(kernel.event(&message, flags, &mut heard.changes));
+                }
+                Event::NextHop(object) => {
+                    heard.objects.insert(object);
+                }
             });
             match received {
                 // The first wait blocks; what else is there by now belongs to the same batch.
-                Ok(Received::Messages) if changes.len() < 4096 && self.events.has_more() => {}
-                Ok(Received::Messages | Received::Nothing) => return need,
+                Ok(Received::Messages) if self.events.has_more() => {}
+                Ok(Received::Messages | Received::Nothing) => {
+                    heard.is_all = true;
+                    return need;
+                }
                 Ok(Received::Overrun) => {
                     tracing::info!("the kernel lost netlink events; dumping everything again");
                     return Need::Resync;
@@ -140,6 +169,7 @@ impl Mirror {
                 }
             }
         }
+        need
     }
 
     /// Dumps everything and tells what differs. `false`: to be tried again.

@@ -136,11 +136,10 @@ impl Kernel {
         }
     }
 
-    /// Hears that a next hop object was changed or removed. The kernel changes or drops the routes that name it, and does
-    /// not tell of each.
-    pub(super) fn next_hop_changed(&self, object: u32) -> Need {
-        let named = self.routes.iter().any(|(_, path)| path.object == object);
-        if named { Need::Resync } else { Need::Nothing }
+    /// Whether routes name one of these next hop objects. When one is changed or removed the kernel changes or drops those
+    /// routes, and does not tell of each.
+    pub(super) fn names_any(&self, objects: &HashSet<u32>) -> bool {
+        !objects.is_empty() && self.routes.iter().any(|(_, path)| objects.contains(&path.object))
     }
 
     /// Whether the last dump may have left routes out, see [`super::repeat`]; to be asked when what came during the dump

@@ -192,7 +192,7 @@ impl Core {
                     let differs;
                     (differs, put_back) = self.follow_kernel(&changes, inbox);
                     if differs {
-                        pace.changed(Instant::now());
+                        pace.changed(Instant::now(), self.routing.is_quick_to_build());
                     }
                 }
                 Ok(Inbox::Request(request, reply)) => {

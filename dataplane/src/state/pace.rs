@@ -20,9 +20,11 @@ impl Pace {
         Pace { due: None, rests_until: now }
     }
 
-    /// Something has changed: a table is due, at once if the last one was long ago for what it took.
-    pub(super) fn changed(&mut self, now: Instant) {
-        self.due.get_or_insert(self.rests_until.max(now));
+    /// Something has changed: a table is due, at once if it `is_quick` to make or the last one was long ago for what it
+    /// took.
+    pub(super) fn changed(&mut self, now: Instant, is_quick: bool) {
+        let due = if is_quick { now } else { self.rests_until.max(now) };
+        self.due.get_or_insert(due);
     }
 
     /// Until when the main thread may wait for messages if it is to be back at `then`.
@@ -38,7 +40,7 @@ impl Pace {
     /// A table is in force, and making it took `took`.
     pub(super) fn made(&mut self, now: Instant, took: Duration) {
         self.due = None;
-        self.rests_until = now + took * (SHARE - 1);
+        self.rests_until = self.rests_until.max(now + took * (SHARE - 1));
     }
 }
 
@@ -47,23 +49,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_change_is_due_at_once_and_the_next_when_the_table_has_been_paid_for() {
+    fn a_change_is_due_at_once_if_it_is_quick_and_else_when_the_last_table_has_been_paid_for() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut pace = Pace::new(start);
         assert!(!pace.is_due(at(10)));
         assert_eq!(pace.wait_until(at(1000)), at(1000));
-        pace.changed(at(10));
+        pace.changed(at(10), false);
         assert!(pace.is_due(at(10)));
         pace.made(at(30), Duration::from_millis(20));
         assert!(!pace.is_due(at(500)));
-        pace.changed(at(31));
-        pace.changed(at(50));
+        pace.changed(at(31), true);
+        assert!(pace.is_due(at(31)));
+        pace.made(at(32), Duration::from_millis(1));
+        pace.changed(at(33), false);
+        pace.changed(at(50), false);
         assert_eq!(pace.wait_until(at(1000)), at(90));
         assert!(!pace.is_due(at(89)));
         assert!(pace.is_due(at(90)));
         pace.made(at(91), Duration::from_millis(1));
-        pace.changed(at(500));
+        pace.changed(at(500), false);
         assert!(pace.is_due(at(500)));
     }
 }

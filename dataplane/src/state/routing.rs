@@ -61,6 +61,11 @@ impl Routing {
         &self.fib
     }
 
+    /// Whether the next table has the routes of the last one.
+    pub(crate) fn is_quick_to_build(&self) -> bool {
+        self.builder.has_built_routes()
+    }
+
     /// Builds a new table.
     pub(crate) fn build(&mut self) -> Arc<Fib> {
         let unresolved = self

@@ -44,8 +44,8 @@ impl Worker {
     }
 
     fn round<P: PacketBuf>(&mut self, now: Ticks, is_time: &mut impl FnMut() -> bool) -> usize {
-        self.traffic.sweep(now, &self.counters);
-        let seen = self.sweep_templates(now) + self.end_some(now, is_time);
+        let unsettled = self.traffic.sweep(now, &self.counters);
+        let seen = unsettled + self.sweep_templates(now) + self.end_some(now, is_time);
         self.fragments.expire(now, FRAGMENTS_MAX, &self.counters);
         match self.wheel.due(now) {
             Some(due) => seen + self.end_due::<P>(now, &due, is_time),

@@ -167,15 +167,14 @@ fn a_route_that_leads_nowhere_is_told_as_such_and_one_of_lower_metric_instead_of
 }
 
 #[test]
-fn a_change_of_a_next_hop_object_that_routes_name_asks_for_everything() {
+fn routes_name_the_next_hop_objects_that_they_are_made_of() {
     let mut kernel = kernel();
     let mut named = route("10.9.0.0", 16, LINK, Some("10.1.0.1"), 0);
     named.attributes.push(RouteAttribute::NhId(12));
     feed(&mut kernel, RouteNetlinkMessage::NewRoute(named), 0);
-    assert_eq!(
-        [11, 12, 13].map(|id| kernel.next_hop_changed(id)),
-        [Need::Nothing, Need::Resync, Need::Nothing]
-    );
+    let named =
+        [vec![], vec![11], vec![11, 12], vec![13]].map(|ids| kernel.names_any(&ids.into_iter().collect()));
+    assert_eq!(named, [false, false, true, false]);
 }
 
 #[test]
