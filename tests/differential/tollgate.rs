@@ -17,9 +17,8 @@ use crate::describe::GUE_PORT;
 use crate::frame::{CLIENT, CLIENT_MAC, CLIENT6, Frame, LAN_IP, LAN_IP6, REALS, real_mac, rip, rip6};
 use crate::outcome::{ConnectionLine, CountsLine, TrafficLine};
 
-/// Traffic that is counted is told within 10 ms by a worker that has its CPU; see docs/metrics.md.
-const TRAFFIC_SETTLES: Duration = Duration::from_millis(100);
-const TRAFFIC_LOOKS_MAX: u32 = 50;
+/// A tick of the workers' clock, and some more.
+const TICK: Duration = Duration::from_millis(20);
 
 /// Room for every connection of every case.
 const CONNECTIONS_MAX: u32 = 8192;
@@ -93,16 +92,17 @@ impl Tollgate {
         }
     }
 
-    fn traffic_lines(&mut self, services: &[Service]) -> Result<Vec<String>> {
-        let stats = self.stats_of(services)?;
-        let reals = stats.iter().flat_map(|service| &service.real_servers);
-        let line = |real: &api::RealServerStats| TrafficLine {
-            real: real.real,
-            connections: real.traffic.connections,
-            inbound: (real.traffic.in_packets, real.traffic.in_bytes),
-            outbound: (real.traffic.out_packets, real.traffic.out_bytes),
-        };
-        Ok(reals.map(|real| line(real).to_string()).collect())
+    /// Until the worker, which waits in the pipes, has added to what it tells what it counted for real servers: it does so
+    /// once per tick, at the end of a turn, before it answers. The turn that it waits in began before this tick.
+    fn settle_traffic(&mut self) -> Result<()> {
+        std::thread::sleep(TICK);
+        for _ in 0..2 {
+            self.dataplane.ask_workers(&Request::GetConnections(ConnectionQuery {
+                limit: 1,
+                ..ConnectionQuery::default()
+            }))?;
+        }
+        Ok(())
     }
 
     /// The statistics of the configured services, in their order.
@@ -286,16 +286,15 @@ impl Gateway for Tollgate {
     }
 
     fn traffic(&mut self, services: &[Service]) -> Result<Vec<String>> {
-        let mut lines = self.traffic_lines(services)?;
-        // What packets add is told a moment later.
-        for _ in 0..TRAFFIC_LOOKS_MAX {
-            std::thread::sleep(TRAFFIC_SETTLES);
-            let later = self.traffic_lines(services)?;
-            if later == lines {
-                return Ok(lines);
-            }
-            lines = later;
-        }
-        bail!("traffic is still counted {:?} after the last packet", TRAFFIC_SETTLES * TRAFFIC_LOOKS_MAX)
+        self.settle_traffic()?;
+        let stats = self.stats_of(services)?;
+        let reals = stats.iter().flat_map(|service| &service.real_servers);
+        let line = |real: &api::RealServerStats| TrafficLine {
+            real: real.real,
+            connections: real.traffic.connections,
+            inbound: (real.traffic.in_packets, real.traffic.in_bytes),
+            outbound: (real.traffic.out_packets, real.traffic.out_bytes),
+        };
+        Ok(reals.map(|real| line(real).to_string()).collect())
     }
 }

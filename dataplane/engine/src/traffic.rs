@@ -192,7 +192,7 @@ mod tests {
             let mut traffic = Traffic::new(reals, Ticks(0));
             let last = RealId(reals as u32 - 1);
             traffic.use_slot(last);
-            traffic.sweep(Ticks(0), &counters);
+            while traffic.sweep(Ticks(0), &counters) > 0 {}
             traffic.count(last, Direction::Inbound, 100);
             let mut turns_at = |now| {
                 let mut turns = 1;
