@@ -3,6 +3,8 @@
 //! A page has one writer. Each worker writes one of its own, the slow path writes another one per worker, for the
 //! packets that came from (or were to go through) that worker.
 
+use std::mem::offset_of;
+
 use engine::counters::Count;
 
 macro_rules! platform_drops {
@@ -88,6 +90,14 @@ pub(crate) struct Page {
     /// The longest turn since the start, in nanoseconds; rests of an idle worker do not count.
     pub(crate) longest_turn_ns: Count,
 }
+
+/// What every burst counts is in one cache line.
+const _: () = {
+    const LINE: usize = offset_of!(Page, rx_packets) / 64;
+    assert!(offset_of!(Page, tx_packets) / 64 == LINE);
+    assert!(offset_of!(Page, turns) / 64 == LINE);
+    assert!(offset_of!(Page, busy_turns) / 64 == LINE);
+};
 
 impl Page {
     /// Packets dropped for `reason`.

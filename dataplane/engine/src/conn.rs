@@ -14,6 +14,7 @@ use crate::ids::{AdjacencyId, PairId, RealId, ServiceId};
 use crate::snapshot::{Mode, Tunnel};
 use crate::tcp::ConnState;
 use crate::time::Ticks;
+use crate::traffic::Sum;
 
 /// Direction of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,11 @@ impl Deltas {
         let turned = 0u16.wrapping_sub(direction as u16);
         Deltas { addrs: self.addrs ^ turned, l4: self.l4 ^ turned }
     }
+
+    /// The real server of a connection that has none, for [`Conn::tunnel`].
+    pub(crate) fn naming(real: RealId) -> Deltas {
+        Deltas { addrs: real.0 as u16, l4: (real.0 >> 16) as u16 }
+    }
 }
 
 /// How a real server is told in TCP options who the client is, beside the kind.
@@ -195,7 +201,9 @@ pub(crate) struct Conn {
     pub seen: Ticks,
     /// By [`Direction`]: next hop towards the real server, towards the client.
     pub next_hops: [AdjacencyId; 2],
-    pub real_id: RealId,
+    /// By [`Direction`]: packets that the real server's page does not have yet.
+    pub traffic: [Sum; 2],
+    /// In one-way modes, which change nothing, it is [`Conn::tunnel`].
     pub deltas: Deltas,
     /// Greatest acknowledgement number sent by the side that sends in that [`Direction`], for checking the other side's
     /// RST and FIN. In one-way modes nothing is seen of the real server, and its number is how far the client has sent.
@@ -207,6 +215,7 @@ pub(crate) struct Conn {
     pub scales: [Scale; 2],
     pub client_isn: u32,
     pub real_isn: u32,
+    pub real_id: RealId,
     pub service: ServiceId,
     pub pair: PairId,
     /// Expiry wheel: neighbours in the slot's list, and the slot.
@@ -225,7 +234,7 @@ pub(crate) struct Conn {
     /// How many datagrams are still to carry UOA.
     pub uoa_left: u8,
     /// Fills the cache line, so that a record is nothing but its fields' bytes.
-    pub unused: [u8; 9],
+    pub unused: [u8; 5],
 }
 
 const _: () = assert!(size_of::<Conn>() == 128);
@@ -253,13 +262,14 @@ impl Conn {
         toa_kind: 0,
         seen: Ticks(0),
         next_hops: [AdjacencyId::NONE; 2],
-        real_id: RealId(0),
+        traffic: [Sum::NONE; 2],
         deltas: Deltas { addrs: 0, l4: 0 },
         acks: [0; 2],
         windows: [0; 2],
         scales: [Scale { shift: 0, offered: false }; 2],
         client_isn: 0,
         real_isn: 0,
+        real_id: RealId(0),
         service: ServiceId(0),
         pair: PairId(0),
         wheel_next: NIL,
@@ -273,7 +283,7 @@ impl Conn {
         preface: Preface::NONE,
         uoa: Uoa::Off,
         uoa_left: 0,
-        unused: [0; 9],
+        unused: [0; 5],
     };
 
     /// The five-tuple of packets that come in in this direction, which is IPv4.
@@ -288,6 +298,12 @@ impl Conn {
     pub(crate) fn condition(&self) -> u64 {
         let bytes = self.as_bytes().get(std::mem::offset_of!(Conn, mode)..).and_then(<[u8]>::first_chunk);
         bytes.copied().map_or(0, u64::from_ne_bytes)
+    }
+
+    /// In one-way modes the real server, whose tunnel is then found without the second line.
+    #[inline(always)]
+    pub(crate) fn tunnel(&self) -> RealId {
+        RealId(u32::from(self.deltas.l4) << 16 | u32::from(self.deltas.addrs))
     }
 
     /// Whether its real server is told the client's address in TOA options.
@@ -432,5 +448,17 @@ impl ConnFilter {
         let client = self.client.is_none_or(|client| client == tuples.client().addr.to_ip());
         let real = self.real.is_none_or(|real| real == tuples.real().to_socket_addr());
         service && client && real
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_way_connections_name_their_real_server_whatever_its_number() {
+        for real in [RealId(0), RealId(7), RealId(0xffff), RealId(0x1_0000), RealId(0x1234_5678)] {
+            assert_eq!(Conn { deltas: Deltas::naming(real), ..Conn::EMPTY }.tunnel(), real);
+        }
     }
 }

@@ -21,6 +21,10 @@ use routes::{RouteSet, Routes};
 /// Highest port number that can be used, plus one.
 pub const PORTS_MAX: usize = 64;
 
+/// The most adjacencies that there can be: what connections remember of one has 16 bits, and one number is
+/// [`AdjacencyId::NONE`].
+pub const ADJACENCIES_MAX: usize = u16::MAX as usize;
+
 /// One next hop on one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adjacency {
@@ -233,7 +237,7 @@ impl FibBuilder {
     }
 
     /// Tells a neighbour's MAC address, or with `None` that it is not known (any more). Returns whether that
-    /// changed anything.
+    /// changed anything; of one that is new when there are [`ADJACENCIES_MAX`] already, it does not.
     pub fn set_neighbour(&mut self, port: PortId, address: IpAddr, mac: Option<MacAddr>) -> bool {
         let Some(own) = self.ports.get(port.index()).copied().flatten() else { return false };
         match self.by_next_hop.get(&(port, address)) {
@@ -241,8 +245,9 @@ impl FibBuilder {
                 let adjacency = &mut self.adjacencies[id.index()];
                 std::mem::replace(&mut adjacency.destination, mac) != mac
             }
+            None if self.adjacencies.len() >= ADJACENCIES_MAX => false,
             None => {
-                self.by_next_hop.insert((port, address), AdjacencyId(self.adjacencies.len() as u32));
+                self.by_next_hop.insert((port, address), AdjacencyId(self.adjacencies.len() as u16));
                 self.adjacencies.push(Adjacency {
                     next_hop: address,
                     port,
@@ -263,7 +268,7 @@ impl FibBuilder {
             .adjacencies
             .iter()
             .enumerate()
-            .map(|(i, a)| ((a.port, a.next_hop), AdjacencyId(i as u32)))
+            .map(|(i, a)| ((a.port, a.next_hop), AdjacencyId(i as u16)))
             .collect();
         self.epoch_is_over = true;
     }
@@ -435,5 +440,23 @@ mod tests {
         assert_eq!(after.adjacency(AdjacencyId(0)).unwrap().destination, Some(MAC));
         builder.set_route(ip("10.3.0.0"), 16, Route { via: None, port: PortId(1) });
         assert_ne!(builder.build().epoch(), after.epoch());
+    }
+
+    #[test]
+    fn beyond_the_most_neighbours_none_is_taken_until_some_are_forgotten() {
+        let mut builder = builder();
+        let address = |n: usize| IpAddr::V4((0x0a02_0000 + n as u32).into());
+        for n in 0..ADJACENCIES_MAX {
+            assert!(builder.set_neighbour(PortId(1), address(n), (n > 0).then_some(MAC)));
+        }
+        let next = address(ADJACENCIES_MAX);
+        assert!(!builder.set_neighbour(PortId(1), next, Some(MAC)));
+        let last = NextHop::Adjacency(AdjacencyId((ADJACENCIES_MAX - 1) as u16));
+        let fib = builder.build();
+        assert_eq!(fib.lookup(address(ADJACENCIES_MAX - 1)), last);
+        assert_eq!(fib.lookup(next), NextHop::Unknown { port: PortId(1), next_hop: next });
+        builder.forget_unresolved();
+        assert!(builder.set_neighbour(PortId(1), next, Some(MAC)));
+        assert_eq!(builder.build().lookup(next), last);
     }
 }

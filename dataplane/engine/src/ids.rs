@@ -39,12 +39,12 @@ ids! {
     /// The slot of one local address towards one real server endpoint, which share a local port space.
     PairId(u32);
     /// An entry of the adjacency table ([`crate::Fib`]).
-    AdjacencyId(u32);
+    AdjacencyId(u16);
 }
 
 impl AdjacencyId {
     /// No adjacency known.
-    pub const NONE: AdjacencyId = AdjacencyId(u32::MAX);
+    pub const NONE: AdjacencyId = AdjacencyId(u16::MAX);
 }
 
 impl PairId {

@@ -470,6 +470,12 @@ impl Table {
         &self.conns[..self.fresh as usize]
     }
 
+    /// The same, to write to.
+    #[inline(always)]
+    pub(crate) fn used_mut(&mut self) -> &mut [Conn] {
+        &mut self.conns[..self.fresh as usize]
+    }
+
     /// Live records.
     #[cfg(test)]
     fn live_conns(&self) -> impl Iterator<Item = &Conn> {

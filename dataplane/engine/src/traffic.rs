@@ -1,104 +1,125 @@
-//! What packets of open connections come to, by real server, until it is added to the page that others read.
+//! What packets of open connections come to, until the page that others read has it.
 //!
-//! Every packet counts for its real server. Here that is one addition to a word, and the words of four real servers share a
-//! cache line; in the page it would be two additions to a line of each. A worker's upkeep goes through the words often
-//! enough that none runs over, and a connection that ends takes its real server's along, so that a slot of the page has
-//! all that is counted for it before it can have another tenant.
+//! Every packet counts for its real server, and in a burst nearly every packet may be for another one. So it is counted in
+//! its connection's record, in the line that it writes to anyway, and from there added to the page: when it has become
+//! much, when the sweep comes by, and when the connection ends, so that a slot of the page has all that is counted for it
+//! before it can have another tenant.
 
-use crate::conn::Direction;
-use crate::counters::{Counters, RealCounters};
-use crate::ids::RealId;
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::conn::{Conn, Direction};
+use crate::counters::Counters;
 use crate::time::Ticks;
 
-/// Bits of a word that count bytes, 128 GiB of them; the packets are in those above, 134 million of them. Between two looks
-/// at a word pass no more than [`ROUND_TICKS_MAX`] and the turns of one round.
-const BYTES_BITS: u32 = 37;
-const BYTES_MASK: u64 = (1 << BYTES_BITS) - 1;
-/// Real servers looked at in one turn: 16 cache lines, one after the other.
-const AT_ONCE: usize = 64;
-/// A round may begin so many ticks after the one before, and a tick later for each so many real servers, so that few turns are
-/// part of one.
-const ROUND_TICKS_MIN: u32 = 1;
-const REALS_PER_TICK: usize = 1024;
-const ROUND_TICKS_MAX: u32 = 32;
+/// Bits of a [`Sum`] that count packets; the bytes are in those above.
+const PACKETS_BITS: u32 = 9;
+/// The highest bit of the packets, and the last but one of the bytes. Whichever is set, the sum is taken along, so that
+/// neither runs over: after 256 packets, or 2 MiB of the largest ones.
+const FULL: u32 = 1 << (PACKETS_BITS - 1) | 1 << (u32::BITS - 2);
+const _: () = assert!((FULL >> PACKETS_BITS) + u16::MAX as u32 * 2 < 1 << (u32::BITS - PACKETS_BITS));
 
-/// Words by real server and [`Direction`].
-#[derive(Debug)]
-pub(crate) struct Traffic {
-    sums: Box<[[u64; 2]]>,
-    /// Real servers below this slot have had connections.
-    used: usize,
-    /// The first slot that this round has not come to.
-    next: usize,
-    /// When the round began.
-    began: Ticks,
+/// Records that a tick's turns look at, at most: 256,000 per second, each of them a line that is seldom in the caches.
+const RECORDS_PER_TICK: usize = 2_560;
+/// Records that one turn looks at.
+const AT_ONCE: usize = 16;
+
+/// Packets and bytes of one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoBytes, Immutable)]
+#[repr(transparent)]
+pub(crate) struct Sum(u32);
+
+impl Sum {
+    pub(crate) const NONE: Sum = Sum(0);
+
+    /// Counts a packet. Returns whether the sum must be taken along before the next one.
+    #[inline(always)]
+    fn add(&mut self, len: usize) -> bool {
+        self.0 = self.0.wrapping_add((len as u32) << PACKETS_BITS | 1);
+        self.0 & FULL != 0
+    }
+
+    fn packets(self) -> u64 {
+        u64::from(self.0 % (1 << PACKETS_BITS))
+    }
+
+    fn bytes(self) -> u64 {
+        u64::from(self.0 >> PACKETS_BITS)
+    }
 }
 
-impl Traffic {
-    /// For so many real servers.
-    pub(crate) fn new(reals_max: usize, now: Ticks) -> Traffic {
-        Traffic { sums: vec![[0; 2]; reals_max].into_boxed_slice(), used: 0, next: 0, began: now }
-    }
-
-    /// A real server has a connection.
-    #[inline(always)]
-    pub(crate) fn use_slot(&mut self, id: RealId) {
-        self.used = self.used.max(id.index() + 1).min(self.sums.len());
-    }
-
+impl Conn {
     /// Counts a packet of so many bytes.
     #[inline(always)]
-    pub(crate) fn count(&mut self, id: RealId, direction: Direction, len: usize) {
-        // No connection names a slot that there is not; this is here so that the packet path has no way to panic.
-        if let Some(sums) = self.sums.get_mut(id.index()) {
-            let sum = &mut sums[direction as usize];
-            *sum = sum.wrapping_add(1 << BYTES_BITS | len as u64);
+    pub(crate) fn count(&mut self, direction: Direction, len: usize, counters: &Counters) {
+        if self.traffic[direction as usize].add(len) {
+            self.add_traffic(counters);
         }
     }
 
-    /// Adds what is counted for a real server to its page.
+    /// Adds what is counted to the real server's page.
     #[inline(always)]
-    pub(crate) fn settle(&mut self, id: RealId, page: &RealCounters) {
-        if let Some(sums) = self.sums.get_mut(id.index()).filter(|sums| **sums != [0; 2]) {
-            add(sums, page);
+    pub(crate) fn settle(&mut self, counters: &Counters) {
+        if self.traffic != [Sum::NONE; 2] {
+            self.add_traffic(counters);
         }
     }
 
-    /// Goes on with the round, or begins the next one when it is time; to be called once per turn. Returns how many real
-    /// servers the round has yet to come to.
+    #[cold]
+    #[inline(never)]
+    fn add_traffic(&mut self, counters: &Counters) {
+        let page = counters.real(self.real_id);
+        let sums = std::mem::replace(&mut self.traffic, [Sum::NONE; 2]);
+        for ((sum, packets), bytes) in sums.into_iter().zip(&page.packets).zip(&page.bytes) {
+            packets.add(sum.packets());
+            bytes.add(sum.bytes());
+        }
+    }
+}
+
+/// Goes through all records, again and again: a round begins with a tick, and takes one for each [`RECORDS_PER_TICK`].
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    /// The first record that the round has not come to.
+    next: usize,
+    /// Records that this tick's turns have yet to look at.
+    left: usize,
+    tick: Ticks,
+}
+
+impl Sweep {
+    pub(crate) fn new(now: Ticks) -> Sweep {
+        Sweep { next: 0, left: 0, tick: now }
+    }
+
+    /// Looks at some of these records; to be called once per turn. Returns how many this tick's turns have yet to look at.
     #[inline(always)]
-    pub(crate) fn sweep(&mut self, now: Ticks, counters: &Counters) -> usize {
-        if self.next >= self.used {
-            if !now.reached(self.began.plus(self.interval())) {
-                return 0;
-            }
-            (self.began, self.next) = (now, 0);
+    pub(crate) fn sweep(&mut self, now: Ticks, conns: &mut [Conn], counters: &Counters) -> usize {
+        if now != self.tick {
+            self.begin_tick(now, conns.len());
         }
-        self.sweep_some(counters);
-        self.used - self.next
-    }
-
-    /// How long after each other rounds begin.
-    fn interval(&self) -> Ticks {
-        Ticks((ROUND_TICKS_MIN + (self.used / REALS_PER_TICK) as u32).min(ROUND_TICKS_MAX))
+        if self.left > 0 {
+            self.sweep_some(conns, counters);
+        }
+        self.left
     }
 
     #[inline(never)]
-    fn sweep_some(&mut self, counters: &Counters) {
-        let end = (self.next + AT_ONCE).min(self.used);
-        for slot in self.next..end {
-            let id = RealId(slot as u32);
-            self.settle(id, counters.real(id));
+    fn begin_tick(&mut self, now: Ticks, used: usize) {
+        if self.next >= used {
+            self.next = 0;
         }
-        self.next = end;
+        (self.tick, self.left) = (now, RECORDS_PER_TICK.min(used - self.next));
     }
-}
 
-#[inline(never)]
-fn add(sums: &mut [u64; 2], page: &RealCounters) {
-    for ((sum, packets), bytes) in std::mem::take(sums).into_iter().zip(&page.packets).zip(&page.bytes) {
-        packets.add(sum >> BYTES_BITS);
-        bytes.add(sum & BYTES_MASK);
+    #[inline(never)]
+    fn sweep_some(&mut self, conns: &mut [Conn], counters: &Counters) {
+        let count = AT_ONCE.min(self.left);
+        let end = (self.next + count).min(conns.len());
+        for conn in conns.get_mut(self.next..end).into_iter().flatten() {
+            conn.settle(counters);
+        }
+        self.next += count;
+        self.left -= count;
     }
 }
 
@@ -107,102 +128,104 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ids::RealId;
 
-    const REALS: usize = 3 * AT_ONCE + 7;
+    const REALS: usize = 7;
+    const CONNS: usize = 3 * AT_ONCE + 5;
 
-    fn page(counters: &Counters, slot: usize) -> [(u64, u64); 2] {
+    /// Packets and bytes of both directions.
+    type Counted = [(u64, u64); 2];
+
+    fn page(counters: &Counters, slot: usize) -> Counted {
         let real = counters.real(RealId(slot as u32));
         [0, 1].map(|at| (real.packets[at].get(), real.bytes[at].get()))
     }
 
+    fn conns(count: usize) -> Vec<Conn> {
+        (0..count).map(|at| Conn { real_id: RealId((at % REALS) as u32), ..Conn::EMPTY }).collect()
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
-        Count { slot: usize, direction: Direction, len: usize },
+        Count { conn: usize, direction: Direction, len: usize, packets: usize },
         Settle(usize),
         Turn(u32),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let direction = prop::sample::select(vec![Direction::Inbound, Direction::Outbound]);
-        let count = (0..REALS, direction, 20..65_536_usize);
+        let count = (0..CONNS, direction, 20..131_072_usize, 1..300_usize);
         let step = prop_oneof![
-            6 => count.prop_map(|(slot, direction, len)| Step::Count { slot, direction, len }),
-            1 => (0..REALS).prop_map(Step::Settle),
+            6 => count.prop_map(|(conn, direction, len, packets)| Step::Count { conn, direction, len, packets }),
+            1 => (0..CONNS).prop_map(Step::Settle),
             2 => (0..3_u32).prop_map(Step::Turn),
         ];
-        prop::collection::vec(step, 0..400)
+        prop::collection::vec(step, 0..200)
     }
 
     proptest! {
         #[test]
         fn the_page_has_all_that_was_counted_after_one_more_round(steps in steps()) {
             let counters = Counters::new(1, REALS, 1);
+            let mut conns = conns(CONNS);
             let mut now = Ticks(u32::MAX - 20);
-            let mut traffic = Traffic::new(REALS, now);
-            let mut counted = vec![[(0, 0); 2]; REALS];
+            let mut sweep = Sweep::new(now);
+            let mut counted = [Counted::default(); REALS];
             for step in steps {
                 match step {
-                    Step::Count { slot, direction, len } => {
-                        traffic.use_slot(RealId(slot as u32));
-                        traffic.count(RealId(slot as u32), direction, len);
-                        let (packets, bytes) = &mut counted[slot][direction as usize];
-                        (*packets, *bytes) = (*packets + 1, *bytes + len as u64);
+                    Step::Count { conn, direction, len, packets } => {
+                        (0..packets).for_each(|_| conns[conn].count(direction, len, &counters));
+                        let (all_packets, bytes) = &mut counted[conn % REALS][direction as usize];
+                        *all_packets += packets as u64;
+                        *bytes += (packets * len) as u64;
                     }
-                    Step::Settle(slot) => {
-                        traffic.settle(RealId(slot as u32), counters.real(RealId(slot as u32)));
-                        prop_assert_eq!(page(&counters, slot), counted[slot]);
-                    }
+                    Step::Settle(conn) => conns[conn].settle(&counters),
                     Step::Turn(ticks) => {
                         now = now.plus(Ticks(ticks));
-                        traffic.sweep(now, &counters);
+                        sweep.sweep(now, &mut conns, &counters);
                     }
                 }
             }
             // What is left of the round under way, and one more.
-            for _ in 0..2 * REALS.div_ceil(AT_ONCE) {
+            for _ in 0..2 {
                 now = now.plus(Ticks(1));
-                traffic.sweep(now, &counters);
+                while sweep.sweep(now, &mut conns, &counters) > 0 {}
             }
-            let pages: Vec<_> = (0..REALS).map(|slot| page(&counters, slot)).collect();
-            prop_assert_eq!(pages, counted);
+            prop_assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|slot| page(&counters, slot)), counted);
         }
     }
 
     #[test]
-    fn a_word_holds_what_a_worker_can_forward_until_it_is_looked_at_again() {
-        let counters = Counters::new(1, 1, 1);
-        let mut traffic = Traffic::new(1, Ticks(0));
-        traffic.use_slot(RealId(0));
-        // In 0.32 s: 100 million packets per second, and more than 800 Gbit/s of the largest ones.
-        let (packets, large) = (32_000_000_u64, 500_000_u64);
-        for _ in 0..packets {
-            traffic.count(RealId(0), Direction::Inbound, 46);
+    fn what_waits_in_a_record_is_less_than_256_packets() {
+        for len in [40, 1_500, 65_535] {
+            let counters = Counters::new(1, REALS, 1);
+            let mut conn = conns(1).remove(0);
+            for sent in 1..10_000 {
+                conn.count(Direction::Outbound, len, &counters);
+                let [_, (packets, bytes)] = page(&counters, 0);
+                assert!(sent - packets < 256 && bytes == packets * len as u64, "{sent} {packets} {bytes}");
+            }
         }
-        for _ in 0..large {
-            traffic.count(RealId(0), Direction::Outbound, 65_535);
-        }
-        traffic.sweep(Ticks(ROUND_TICKS_MAX), &counters);
-        assert_eq!(page(&counters, 0), [(packets, packets * 46), (large, large * 65_535)]);
     }
 
     #[test]
-    fn rounds_over_many_real_servers_are_rarer_and_none_waits_for_longer_than_the_bound() {
-        for (reals, ticks) in [(1, 1), (1_023, 1), (20_000, 20), (65_536, ROUND_TICKS_MAX)] {
-            let counters = Counters::new(1, reals, 1);
-            let mut traffic = Traffic::new(reals, Ticks(0));
-            let last = RealId(reals as u32 - 1);
-            traffic.use_slot(last);
-            while traffic.sweep(Ticks(0), &counters) > 0 {}
-            traffic.count(last, Direction::Inbound, 100);
-            let mut turns_at = |now| {
-                let mut turns = 1;
-                while traffic.sweep(now, &counters) > 0 {
-                    turns += 1;
-                }
-                (turns, counters.real(last).packets[0].get())
-            };
-            assert_eq!(turns_at(Ticks(ticks - 1)), (1, 0), "{reals}");
-            assert_eq!(turns_at(Ticks(ticks)), (reals.div_ceil(AT_ONCE), 1), "{reals}");
-        }
+    fn a_round_takes_a_tick_for_each_so_many_records_and_no_turn_looks_at_many() {
+        let counters = Counters::new(1, REALS, 1);
+        let mut conns = conns(2 * RECORDS_PER_TICK + 1);
+        let mut sweep = Sweep::new(Ticks(0));
+        let last = conns.len() - 1;
+        conns[last].count(Direction::Inbound, 100, &counters);
+        let mut turns_at = |now| {
+            let mut turns = 1;
+            while sweep.sweep(Ticks(now), &mut conns, &counters) > 0 {
+                turns += 1;
+            }
+            (turns, counters.real(RealId((last % REALS) as u32)).packets[0].get())
+        };
+        let turns = RECORDS_PER_TICK / AT_ONCE;
+        assert_eq!(
+            [0, 1, 2, 3, 3, 4].map(&mut turns_at),
+            [(1, 0), (turns, 0), (turns, 0), (1, 1), (1, 1), (turns, 1)]
+        );
     }
 }

@@ -49,7 +49,7 @@ use crate::steer;
 use crate::table::{Found, Table, is_live};
 use crate::tcp::{ConnState, Timeouts};
 use crate::time::Ticks;
-use crate::traffic::Traffic;
+use crate::traffic::Sweep;
 use crate::verdict::{DropReason, PuntClass, Released, Verdict};
 use crate::wheel::Wheel;
 use remembered::Remembered;
@@ -135,7 +135,7 @@ pub struct Worker {
     snapshot: Arc<Snapshot>,
     fib: Arc<Fib>,
     counters: Arc<Counters>,
-    traffic: Traffic,
+    traffic: Sweep,
     /// Pages of all workers, for least-connection schedulers.
     all_counters: Vec<Arc<Counters>>,
     wanted: ArrayVec<(PortId, IpAddr), WANTED_MAX>,
@@ -195,7 +195,7 @@ impl Worker {
             snapshot: Arc::new(Snapshot::default()),
             fib: Arc::new(Fib::empty()),
             counters,
-            traffic: Traffic::new(config.limits.reals_max, config.now),
+            traffic: Sweep::new(config.now),
             all_counters,
             wanted: ArrayVec::new(),
             packet_id: PacketId::new(config.id, config.workers),

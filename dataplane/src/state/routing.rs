@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use engine::fib::{FibPort, NextHop, Route, Way};
+use engine::fib::{ADJACENCIES_MAX, FibPort, NextHop, Route, Way};
 use engine::{Fib, FibBuilder, PortId};
 use wire::MacAddr;
 
@@ -72,7 +72,13 @@ impl Routing {
             .builder
             .adjacency_count()
             .saturating_sub(self.kernel_neighbours.len() + self.statics.neighbours.len());
-        if unresolved > UNRESOLVED_MAX {
+        let is_full = self.builder.adjacency_count() == ADJACENCIES_MAX;
+        if is_full {
+            tracing::warn!(
+                "there are {ADJACENCIES_MAX} neighbours, the most that there can be: no other is reached"
+            );
+        }
+        if unresolved > UNRESOLVED_MAX || is_full && unresolved > 0 {
             self.builder.forget_unresolved();
         }
         self.fib = Arc::new(self.builder.build());

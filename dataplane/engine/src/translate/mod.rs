@@ -22,7 +22,7 @@ use crate::addr::{Addr, Endpoint, Tuple};
 use crate::conn::{Deltas, Keys};
 use crate::fib::Adjacency;
 use crate::hash::{AnyKey, Key, halves64};
-use crate::snapshot::Mode;
+use crate::snapshot::Real;
 
 /// The IP header of a frame.
 pub(crate) enum Ip<'a> {
@@ -121,10 +121,10 @@ pub(crate) fn rewrite_l4(l4: &mut [u8], tuple: &Tuple, delta: Delta) {
 pub(crate) const TTL_DELTA: Delta = Delta::ZERO.replace16(U16::from_bytes([1, 0]), U16::from_bytes([0, 0]));
 
 /// What forwarding changes in the checksums of this connection's packets; of the IP header's only where the packet stays
-/// IPv4.
-pub(crate) fn deltas(keys: &Keys, mode: Mode) -> Deltas {
-    if mode.is_one_way() {
-        return Deltas::default();
+/// IPv4. One-way modes change nothing.
+pub(crate) fn deltas(keys: &Keys, real: &Real) -> Deltas {
+    if real.mode.is_one_way() {
+        return Deltas::naming(real.id);
     }
     if let [AnyKey::V4(inbound), AnyKey::V4(outbound)] = keys {
         return deltas4(inbound, outbound);

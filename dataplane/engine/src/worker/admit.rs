@@ -148,7 +148,7 @@ impl Worker {
         let deadline = now.plus(service.timeouts.of(state_of_new(tuple.protocol)));
         let mut conn = Conn {
             pair,
-            deltas: translate::deltas(&keys, real.mode),
+            deltas: translate::deltas(&keys, real),
             fib_epoch: self.fib.epoch(),
             next_hops: [self.remembered.next_hop(&self.fib, real), AdjacencyId::NONE],
             ..new_conn(now, data, segment, service, real)
@@ -258,7 +258,6 @@ impl Worker {
 
     fn account_new(&mut self, now: Ticks, index: u32, deadline: Ticks) {
         let conn = &self.table.conns[index as usize];
-        self.traffic.use_slot(conn.real_id);
         let real = self.counters.real(conn.real_id);
         real.connections.add(1);
         if conn.state.is_active() { &real.active } else { &real.inactive }.add(1);

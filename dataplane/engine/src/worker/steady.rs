@@ -168,7 +168,7 @@ impl Worker {
         conn.seen = now;
         frame.link.macs = egress.macs;
         *verdict = Verdict::Forward(egress.port);
-        self.traffic.count(conn.real_id, direction, len);
+        conn.count(direction, len, &self.counters);
         if end < frame_len {
             packet.truncate(end);
         }
@@ -204,7 +204,7 @@ impl Worker {
         let ports = conn.ports[direction.other() as usize].rotate_left(16);
         headers.l4.rewrite(ports, conn.deltas.of(direction).l4);
         conn.seen = now;
-        self.traffic.count(conn.real_id, direction, len);
+        conn.count(direction, len, &self.counters);
         // What was there before is at least as long.
         let _ = packet.pull_front(across::GROWTH - I::ROOM);
         packet.reframe(I::ROOM, new_len + ethernet::HEADER_LEN);
@@ -237,12 +237,12 @@ impl Worker {
             return None;
         }
         let payload_len = frame.ordinary(conn, Direction::Inbound, len, rest)?;
-        let Some(template) = F::template(&self.snapshot, conn.real_id) else {
+        let Some(template) = F::template(&self.snapshot, conn.tunnel()) else {
             return self.steady_other_tunnel::<P, I, T>(now, packet, likely, (len, payload_len));
         };
 
         conn.seen = now;
-        self.traffic.count(conn.real_id, Direction::Inbound, len);
+        conn.count(Direction::Inbound, len, &self.counters);
         frame.ip.take_hop();
         let inner = (start, frame.ip.hops(), len);
         frame.link = F::around::<I>(template, conn, inner, egress.macs, || self.packet_id.next());
@@ -262,7 +262,7 @@ impl Worker {
         (len, payload_len): (usize, usize),
     ) -> Option<PortId> {
         let conn = self.table.conns.get_mut(index_of(likely))?;
-        let wrapper = self.snapshot.wrapper(conn.real_id)?;
+        let wrapper = self.snapshot.wrapper(conn.tunnel())?;
         let egress = self.fib.egress(conn.next_hops[Direction::Inbound as usize])?;
         let overhead = wrapper.overhead();
         if len + overhead > egress.mtu.into() || packet.headroom() < overhead {
@@ -272,7 +272,7 @@ impl Worker {
         frame.ip.take_hop();
         frame.l4.note::<true>(conn, Direction::Inbound, payload_len);
         conn.seen = now;
-        self.traffic.count(conn.real_id, Direction::Inbound, len);
+        conn.count(Direction::Inbound, len, &self.counters);
         packet.truncate(len + ethernet::HEADER_LEN);
         // The room was looked at before.
         let _ = wrapper.wrap(packet, flow_of::<I>(conn), self.packet_id.next());

@@ -44,7 +44,7 @@ impl Worker {
     }
 
     fn round<P: PacketBuf>(&mut self, now: Ticks, is_time: &mut impl FnMut() -> bool) -> usize {
-        let unsettled = self.traffic.sweep(now, &self.counters);
+        let unsettled = self.traffic.sweep(now, self.table.used_mut(), &self.counters);
         let seen = unsettled + self.sweep_templates(now) + self.end_some(now, is_time);
         self.fragments.expire(now, FRAGMENTS_MAX, &self.counters);
         match self.wheel.due(now) {
@@ -151,9 +151,9 @@ impl Worker {
         self.embryonic.remove(&mut self.table.conns, index);
         let conn = &self.table.conns[index as usize];
         self.give_port_back(conn.pair, conn.ports[Direction::Outbound as usize]);
-        let conn = &self.table.conns[index as usize];
+        let conn = &mut self.table.conns[index as usize];
+        conn.settle(&self.counters);
         let real = self.counters.real(conn.real_id);
-        self.traffic.settle(conn.real_id, real);
         if conn.state.is_active() { &real.active } else { &real.inactive }.sub(1);
         real.held.sub(1);
         self.counters.state(conn.state).sub(1);

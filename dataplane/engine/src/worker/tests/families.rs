@@ -270,10 +270,12 @@ impl Rig {
     }
 
     /// Everything that a worker remembers of its connections; not how it gets to their ends, which is looked up when the
-    /// first packet wants it, be it an error.
+    /// first packet wants it, be it an error, and not which part of their traffic the page has already.
     pub(super) fn memory(&self) -> String {
         let mut conns = self.worker.table.used().to_vec();
-        conns.iter_mut().for_each(|conn| conn.next_hops = Conn::EMPTY.next_hops);
+        for conn in &mut conns {
+            (conn.next_hops, conn.traffic) = (Conn::EMPTY.next_hops, Conn::EMPTY.traffic);
+        }
         format!("{conns:?}")
     }
 }

@@ -68,6 +68,9 @@ fn upkeep_ends_no_connection_after_its_time_but_always_one() {
         }
         let ended = Ticks::from_secs(3600);
         rig.now = rig.now.plus(ended);
+        // What else a turn looks at is over.
+        let Worker { traffic, table, counters, .. } = &mut rig.worker;
+        while traffic.sweep(rig.now, table.used_mut(), counters) > 0 {}
         let mut left = u32::from(OPENED);
         // Until the first of the 16 lists is empty.
         while left > u32::from(OPENED) - 5 {

@@ -134,8 +134,8 @@ impl Rig {
 
     /// Packets and bytes of all real servers, by direction.
     fn traffic(&mut self) -> Vec<[u64; 4]> {
-        let Worker { traffic, counters, .. } = &mut self.worker;
-        traffic.sweep(self.now.plus(Ticks(1)), counters);
+        let Worker { table, traffic, counters, .. } = &mut self.worker;
+        traffic.sweep(self.now.plus(Ticks(1)), table.used_mut(), counters);
         let reals = (0..16).map(|slot| counters.real(RealId(slot)));
         reals
             .map(|real| [&real.packets[0], &real.bytes[0], &real.packets[1], &real.bytes[1]].map(Count::get))
