@@ -18,6 +18,7 @@ pub(super) fn twins(machine: &Machine, config: &Config, running: bool) -> Vec<Fi
     let mut found: Vec<Finding> = twins.flat_map(|twin| settings(machine, twin)).collect();
     found.extend(forwarding(machine, config));
     found.extend(neighbours(machine, config));
+    found.extend(unheard_routers(machine, config));
     if running {
         found.extend(missing_vips(machine, config));
     }
@@ -103,6 +104,37 @@ fn neighbours(machine: &Machine, config: &Config) -> Vec<Finding> {
         })
     };
     families.into_iter().filter_map(check).collect()
+}
+
+/// IPv6 routers that advertise themselves to a twin that does not listen, while no route leads to any router. Linux
+/// forwards or listens, unless `accept_ra` is 2 (Documentation/networking/ip-sysctl.rst). That alone is no mistake: both
+/// settings are usual, and so are networks without routers and routes that a daemon sets.
+fn unheard_routers(machine: &Machine, config: &Config) -> Vec<Finding> {
+    let has_own = config.static_routes.iter().any(|route| route.network.is_ipv6());
+    if machine.ipv6_routed != Some(false) || has_own {
+        return Vec::new();
+    }
+    let is = |twin: &str, name: &str, wanted: &str| {
+        machine.sysctls.get(&format!("ipv6/conf/{twin}/{name}")).is_some_and(|value| value == wanted)
+    };
+    let ports =
+        config.ports.iter().filter(|port| port.addresses.iter().any(|(address, _)| address.is_ipv6()));
+    let twins = ports.filter_map(|port| port.kernel_interface.as_deref());
+    let deaf = twins.filter(|twin| {
+        machine.advertised.contains(*twin) && is(twin, "forwarding", "1") && is(twin, "accept_ra", "1")
+    });
+    deaf.map(|twin| {
+        let text = format!(
+            "IPv6 routers advertise themselves on {twin}, which ignores them because it forwards, and no IPv6 route \
+             of a twin leads to a router"
+        );
+        let remedy = format!(
+            "sysctl net.ipv6.conf.{twin}.accept_ra=2 takes routes from them; or a route of BIRD's, or a [[route]]; \
+             accept_ra=0 if none is wanted"
+        );
+        Finding::note("kernel", text, remedy)
+    })
+    .collect()
 }
 
 /// So many missing VIPs are named.
@@ -217,6 +249,42 @@ mod tests {
         assert_eq!(said(&config, "ipv6", "1", "1").0, Verdict::Ok);
         assert_eq!(said(&config, "ipv6", "0", "0").0, Verdict::Problem);
         assert!(neighbours(&machine(&[], &[]), &config).is_empty(), "the kernel does not tell");
+    }
+
+    #[test]
+    fn a_router_that_a_forwarding_twin_does_not_hear_is_told_where_no_ipv6_route_leads_on() {
+        let with = |accept_ra: &str, forwarding: &str| {
+            let settings = [("ipv6/conf/wan/accept_ra", accept_ra), ("ipv6/conf/wan/forwarding", forwarding)];
+            let advertised = ["wan".to_owned()].into();
+            Machine { advertised, ipv6_routed: Some(false), ..machine(&settings, &[]) }
+        };
+        let mut config = config("");
+        config.ports[0].addresses = vec![("2001:db8:1::1".parse().unwrap(), 64)];
+        let found = unheard_routers(&with("1", "1"), &config);
+        assert_eq!((found.len(), worst(&found)), (1, Verdict::Note));
+        assert!(found[0].remedy.starts_with("sysctl net.ipv6.conf.wan.accept_ra=2"), "{found:?}");
+        let fine = [
+            with("1", "0"),
+            with("0", "1"),
+            with("2", "1"),
+            machine(&[], &[]),
+            Machine { ipv6_routed: Some(true), ..with("1", "1") },
+            Machine { ipv6_routed: None, ..with("1", "1") },
+            Machine { advertised: ["lan".to_owned()].into(), ..with("1", "1") },
+        ];
+        for machine in fine {
+            assert_eq!(unheard_routers(&machine, &config), [], "{machine:?}");
+        }
+        let mut routed = config.clone();
+        routed.static_routes = vec![api::StaticRoute {
+            network: "::".parse().unwrap(),
+            prefix_len: 0,
+            via: Some("2001:db8:1::fe".parse().unwrap()),
+            port: "wan".to_owned(),
+        }];
+        assert_eq!(unheard_routers(&with("1", "1"), &routed), []);
+        config.ports[0].addresses = vec![("10.1.0.1".parse().unwrap(), 24)];
+        assert_eq!(unheard_routers(&with("1", "1"), &config), []);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -32,6 +33,10 @@ pub(super) struct Machine {
     pub(super) noiommu: bool,
     pub(super) synchronized: bool,
     pub(super) sysctls: BTreeMap<String, String>,
+    /// Twins on which the kernel has heard IPv6 router advertisements, whether it believed them or not.
+    pub(super) advertised: BTreeSet<String>,
+    /// Whether an IPv6 route leads through a twin to a router, or everywhere; `None`: the kernel does not tell.
+    pub(super) ipv6_routed: Option<bool>,
     /// Names of running programs.
     pub(super) programs: HashSet<String>,
     /// Addresses of interfaces; `None`: they cannot be asked for.
@@ -90,6 +95,8 @@ impl Machine {
                 == Some("Y"),
             synchronized: root.join("run/systemd/timesync/synchronized").exists(),
             sysctls: config.map(|config| sysctls(root, config)).unwrap_or_default(),
+            advertised: config.map(|config| advertised(root, config)).unwrap_or_default(),
+            ipv6_routed: config.and_then(|config| ipv6_routed(root, config)),
             programs: programs(root),
             addresses: addresses(),
         }
@@ -140,12 +147,18 @@ fn drivers(root: &Path, config: &Config) -> BTreeMap<String, String> {
     pci_addresses(config).filter_map(driver).collect()
 }
 
+fn twins(config: &Config) -> impl Iterator<Item = &str> {
+    config.ports.iter().filter_map(|port| port.kernel_interface.as_deref())
+}
+
 /// Settings of the kernel that twins depend on, by their path below /proc/sys/net.
 fn sysctls(root: &Path, config: &Config) -> BTreeMap<String, String> {
-    let twins = config.ports.iter().filter_map(|port| port.kernel_interface.as_deref());
-    let of_interface = twins.chain(["all"]).flat_map(|interface| {
+    let of_interface = twins(config).chain(["all"]).flat_map(|interface| {
         ["rp_filter", "arp_ignore"].map(|name| format!("ipv4/conf/{interface}/{name}"))
     });
+    // For these the kernel asks the interface alone, not `all` (6.18).
+    let of_twin = twins(config)
+        .flat_map(|twin| ["accept_ra", "forwarding"].map(|name| format!("ipv6/conf/{twin}/{name}")));
     let of_all = [
         "ipv4/ip_forward",
         "ipv6/conf/all/forwarding",
@@ -155,7 +168,37 @@ fn sysctls(root: &Path, config: &Config) -> BTreeMap<String, String> {
         "ipv6/neigh/default/gc_thresh3",
     ];
     let read = |name: String| Some((name.clone(), text(&root.join("proc/sys/net").join(name))?));
-    of_interface.chain(of_all.map(str::to_owned)).filter_map(read).collect()
+    of_interface.chain(of_twin).chain(of_all.map(str::to_owned)).filter_map(read).collect()
+}
+
+fn advertised(root: &Path, config: &Config) -> BTreeSet<String> {
+    let heard = |twin: &&str| {
+        let counters = text(&root.join("proc/net/dev_snmp6").join(twin)).unwrap_or_default();
+        let counter = counters.lines().find_map(|line| line.strip_prefix("Icmp6InRouterAdvertisements"));
+        counter.and_then(|count| count.trim().parse().ok()).is_some_and(|count: u64| count > 0)
+    };
+    twins(config).filter(heard).map(str::to_owned).collect()
+}
+
+/// A route leads to a router (`RTF_GATEWAY` of linux/route.h).
+const ROUTE_GATEWAY: u32 = 2;
+
+/// Looks at all tables, and no farther than to the first such route, of which there may be very many.
+fn ipv6_routed(root: &Path, config: &Config) -> Option<bool> {
+    let file = fs::File::open(root.join("proc/net/ipv6_route")).ok()?;
+    let leads_on = |line: &str| {
+        // Network, its length, source, its length, next hop, metric, references, uses, flags, interface; numbers in hex.
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let &[_, length, _, _, _, _, _, _, flags, interface] = fields.as_slice() else { return false };
+        let has_router = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & ROUTE_GATEWAY != 0);
+        (has_router || length == "00") && twins(config).any(|twin| twin == interface)
+    };
+    for line in BufReader::new(file).lines() {
+        if leads_on(&line.ok()?) {
+            return Some(true);
+        }
+    }
+    Some(false)
 }
 
 fn programs(root: &Path) -> HashSet<String> {
@@ -208,6 +251,7 @@ pub(super) mod tests {
         write(root, "sys/devices/system/cpu/cpu2/cpufreq/scaling_governor", "powersave\n");
         write(root, "sys/devices/system/cpu/cpu2/topology/thread_siblings_list", "0,2\n");
         write(root, "proc/sys/net/ipv4/conf/wan/rp_filter", "1\n");
+        write(root, "proc/sys/net/ipv6/conf/lan/accept_ra", "1\n");
         write(root, "sys/bus/pci/devices/0000:01:00.0/vendor", "0x8086\n");
         let machine = Machine::read(root, Some(&config("")));
         assert_eq!(machine.pages, [Pages { node: 1, size_kib: 2048, total: 64, free: 16 }]);
@@ -218,5 +262,41 @@ pub(super) mod tests {
         );
         assert!(machine.cpu_flags.contains("avx2") && machine.programs.contains("bird"));
         assert_eq!(machine.sysctls["ipv4/conf/wan/rp_filter"], "1");
+        assert_eq!(machine.sysctls["ipv6/conf/lan/accept_ra"], "1");
+        assert!(machine.advertised.is_empty() && machine.ipv6_routed.is_none());
+    }
+
+    #[test]
+    fn routers_that_a_twin_hears_and_routes_that_lead_on_through_one_are_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let counters = |count: u32| {
+            format!("Icmp6InRouterAdvertisements     \t{count}\nIcmp6OutRouterAdvertisements    \t9\n")
+        };
+        for (interface, count) in [("wan", 2), ("lan", 0), ("eth0", 7)] {
+            write(root, &format!("proc/net/dev_snmp6/{interface}"), &counters(count));
+        }
+        assert_eq!(Machine::read(root, Some(&config(""))).advertised, BTreeSet::from(["wan".to_owned()]));
+        // As 6.18 tells them.
+        let any = "0".repeat(32);
+        let router = "fe800000000000004880d1fffe7b3cf6";
+        let route = |network: &str, next_hop: &str, flags: &str, interface: &str| {
+            format!("{network} {any} 00 {next_hop} 00000400 00000001 00000000 {flags} {interface:>8}\n")
+        };
+        let default = format!("{any} 00");
+        let mut routes = [
+            route("20010db8000100000000000000000000 40", &any, "00000001", "wan"),
+            route(&default, &any, "00200200", "lo"),
+            route(&default, router, "00450003", "eth0"),
+        ]
+        .concat();
+        let routed = |routes: &str| {
+            write(root, "proc/net/ipv6_route", routes);
+            Machine::read(root, Some(&config(""))).ipv6_routed
+        };
+        assert_eq!(routed(&routes), Some(false));
+        assert_eq!(routed(&format!("{routes}{}", route(&default, &any, "00000001", "lan"))), Some(true));
+        routes += &route("20010db8000700000000000000000000 30", router, "00000003", "wan");
+        assert_eq!(routed(&routes), Some(true));
     }
 }
