@@ -1,12 +1,14 @@
 //! A process that does not outlive the bench.
 
 use std::fs;
-use std::process::{Child, ExitStatus};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
 
 /// What DPDK calls the thread of an lcore before its number, in this and that release.
 const FORWARDING_THREADS: [&str; 3] = ["rte-worker-", "lcore-worker-", "dpdk-worker"];
@@ -19,6 +21,42 @@ const END_MAX: Duration = Duration::from_secs(10);
 struct Schedule {
     ran_ns: u64,
     waited_ns: u64,
+}
+
+/// A child process that answers each line of its input with a line of JSON.
+pub(crate) struct Answering {
+    /// The process.
+    pub(crate) process: Owned,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Answering {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) fn start(command: &mut Command) -> Result<Answering> {
+        let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = Owned(process.with_context(|| format!("starting {command:?}"))?);
+        let input = process.0.stdin.take().context("the child's input")?;
+        let output = BufReader::new(process.0.stdout.take().context("the child's output")?);
+        Ok(Answering { process, input, output })
+    }
+
+    /// The answer to a line.
+    ///
+    /// # Errors
+    /// When the child has ended or answers something else.
+    pub(crate) fn ask<T: DeserializeOwned>(&mut self, line: &str) -> Result<T> {
+        writeln!(self.input, "{line}").context("telling a child what to do")?;
+        let mut answer = String::new();
+        self.output.read_line(&mut answer).context("reading a child's answer")?;
+        if answer.is_empty() {
+            bail!("the child that was told `{line}` ended: {:?}", self.process.ended());
+        }
+        serde_json::from_str(&answer).with_context(|| format!("a child answered `{}`", answer.trim()))
+    }
 }
 
 /// A child process that is ended on drop.

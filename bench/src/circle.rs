@@ -2,17 +2,14 @@
 //! whose other end is [`crate::load`].
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use api::Timeouts;
-use serde::de::DeserializeOwned;
 
 use crate::case::FLOWS;
-use crate::child::Owned;
+use crate::child::Answering;
 use crate::flows::Flows;
 use crate::gateway::{Gateway, Setup, memory_mib};
 use crate::load::{self, Conversations, Latencies};
@@ -54,9 +51,7 @@ const IDLE_ADAPTIVE: [&str; 3] =
 
 /// The process at the other end.
 struct Peer {
-    process: Owned,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    child: Answering,
     socket: PathBuf,
 }
 
@@ -66,37 +61,21 @@ impl Peer {
         let _ = std::fs::remove_file(&socket);
         let log = dir.join(format!("load-{name}.log"));
         let own = std::env::current_exe().context("finding this program")?;
-        let process = before_others(&own)
-            .arg("--load")
-            .arg(&socket)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&log).context("making the load's log")?)
-            .spawn()
-            .context("starting the load")?;
-        let mut process = Owned(process);
-        let input = process.0.stdin.take().context("the load's input")?;
-        let output = BufReader::new(process.0.stdout.take().context("the load's output")?);
+        let mut command = before_others(&own);
+        command.arg("--load").arg(&socket);
+        command.stderr(File::create(&log).context("making the load's log")?);
+        let mut child = Answering::start(&mut command)?;
         let deadline = Instant::now() + JOIN_MAX;
         while !socket.exists() {
-            ensure!(process.ended().is_none() && Instant::now() < deadline, "no load; see {}", log.display());
+            let is_running = child.process.ended().is_none();
+            ensure!(is_running && Instant::now() < deadline, "no load; see {}", log.display());
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(Peer { process, input, output, socket })
-    }
-
-    fn ask<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
-        writeln!(self.input, "{command}").context("telling the load what to do")?;
-        let mut line = String::new();
-        self.output.read_line(&mut line).context("reading the load's report")?;
-        if line.is_empty() {
-            bail!("the load ended: {:?}", self.process.ended());
-        }
-        serde_json::from_str(&line).with_context(|| format!("the load said `{}`", line.trim()))
+        Ok(Peer { child, socket })
     }
 
     fn latency(&mut self, per_second: u64, ms: u64) -> Result<Latencies> {
-        self.ask(&format!("latency {per_second} {ms}"))
+        self.child.ask(&format!("latency {per_second} {ms}"))
     }
 
     /// Waits until packets come back.
@@ -272,10 +251,10 @@ fn turn(plan: &Plan, circles: &mut [Circle; 4], loads: &[Load]) -> Result<Turn<F
     let mut rounds: Vec<Round> = Vec::with_capacity(loads.len());
     for load in loads {
         let circle = &mut circles[load.circle];
-        let waited_ns = circle.peer.process.main_waited_ns()?;
+        let waited_ns = circle.peer.child.process.main_waited_ns()?;
         let came = circle.going(|peer| peer.latency(load.per_second.unwrap_or(half), LOAD_MS))?;
         ensure!(came.received > 0, "{} ({}) lost all packets", circle.dut(), load.details[0]);
-        let waited_ms = (circle.peer.process.main_waited_ns()? - waited_ns) as f64 / 1e6;
+        let waited_ms = (circle.peer.child.process.main_waited_ns()? - waited_ns) as f64 / 1e6;
         looks.look()?;
         rounds.push(Round {
             percentiles_ns: came.percentiles_ns,
@@ -305,7 +284,7 @@ pub(crate) fn conversations(plan: &Plan) -> Result<Vec<Row>> {
     let mut peer = Peer::start(&plan.dir, "conversations")?;
     let mut gateway = gateway(plan, &peer, "conversations", &flows, "poll")?;
     let load =
-        |peer: &mut Peer, ms| peer.ask::<Conversations>(&format!("conversations {CONVERSATIONS} {ms}"));
+        |peer: &mut Peer, ms| peer.child.ask::<Conversations>(&format!("conversations {CONVERSATIONS} {ms}"));
     let deadline = Instant::now() + JOIN_MAX;
     while load(&mut peer, TRIAL_MS)?.completed == 0 {
         ensure!(Instant::now() < deadline, "no connection came to its end in {JOIN_MAX:?}");
