@@ -2,7 +2,8 @@
 //! others, and the worker's own counters say how many turns of its loop took long.
 //!
 //! The connections are opened as fast as the feeder can, so they run out as fast. The gateway is not stopped for it: after
-//! a stop everything is slow for some milliseconds, whatever it does.
+//! a stop everything is slow for some milliseconds, whatever it does. Between the gateways a thread alone writes to as much
+//! memory as the connections have, which tells what of the long turns is the machine's.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +16,8 @@ use crate::case::{Case, FLOWS, Family, Mode, Proto, Traffic};
 use crate::flows::{Flows, Opening};
 use crate::gateway::{Gateway, LongTurns, memory_mib};
 use crate::machine::{HugePages, MEASURED_CPU};
-use crate::report::{Row, Spread, TOLLGATE};
+use crate::report::{Row, Spread, THREAD, TOLLGATE};
+use crate::rested::{self, Rested};
 use crate::throughput::{Plan, Replay};
 
 /// Connections that end, and those that the load keeps alive.
@@ -26,11 +28,29 @@ const TIMEOUT_S: u32 = 10;
 const ROUNDS: usize = 7;
 
 /// What is told of the turns while connections end, and in as long without.
-const DETAILS: [(&str, &str); 3] = [
-    ("expiry_stall, turns over 20 µs", "expiry_stall, none ends, turns over 20 µs"),
-    ("expiry_stall, turns over 50 µs", "expiry_stall, none ends, turns over 50 µs"),
-    ("expiry_stall, turns over 100 µs", "expiry_stall, none ends, turns over 100 µs"),
+const TURNS: [[&str; 2]; 3] = [
+    ["expiry_stall, turns over 20 µs", "expiry_stall, none ends, turns over 20 µs"],
+    ["expiry_stall, turns over 50 µs", "expiry_stall, none ends, turns over 50 µs"],
+    ["expiry_stall, turns over 100 µs", "expiry_stall, none ends, turns over 100 µs"],
 ];
+/// And of a thread alone, while it writes to memory and in as long without.
+const GAPS: [[&str; 2]; 3] = [
+    [
+        "expiry_stall, a thread alone writes as much, gaps over 20 µs",
+        "expiry_stall, a thread alone, gaps over 20 µs",
+    ],
+    [
+        "expiry_stall, a thread alone writes as much, gaps over 50 µs",
+        "expiry_stall, a thread alone, gaps over 50 µs",
+    ],
+    [
+        "expiry_stall, a thread alone writes as much, gaps over 100 µs",
+        "expiry_stall, a thread alone, gaps over 100 µs",
+    ],
+];
+/// Of those over 50 µs while it writes.
+const AT_PAGES: &str = "expiry_stall, a thread alone writes as much, gaps over 50 µs at a new 2 MiB";
+const IN_HUGE_PAGES: &str = "expiry_stall, a thread alone, of its memory in huge pages";
 
 /// What one round showed.
 struct Round {
@@ -38,6 +58,8 @@ struct Round {
     took: Duration,
     ending: LongTurns,
     without: LongTurns,
+    /// After the gateway.
+    alone: rested::Turn,
 }
 
 /// Lets the connections end.
@@ -53,20 +75,24 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Row>> {
     let replay = Replay::write(&plan.dir, [flows.first_frames(FLOWS)])?;
     let _pages = HugePages::reserve(memory_mib(replay.frames) + 64)?;
     let setup = plan.setup(&flows, replay.device("net_pcap"), replay.frames);
+    let mut rested = Rested::start(ENDING)?;
     let rounds: Vec<Round> = (0..ROUNDS)
-        .map(|_| round(Gateway::with_connections(&setup, Opening::Whole)?))
+        .map(|_| round(Gateway::with_connections(&setup, Opening::Whole)?, &mut rested))
         .collect::<Result<_>>()?;
     Ok(rows(&flows.case, &rounds))
 }
 
-/// The turns while a gateway's connections end, and after that in as long without.
-fn round(mut gateway: Gateway) -> Result<Round> {
+/// The turns while a gateway's connections end, and after that in as long without; the same of a thread alone, whose memory
+/// has rested as long as the gateway lived.
+fn round(mut gateway: Gateway, rested: &mut Rested) -> Result<Round> {
     let before = gateway.until_fewer_than(ENDING.into())?;
     let took = gateway.drain(FLOWS.into())?;
     let after = gateway.long_turns()?;
     gateway.go_on(took)?;
     let without = gateway.long_turns()?.since(&after);
-    Ok(Round { took, ending: after.since(&before), without })
+    // It must have ended: it has the same CPU.
+    drop(gateway);
+    Ok(Round { took, ending: after.since(&before), without, alone: rested.turn(took)? })
 }
 
 /// Rounds of the calls alone: each call's least time of so many is free of what interrupts a machine now and then.
@@ -113,17 +139,23 @@ fn told(text: &str, key: &str) -> Option<f64> {
 }
 
 fn rows(case: &Case, rounds: &[Round]) -> Vec<Row> {
-    let row = |detail, unit, value: &dyn Fn(&Round) -> f64| {
+    let row = |dut, detail, unit, value: &dyn Fn(&Round) -> f64| {
         let values: Vec<f64> = rounds.iter().map(value).collect();
-        let row = Row::new("latency", TOLLGATE, case, unit, Spread::of(&values));
+        let row = Row::new("latency", dut, case, unit, Spread::of(&values));
         Row { detail: Some(detail), windows: rounds.len(), ..row }
     };
-    let took = row("expiry_stall, time until all have ended", "ms", &|round| round.took.as_secs_f64() * 1e3);
-    let mut rows = vec![took];
-    for (at, (with_ending, with_none)) in DETAILS.into_iter().enumerate() {
-        rows.push(row(with_ending, "turns", &|round| round.ending.0[at] as f64));
-        rows.push(row(with_none, "turns", &|round| round.without.0[at] as f64));
+    let took = "expiry_stall, time until all have ended";
+    let mut rows = vec![row(TOLLGATE, took, "ms", &|round| round.took.as_secs_f64() * 1e3)];
+    for (at, [ending, without]) in TURNS.into_iter().enumerate() {
+        rows.push(row(TOLLGATE, ending, "turns", &|round| round.ending.0[at] as f64));
+        rows.push(row(TOLLGATE, without, "turns", &|round| round.without.0[at] as f64));
     }
+    for (at, [writing, without]) in GAPS.into_iter().enumerate() {
+        rows.push(row(THREAD, writing, "gaps", &|round| round.alone.writing.all[at] as f64));
+        rows.push(row(THREAD, without, "gaps", &|round| round.alone.without.all[at] as f64));
+    }
+    rows.push(row(THREAD, AT_PAGES, "gaps", &|round| round.alone.writing.at_pages[1] as f64));
+    rows.push(row(THREAD, IN_HUGE_PAGES, "%", &|round| round.alone.huge_share * 1e2));
     rows
 }
 

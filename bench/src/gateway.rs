@@ -83,7 +83,7 @@ pub(crate) struct Sample {
 const ELSEWHERE: [&str; 2] = ["replied", "unresolved"];
 
 /// Limits, in microseconds, for which the dataplane counts turns of its loop that took longer.
-const TURNS_OVER_US: [u32; 3] = [20, 50, 100];
+pub(crate) const TURNS_OVER_US: [u32; 3] = [20, 50, 100];
 /// How long a million connections may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 

@@ -133,6 +133,18 @@ fn read(name: &str) -> Result<u64> {
     text.trim().parse().with_context(|| format!("{path} holds no number"))
 }
 
+/// KiB of transparent huge pages that this process has.
+///
+/// # Errors
+/// The kernel does not tell.
+pub(crate) fn own_huge_kib() -> Result<u64> {
+    let path = "/proc/self/smaps_rollup";
+    let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("AnonHugePages:"));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.with_context(|| format!("{path} has no AnonHugePages"))
+}
+
 /// Date and name of the commit that is checked out; empty without git.
 pub(crate) fn commit() -> String {
     let output = Command::new("git").args(["show", "-s", "--format=%cs %h"]).output();

@@ -21,6 +21,7 @@ mod opening;
 mod pcap;
 mod perf;
 mod report;
+mod rested;
 mod testpmd;
 mod throughput;
 mod turns;
@@ -72,6 +73,9 @@ struct Arguments {
     /// Plays clients and real servers at the other end of a memif; the bench itself starts this.
     #[arg(long, value_name = "SOCKET", hide = true)]
     load: Option<PathBuf>,
+    /// Writes to memory that rests in between; the bench itself starts this.
+    #[arg(long, value_name = "RECORDS", hide = true)]
+    rested: Option<u32>,
     /// Windows per device and case.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_WINDOWS)]
     windows: usize,
@@ -119,6 +123,9 @@ fn main() -> Result<()> {
     let (arguments, start) = (Arguments::parse(), Instant::now());
     if let Some(socket) = &arguments.load {
         return load::serve(socket);
+    }
+    if let Some(records) = arguments.rested {
+        return rested::serve(records);
     }
     let cases = arguments.selection.cases(arguments.quick)?;
     machine::stay_aside()?;

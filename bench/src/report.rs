@@ -49,7 +49,7 @@ impl Spread {
 pub(crate) struct Row {
     /// throughput, new_connections, engine_instructions, memory, latency, end_to_end, and counters: perf's.
     pub(crate) bench: &'static str,
-    /// tollgate, testpmd-io, testpmd-macswap, testpmd-5tswap, nftables, haproxy, nginx-stream, direct.
+    /// tollgate, testpmd-io, testpmd-macswap, testpmd-5tswap, nftables, haproxy, nginx-stream, direct, thread.
     pub(crate) dut: &'static str,
     /// What of several figures of this kind, e.g. "p99, idle".
     pub(crate) detail: Option<&'static str>,
@@ -140,6 +140,8 @@ impl Row {
 
 /// Our own device under test.
 pub(crate) const TOLLGATE: &str = "tollgate";
+/// No device, but a thread of the bench in its place.
+pub(crate) const THREAD: &str = "thread";
 
 /// Writes results.json and table.md.
 ///
