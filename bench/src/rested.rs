@@ -22,7 +22,8 @@ const RECORD_LEN: usize = 128;
 const RECORD_WORDS: usize = RECORD_LEN / size_of::<u64>();
 /// Bytes of a huge page.
 const HUGE_LEN: usize = 2 << 20;
-/// Has malloc ask for huge pages where it maps memory.
+/// Has malloc ask for huge pages where it maps memory. The dataplane's own allocator would be one for all that the bench does:
+/// the page faults of a huge page take long enough to be seen in latencies.
 const TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
 
 /// Numbers of gaps that were longer than each of [`TURNS_OVER_US`].
