@@ -20,6 +20,9 @@ use crate::outcome::{ConnectionLine, CountsLine, TrafficLine};
 /// A tick of the workers' clock, and some more.
 const TICK: Duration = Duration::from_millis(20);
 
+/// Records of connections that a worker looks at in one turn for what they carried.
+const RECORDS_PER_TURN: u64 = 16;
+
 /// Room for every connection of every case.
 const CONNECTIONS_MAX: u32 = 8192;
 
@@ -92,15 +95,18 @@ impl Tollgate {
         }
     }
 
-    /// Until the worker, which waits in the pipes, has added to what it tells what it counted for real servers: it does so
-    /// once per tick, at the end of a turn, before it answers. The turn that it waits in began before this tick.
+    /// Until the worker, which waits in the pipes, has told what it counted for real servers: it goes through all records that
+    /// it ever used, some at the end of each turn, and begins anew with the next tick. One round may be under way, and the
+    /// turn that it waits in began before this tick.
     fn settle_traffic(&mut self) -> Result<()> {
-        std::thread::sleep(TICK);
+        let stats = self.dataplane.stats()?;
+        let created = stats.counters.iter().filter(|counter| counter.name == "connections_created");
+        let records: u64 = created.flat_map(|counter| &counter.per_worker).sum();
         for _ in 0..2 {
-            self.dataplane.ask_workers(&Request::GetConnections(ConnectionQuery {
-                limit: 1,
-                ..ConnectionQuery::default()
-            }))?;
+            std::thread::sleep(TICK);
+            let mut turns = 0..=records.div_ceil(RECORDS_PER_TURN);
+            turns.try_for_each(|_| self.dataplane.write_round(&[]))?;
+            self.dataplane.wait_received()?;
         }
         Ok(())
     }

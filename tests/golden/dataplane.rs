@@ -195,8 +195,8 @@ impl Dataplane {
         Ok(sent)
     }
 
-    /// Asks in shorter turns than other tests wait in: this happens some thousand times.
-    fn wait_received(&mut self) -> Result<()> {
+    /// Until all that was written is received. Asks in shorter turns than other tests wait in: this happens some thousand times.
+    pub(crate) fn wait_received(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.status()?;
@@ -209,8 +209,8 @@ impl Dataplane {
         }
     }
 
-    /// One burst for each port: at most 64 frames of each, and fillers.
-    fn write_round(&mut self, frames: &[Frame]) -> Result<()> {
+    /// One burst for each port, so one turn of a worker: at most 64 frames of each, and fillers.
+    pub(crate) fn write_round(&mut self, frames: &[Frame]) -> Result<()> {
         self.strangers += frames.iter().filter(|frame| frame.is_for_another_station()).count() as u64;
         for port in Port::ALL {
             let of_port: Vec<&[u8]> = frames

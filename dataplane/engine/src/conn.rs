@@ -115,7 +115,7 @@ impl Deltas {
         Deltas { addrs: self.addrs ^ turned, l4: self.l4 ^ turned }
     }
 
-    /// The real server of a connection that has none, for [`Conn::tunnel`].
+    /// For connections that change nothing: the number of their real server in this place, see [`Conn::tunnel`].
     pub(crate) fn naming(real: RealId) -> Deltas {
         Deltas { addrs: real.0 as u16, l4: (real.0 >> 16) as u16 }
     }
@@ -203,7 +203,7 @@ pub(crate) struct Conn {
     pub next_hops: [AdjacencyId; 2],
     /// By [`Direction`]: packets that the real server's page does not have yet.
     pub traffic: [Sum; 2],
-    /// In one-way modes, which change nothing, it is [`Conn::tunnel`].
+    /// In one-way modes, which change nothing, [`Conn::tunnel`] is in this place.
     pub deltas: Deltas,
     /// Greatest acknowledgement number sent by the side that sends in that [`Direction`], for checking the other side's
     /// RST and FIN. In one-way modes nothing is seen of the real server, and its number is how far the client has sent.
@@ -300,7 +300,7 @@ impl Conn {
         bytes.copied().map_or(0, u64::from_ne_bytes)
     }
 
-    /// In one-way modes the real server, whose tunnel is then found without the second line.
+    /// In one-way modes the real server: packets find its tunnel without the record's second line.
     #[inline(always)]
     pub(crate) fn tunnel(&self) -> RealId {
         RealId(u32::from(self.deltas.l4) << 16 | u32::from(self.deltas.addrs))

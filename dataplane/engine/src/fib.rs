@@ -174,6 +174,8 @@ pub struct FibBuilder {
     ports: [Option<FibPort>; PORTS_MAX],
     adjacencies: Vec<Adjacency>,
     by_next_hop: HashMap<(PortId, IpAddr), AdjacencyId>,
+    /// A neighbour was not taken.
+    has_refused: bool,
     routes: RouteSet,
     /// The routes as they were last built; `None` when they have changed since. Neighbours change more often, and with a
     /// million routes a table made anew for each would be work for nothing.
@@ -188,6 +190,7 @@ impl Default for FibBuilder {
             ports: [None; PORTS_MAX],
             adjacencies: Vec::new(),
             by_next_hop: HashMap::new(),
+            has_refused: false,
             routes: RouteSet::default(),
             built: None,
         }
@@ -237,7 +240,7 @@ impl FibBuilder {
     }
 
     /// Tells a neighbour's MAC address, or with `None` that it is not known (any more). Returns whether that
-    /// changed anything; of one that is new when there are [`ADJACENCIES_MAX`] already, it does not.
+    /// changed anything. A new one is not taken where there are [`ADJACENCIES_MAX`] already.
     pub fn set_neighbour(&mut self, port: PortId, address: IpAddr, mac: Option<MacAddr>) -> bool {
         let Some(own) = self.ports.get(port.index()).copied().flatten() else { return false };
         match self.by_next_hop.get(&(port, address)) {
@@ -245,7 +248,10 @@ impl FibBuilder {
                 let adjacency = &mut self.adjacencies[id.index()];
                 std::mem::replace(&mut adjacency.destination, mac) != mac
             }
-            None if self.adjacencies.len() >= ADJACENCIES_MAX => false,
+            None if self.adjacencies.len() >= ADJACENCIES_MAX => {
+                self.has_refused |= mac.is_some();
+                false
+            }
             None => {
                 self.by_next_hop.insert((port, address), AdjacencyId(self.adjacencies.len() as u16));
                 self.adjacencies.push(Adjacency {
@@ -260,22 +266,23 @@ impl FibBuilder {
         }
     }
 
-    /// Drops adjacencies that are not resolved and starts a new epoch; for when too many have gathered (an
-    /// address scan leaves unresolved neighbours behind).
-    pub fn forget_unresolved(&mut self) {
-        self.adjacencies.retain(|a| a.destination.is_some());
-        self.by_next_hop = self
-            .adjacencies
-            .iter()
-            .enumerate()
-            .map(|(i, a)| ((a.port, a.next_hop), AdjacencyId(i as u16)))
-            .collect();
+    /// Drops all neighbours and starts a new epoch, for the caller to tell those that it knows again; for when too many others
+    /// have gathered (an address scan leaves unresolved neighbours behind).
+    pub fn forget_neighbours(&mut self) {
+        self.adjacencies.clear();
+        self.by_next_hop.clear();
+        self.has_refused = false;
         self.epoch_is_over = true;
     }
 
-    /// How many adjacencies there are.
-    pub fn adjacency_count(&self) -> usize {
-        self.adjacencies.len()
+    /// How many neighbours have no MAC address.
+    pub fn unresolved_count(&self) -> usize {
+        self.adjacencies.iter().filter(|adjacency| adjacency.destination.is_none()).count()
+    }
+
+    /// Whether a neighbour with a MAC address was not taken since the last [`FibBuilder::forget_neighbours`].
+    pub fn has_refused(&self) -> bool {
+        self.has_refused
     }
 
     /// Whether no route has changed since the last table was built, so that the next one shares its routes.
@@ -443,20 +450,25 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_most_neighbours_none_is_taken_until_some_are_forgotten() {
+    fn beyond_the_most_neighbours_none_is_taken_until_they_are_forgotten() {
         let mut builder = builder();
         let address = |n: usize| IpAddr::V4((0x0a02_0000 + n as u32).into());
         for n in 0..ADJACENCIES_MAX {
             assert!(builder.set_neighbour(PortId(1), address(n), (n > 0).then_some(MAC)));
         }
+        assert_eq!(builder.unresolved_count(), 1);
         let next = address(ADJACENCIES_MAX);
-        assert!(!builder.set_neighbour(PortId(1), next, Some(MAC)));
+        assert!(!builder.set_neighbour(PortId(1), next, None) && !builder.has_refused());
+        assert!(!builder.set_neighbour(PortId(1), next, Some(MAC)) && builder.has_refused());
         let last = NextHop::Adjacency(AdjacencyId((ADJACENCIES_MAX - 1) as u16));
         let fib = builder.build();
         assert_eq!(fib.lookup(address(ADJACENCIES_MAX - 1)), last);
         assert_eq!(fib.lookup(next), NextHop::Unknown { port: PortId(1), next_hop: next });
-        builder.forget_unresolved();
-        assert!(builder.set_neighbour(PortId(1), next, Some(MAC)));
-        assert_eq!(builder.build().lookup(next), last);
+        builder.forget_neighbours();
+        assert!(builder.set_neighbour(PortId(1), next, Some(MAC)) && !builder.has_refused());
+        let after = builder.build();
+        assert_eq!(after.lookup(next), NextHop::Adjacency(AdjacencyId(0)));
+        assert_eq!(after.lookup(address(1)), NextHop::Unknown { port: PortId(1), next_hop: address(1) });
+        assert_ne!(after.epoch(), fib.epoch());
     }
 }

@@ -9,17 +9,20 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::conn::{Conn, Direction};
 use crate::counters::Counters;
-use crate::time::Ticks;
+use crate::time::{TICKS_PER_SECOND, Ticks};
 
 /// Bits of a [`Sum`] that count packets; the bytes are in those above.
 const PACKETS_BITS: u32 = 9;
 /// The highest bit of the packets, and the last but one of the bytes. Whichever is set, the sum is taken along, so that
 /// neither runs over: after 256 packets, or 2 MiB of the largest ones.
 const FULL: u32 = 1 << (PACKETS_BITS - 1) | 1 << (u32::BITS - 2);
-const _: () = assert!((FULL >> PACKETS_BITS) + u16::MAX as u32 * 2 < 1 << (u32::BITS - PACKETS_BITS));
+const _: () = assert!((FULL >> PACKETS_BITS) + u16::MAX as u32 * 2 < 1 << (u32::BITS - 1 - PACKETS_BITS));
 
-/// Records that a tick's turns look at, at most: 256,000 per second, each of them a line that is seldom in the caches.
-const RECORDS_PER_TICK: usize = 2_560;
+/// Records that a tick's turns look at, if there are as many turns: all within a second, so that what is told of a second is
+/// right; but no fewer than those, which are few, and no more than a million per second, because each is one line, and where it
+/// carried something three, that are seldom in the caches.
+const PER_TICK_MIN: usize = 2_560;
+const PER_TICK_MAX: usize = 10_240;
 /// Records that one turn looks at.
 const AT_ONCE: usize = 16;
 
@@ -76,7 +79,7 @@ impl Conn {
     }
 }
 
-/// Goes through all records, again and again: a round begins with a tick, and takes one for each [`RECORDS_PER_TICK`].
+/// Goes through all records, again and again. A round begins with a tick.
 #[derive(Debug)]
 pub(crate) struct Sweep {
     /// The first record that the round has not come to.
@@ -108,7 +111,8 @@ impl Sweep {
         if self.next >= used {
             self.next = 0;
         }
-        (self.tick, self.left) = (now, RECORDS_PER_TICK.min(used - self.next));
+        let per_tick = used.div_ceil(TICKS_PER_SECOND as usize).clamp(PER_TICK_MIN, PER_TICK_MAX);
+        (self.tick, self.left) = (now, per_tick.min(used - self.next));
     }
 
     #[inline(never)]
@@ -209,23 +213,31 @@ mod tests {
     }
 
     #[test]
-    fn a_round_takes_a_tick_for_each_so_many_records_and_no_turn_looks_at_many() {
+    fn a_round_takes_a_second_at_most_for_a_million_records() {
         let counters = Counters::new(1, REALS, 1);
-        let mut conns = conns(2 * RECORDS_PER_TICK + 1);
-        let mut sweep = Sweep::new(Ticks(0));
-        let last = conns.len() - 1;
-        conns[last].count(Direction::Inbound, 100, &counters);
-        let mut turns_at = |now| {
-            let mut turns = 1;
-            while sweep.sweep(Ticks(now), &mut conns, &counters) > 0 {
-                turns += 1;
-            }
-            (turns, counters.real(RealId((last % REALS) as u32)).packets[0].get())
-        };
-        let turns = RECORDS_PER_TICK / AT_ONCE;
-        assert_eq!(
-            [0, 1, 2, 3, 3, 4].map(&mut turns_at),
-            [(1, 0), (turns, 0), (turns, 0), (1, 1), (1, 1), (turns, 1)]
-        );
+        for (used, ticks) in
+            [(1, 1), (2_560, 1), (2_561, 2), (256_000, 100), (1_000_000, 100), (1_126_400, 110)]
+        {
+            let (mut conns, mut sweep) = (conns(used), Sweep::new(Ticks(0)));
+            let last = used - 1;
+            conns[last].count(Direction::Inbound, 100, &counters);
+            let told = (1..=1_000).find(|tick| {
+                while sweep.sweep(Ticks(*tick), &mut conns, &counters) > 0 {}
+                conns[last].traffic == [Sum::NONE; 2]
+            });
+            assert_eq!(told, Some(ticks), "{used}");
+        }
+    }
+
+    #[test]
+    fn a_turn_looks_at_few_records_and_the_last_turns_of_a_tick_at_none() {
+        let counters = Counters::new(1, REALS, 1);
+        let (mut conns, mut sweep) = (conns(3 * AT_ONCE), Sweep::new(Ticks(0)));
+        for turn in 0..4 {
+            conns.iter_mut().for_each(|conn| conn.count(Direction::Inbound, 100, &counters));
+            sweep.sweep(Ticks(1), &mut conns, &counters);
+            let told = conns.iter().filter(|conn| conn.traffic == [Sum::NONE; 2]).count();
+            assert_eq!(told, if turn < 3 { AT_ONCE } else { 0 }, "{turn}");
+        }
     }
 }

@@ -68,21 +68,25 @@ impl Routing {
 
     /// Builds a new table.
     pub(crate) fn build(&mut self) -> Arc<Fib> {
-        let unresolved = self
-            .builder
-            .adjacency_count()
-            .saturating_sub(self.kernel_neighbours.len() + self.statics.neighbours.len());
-        let is_full = self.builder.adjacency_count() == ADJACENCIES_MAX;
-        if is_full {
-            tracing::warn!(
-                "there are {ADJACENCIES_MAX} neighbours, the most that there can be: no other is reached"
-            );
-        }
-        if unresolved > UNRESOLVED_MAX || is_full && unresolved > 0 {
-            self.builder.forget_unresolved();
+        let unresolved = self.builder.unresolved_count();
+        if unresolved > UNRESOLVED_MAX || unresolved > 0 && self.builder.has_refused() {
+            self.forget_unresolved();
         }
         self.fib = Arc::new(self.builder.build());
         self.fib.clone()
+    }
+
+    /// Leaves the neighbours whose MAC address is known, as many as there can be, static ones first.
+    fn forget_unresolved(&mut self) {
+        self.builder.forget_neighbours();
+        let keys: Vec<NextHopKey> =
+            self.statics.neighbours.keys().chain(self.kernel_neighbours.keys()).copied().collect();
+        for key in keys {
+            self.update_neighbour(key);
+        }
+        if self.builder.has_refused() {
+            tracing::warn!("there are more than {ADJACENCIES_MAX} neighbours: some are not reached");
+        }
     }
 
     /// Follows the kernel; whether the table differs now.
@@ -191,7 +195,9 @@ impl Routing {
 
     fn update_neighbour(&mut self, key: NextHopKey) -> bool {
         let mac = self.statics.neighbours.get(&key).or(self.kernel_neighbours.get(&key)).copied();
-        self.builder.set_neighbour(key.0, key.1, mac)
+        let differs = self.builder.set_neighbour(key.0, key.1, mac);
+        // Whoever was not taken may be when the next table is built.
+        differs || self.builder.has_refused()
     }
 }
 
@@ -292,6 +298,30 @@ mod tests {
         routing.build();
         assert!(routing.unresolved(reals()).is_empty());
         assert!(routing.reachable(ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn a_full_table_forgets_who_does_not_answer_for_who_does() {
+        const DEAD: usize = 900;
+        let address = |n: usize| IpAddr::V4((0x0a00_0000 + n as u32).into());
+        let told = |n, mac| Change::Neighbour(PORT, address(n), mac);
+        let alive = |n: usize| (n >= DEAD).then_some(FROM_KERNEL);
+        let mut routing = routing();
+        routing.kernel_changed(&[Change::Route((ip("10.0.0.0"), 8), to(None))]);
+        let all = 0..ADJACENCIES_MAX + 2;
+        assert!(routing.kernel_changed(&all.clone().map(|n| told(n, alive(n))).collect::<Vec<_>>()));
+        let epoch = routing.build().epoch();
+        let reached = |routing: &Routing| all.clone().filter(|n| routing.reachable(address(*n))).count();
+        assert_eq!(reached(&routing), all.len() - DEAD);
+        assert_eq!(routing.build().epoch(), epoch, "there is nothing more to forget");
+        // Two too many, all of them alive: one that goes makes room for one that waits.
+        routing.kernel_changed(&(0..DEAD).map(|n| told(n, Some(FROM_KERNEL))).collect::<Vec<_>>());
+        routing.build();
+        assert_eq!(reached(&routing), ADJACENCIES_MAX);
+        let gone = all.clone().find(|n| routing.reachable(address(*n))).unwrap();
+        assert!(routing.kernel_changed(&[told(gone, None)]));
+        routing.build();
+        assert_eq!((routing.reachable(address(gone)), reached(&routing)), (false, ADJACENCIES_MAX));
     }
 
     #[test]

@@ -25,14 +25,16 @@ impl Worker {
     /// Ends connections whose time is up: bounded work, to be called once per turn of a loop that has nothing else to do.
     /// Returns how much it looked at; 0: nothing is left to do at `now`.
     pub fn housekeep(&mut self, now: Ticks) -> usize {
-        self.round::<HeapBuf>(now, &mut || true)
+        self.sweep_traffic(now) + self.round::<HeapBuf>(now, &mut || true)
     }
 
     /// [`Worker::housekeep`] after packets, with the prefetching of their buffers: the more connections they opened, the more
     /// may end. Whether there `is_time` is asked before each connection, so that this keeps packets waiting for no longer than
-    /// there is time and one connection more, however slow memory is. Returns what the last round looked at.
+    /// there is time and one connection more, and what little it sweeps, however slow memory is. Returns what the last round
+    /// looked at, and what there is to sweep.
     #[inline(always)]
     pub fn housekeep_after<P: PacketBuf>(&mut self, now: Ticks, mut is_time: impl FnMut() -> bool) -> usize {
+        let unsettled = self.sweep_traffic(now);
         let mut seen = self.round::<P>(now, &mut is_time);
         for _ in 0..std::mem::take(&mut self.opened) / OPENED_PER_ROUND {
             if seen == 0 || !is_time() {
@@ -40,12 +42,16 @@ impl Worker {
             }
             seen = self.round::<P>(now, &mut is_time);
         }
-        seen
+        unsettled + seen
+    }
+
+    #[inline(always)]
+    fn sweep_traffic(&mut self, now: Ticks) -> usize {
+        self.traffic.sweep(now, self.table.used_mut(), &self.counters)
     }
 
     fn round<P: PacketBuf>(&mut self, now: Ticks, is_time: &mut impl FnMut() -> bool) -> usize {
-        let unsettled = self.traffic.sweep(now, self.table.used_mut(), &self.counters);
-        let seen = unsettled + self.sweep_templates(now) + self.end_some(now, is_time);
+        let seen = self.sweep_templates(now) + self.end_some(now, is_time);
         self.fragments.expire(now, FRAGMENTS_MAX, &self.counters);
         match self.wheel.due(now) {
             Some(due) => seen + self.end_due::<P>(now, &due, is_time),

@@ -58,6 +58,12 @@ impl Case {
         SocketAddr::new(if self.real_v6 { v6(2, 11).into() } else { REAL.into() }, port)
     }
 
+    /// One that comes before it in the order of slots.
+    pub(super) fn first_real(self) -> SocketAddr {
+        let ip = if self.real_v6 { v6(2, 10).into() } else { Ipv4Addr::new(10, 2, 0, 10).into() };
+        SocketAddr::new(ip, self.real().port())
+    }
+
     pub(super) fn local(self) -> IpAddr {
         if self.real_v6 { v6(2, 200).into() } else { LIP.into() }
     }
@@ -77,7 +83,11 @@ impl Case {
     }
 
     pub(super) fn rig(self, connections_max: u32) -> Rig {
-        let mut rig = Rig::with(connections_max, self.spec());
+        Self::rig_of(connections_max, self.spec())
+    }
+
+    pub(super) fn rig_of(connections_max: u32, spec: ServiceSpec) -> Rig {
+        let mut rig = Rig::with(connections_max, spec);
         two_families(&mut rig.fib);
         rig.apply_fib();
         rig

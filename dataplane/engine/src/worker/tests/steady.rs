@@ -132,11 +132,10 @@ impl Rig {
         (verdict, packet.to_vec())
     }
 
-    /// Packets and bytes of all real servers, by direction.
+    /// Packets and bytes of all real servers, by direction, after the upkeep of a tick.
     fn traffic(&mut self) -> Vec<[u64; 4]> {
-        let Worker { table, traffic, counters, .. } = &mut self.worker;
-        traffic.sweep(self.now.plus(Ticks(1)), table.used_mut(), counters);
-        let reals = (0..16).map(|slot| counters.real(RealId(slot)));
+        self.worker.housekeep_after::<HeapBuf>(self.now.plus(Ticks(1)), || true);
+        let reals = (0..16).map(|slot| self.worker.counters.real(RealId(slot)));
         reals
             .map(|real| [&real.packets[0], &real.bytes[0], &real.packets[1], &real.bytes[1]].map(Count::get))
             .collect()
@@ -155,15 +154,17 @@ fn tunnels() -> impl Strategy<Value = TunnelKind> {
     prop::sample::select(vec![TunnelKind::Ipip, gre(false), gre(true), gue(false), gue(true)])
 }
 
-/// With a service like this, whose real server, if it is behind a tunnel, is behind one of this `kind`.
+/// With a service like this, whose real server, if it is behind a tunnel, is behind one of this `kind`; before it there is one
+/// that gets nothing, in the slot that is found where no other is named.
 fn rig(case: Case, kind: TunnelKind) -> Rig {
-    let mut rig = case.rig(10);
     let mut spec = case.spec();
     for tunnel in spec.reals.iter_mut().filter_map(|real| real.tunnel.as_mut()) {
         tunnel.kind = kind;
     }
-    rig.configure(vec![spec]);
-    rig
+    let mut idle = case.spec().reals.remove(0);
+    (idle.real, idle.weight) = (case.first_real(), 0);
+    spec.reals.insert(0, idle);
+    Case::rig_of(10, spec)
 }
 
 /// What the real server got first, or last, of a connection that is open now; it may have been told the client.
