@@ -369,7 +369,6 @@ fn main_cases() -> Vec<Case> {
     let mut cases: Vec<Case> = two_way.into_iter().filter_map(case(Traffic::Both)).collect();
     cases.extend(one_way.into_iter().filter_map(case(Traffic::Inbound)));
     let plainest = cases[0];
-    cases.push(plainest.with_frames(FRAME_LONG));
     cases.push(Case { flows: 100_000, ..plainest });
     cases.push(Case { workers: 2, ..plainest });
     cases
