@@ -1,5 +1,5 @@
 //! Whether packets wait while very many connections end: a million of them run out within about a second, under full load of
-//! others, and the worker's own counters say how many turns of its loop took long.
+//! others, and the worker's own counters say how many turns of its loop took long, and how many of these upkeep made so long.
 //!
 //! The connections are opened as fast as the feeder can, so they run out as fast. The gateway is not stopped for it: after
 //! a stop everything is slow for some milliseconds, whatever it does. Between the gateways a thread alone writes to as much
@@ -32,6 +32,12 @@ const TURNS: [[&str; 2]; 3] = [
     ["expiry_stall, turns over 20 µs", "expiry_stall, none ends, turns over 20 µs"],
     ["expiry_stall, turns over 50 µs", "expiry_stall, none ends, turns over 50 µs"],
     ["expiry_stall, turns over 100 µs", "expiry_stall, none ends, turns over 100 µs"],
+];
+/// Of those while connections end.
+const BY_UPKEEP: [&str; 3] = [
+    "expiry_stall, turns over 20 µs by upkeep",
+    "expiry_stall, turns over 50 µs by upkeep",
+    "expiry_stall, turns over 100 µs by upkeep",
 ];
 /// And of a thread alone, while it writes to memory and in as long without.
 const GAPS: [[&str; 2]; 3] = [
@@ -147,8 +153,9 @@ fn rows(case: &Case, rounds: &[Round]) -> Vec<Row> {
     let took = "expiry_stall, time until all have ended";
     let mut rows = vec![row(TOLLGATE, took, "ms", &|round| round.took.as_secs_f64() * 1e3)];
     for (at, [ending, without]) in TURNS.into_iter().enumerate() {
-        rows.push(row(TOLLGATE, ending, "turns", &|round| round.ending.0[at] as f64));
-        rows.push(row(TOLLGATE, without, "turns", &|round| round.without.0[at] as f64));
+        rows.push(row(TOLLGATE, ending, "turns", &|round| round.ending.all[at] as f64));
+        rows.push(row(TOLLGATE, BY_UPKEEP[at], "turns", &|round| round.ending.by_upkeep[at] as f64));
+        rows.push(row(TOLLGATE, without, "turns", &|round| round.without.all[at] as f64));
     }
     for (at, [writing, without]) in GAPS.into_iter().enumerate() {
         rows.push(row(THREAD, writing, "gaps", &|round| round.alone.writing.all[at] as f64));

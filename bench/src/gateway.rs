@@ -89,12 +89,18 @@ const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 /// Turns of the forwarding threads' loops that took longer than [`TURNS_OVER_US`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct LongTurns(pub(crate) [u64; TURNS_OVER_US.len()]);
+pub(crate) struct LongTurns {
+    pub(crate) all: [u64; TURNS_OVER_US.len()],
+    /// Those that upkeep made so long, not one interruption.
+    pub(crate) by_upkeep: [u64; TURNS_OVER_US.len()],
+}
 
 impl LongTurns {
     /// How many more than `before`.
     pub(crate) fn since(&self, before: &LongTurns) -> LongTurns {
-        LongTurns(std::array::from_fn(|at| self.0[at].saturating_sub(before.0[at])))
+        let more =
+            |now: [u64; _], before: [u64; _]| std::array::from_fn(|at| now[at].saturating_sub(before[at]));
+        LongTurns { all: more(self.all, before.all), by_upkeep: more(self.by_upkeep, before.by_upkeep) }
     }
 }
 
@@ -283,7 +289,9 @@ impl Gateway {
     /// When it does not answer.
     pub(crate) fn long_turns(&mut self) -> Result<LongTurns> {
         let stats = self.stats()?;
-        Ok(LongTurns(TURNS_OVER_US.map(|limit| total(&stats.counters, &format!("turns_over_{limit}us")))))
+        let over =
+            |by| TURNS_OVER_US.map(|limit| total(&stats.counters, &format!("turns_over_{limit}us{by}")));
+        Ok(LongTurns { all: over(""), by_upkeep: over("_by_upkeep") })
     }
 
     /// Waits until fewer than so many connections are open. Turns that took long until the last look before that.

@@ -87,6 +87,9 @@ pub(crate) struct Page {
     pub(crate) busy_turns: Count,
     /// Turns that took longer than [`LONG_TURNS_US`].
     pub(crate) long_turns: [Count; LONG_TURNS_US.len()],
+    /// Of these, turns that took longer also without the longest of their steps: not one interruption made them long, but what
+    /// upkeep had to do. A step is what is between two looks at the time, of which upkeep takes one at each connection.
+    pub(crate) long_turns_by_upkeep: [Count; LONG_TURNS_US.len()],
     /// The longest turn since the start, in nanoseconds; rests of an idle worker do not count.
     pub(crate) longest_turn_ns: Count,
 }

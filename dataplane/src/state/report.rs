@@ -10,7 +10,7 @@ use engine::{ConnState, Counter, Counters, DropReason, PuntClass};
 
 use super::links::troubles;
 use super::{Core, WorkerLink};
-use crate::counts::{LONG_TURNS_US, PlatformDrop};
+use crate::counts::{LONG_TURNS_US, Page, PlatformDrop};
 use crate::ports::OpenPort;
 
 impl Core {
@@ -101,10 +101,23 @@ impl Core {
 
     /// Turns of the workers' loops that took long.
     fn long_turns(&self) -> impl Iterator<Item = WorkerCounter> {
-        LONG_TURNS_US.iter().enumerate().map(|(at, limit)| WorkerCounter {
-            name: format!("turns_over_{limit}us"),
-            help: format!("Turns of the worker's loop that took more than {limit} µs."),
-            per_worker: self.workers.iter().map(|worker| worker.page.long_turns[at].get()).collect(),
+        let counter = |name, help, counts: &dyn Fn(&Page) -> &Count| WorkerCounter {
+            name,
+            help,
+            per_worker: self.workers.iter().map(|worker| counts(&worker.page).get()).collect(),
+        };
+        LONG_TURNS_US.iter().enumerate().flat_map(move |(at, limit)| {
+            let all = counter(
+                format!("turns_over_{limit}us"),
+                format!("Turns of the worker's loop that took more than {limit} µs."),
+                &|page| &page.long_turns[at],
+            );
+            let by_upkeep = counter(
+                format!("turns_over_{limit}us_by_upkeep"),
+                format!("Of these, turns that upkeep made so long: more than {limit} µs also without their longest step, of which each connection that ends is one."),
+                &|page| &page.long_turns_by_upkeep[at],
+            );
+            [all, by_upkeep]
         })
     }
 

@@ -40,27 +40,8 @@ impl Clock {
 /// shall wait less than 50 µs; one connection takes some 0.5 µs when all of it is out of the caches.
 const UPKEEP_US: u64 = 20;
 
-/// Whether there is time for more of a turn's upkeep. Most turns have next to none, so the TSC is read only where it is asked.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct UpkeepTime {
-    length: u64,
-    first_asked: Option<u64>,
-}
-
-impl UpkeepTime {
-    /// Asked for the first time, yes.
-    #[inline(always)]
-    pub(crate) fn is_left(&mut self) -> bool {
-        self.is_left_at(dpdk::tsc())
-    }
-
-    #[inline(always)]
-    fn is_left_at(&mut self, tsc: u64) -> bool {
-        tsc.wrapping_sub(*self.first_asked.get_or_insert(tsc)) < self.length
-    }
-}
-
-/// How long turns take: tells the page about long ones only, so that most turns cost a subtraction and a compare.
+/// How long turns take: tells the page about long ones only, so that most turns cost a subtraction and a compare. And whether
+/// there is time for more of a turn's upkeep; most turns have next to none, so the TSC is read only where it is asked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Turns {
     per_us: u64,
@@ -68,47 +49,75 @@ pub(crate) struct Turns {
     long: u64,
     /// TSC ticks of the longest one.
     longest: u64,
+    /// TSC ticks of a turn's upkeep.
+    upkeep: u64,
     began: u64,
+    asked: Option<Asked>,
+}
+
+/// Times at which it was asked in a turn whether there is time for upkeep.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    first: u64,
+    last: u64,
+    /// Between two of them, or the turn's beginning and the first.
+    longest_step: u64,
 }
 
 impl Turns {
     /// The first turn begins with [`Turns::begin`].
     pub(crate) fn new(tsc_hz: u64) -> Turns {
         let per_us = (tsc_hz / 1_000_000).max(1);
-        Turns { per_us, long: LONG_TURNS_US[0] * per_us, longest: 0, began: 0 }
+        let [long, upkeep] = [LONG_TURNS_US[0], UPKEEP_US].map(|us| us * per_us);
+        Turns { per_us, long, longest: 0, upkeep, began: 0, asked: None }
     }
 
-    /// For one turn.
+    /// Whether this turn has time for more upkeep. Asked for the first time, yes.
     #[inline(always)]
-    pub(crate) fn upkeep_time(&self) -> UpkeepTime {
-        UpkeepTime { length: UPKEEP_US * self.per_us, first_asked: None }
+    pub(crate) fn is_upkeep_time_left(&mut self) -> bool {
+        self.is_upkeep_time_left_at(dpdk::tsc())
+    }
+
+    #[inline(always)]
+    fn is_upkeep_time_left_at(&mut self, tsc: u64) -> bool {
+        let asked = self.asked.get_or_insert(Asked { first: tsc, last: self.began, longest_step: 0 });
+        asked.longest_step = asked.longest_step.max(tsc.wrapping_sub(asked.last));
+        asked.last = tsc;
+        tsc.wrapping_sub(asked.first) < self.upkeep
     }
 
     /// A turn begins at `tsc`, and none has ended: after a rest.
     #[inline(always)]
     pub(crate) fn begin(&mut self, tsc: u64) {
         self.began = tsc;
+        self.asked = None;
     }
 
     /// A turn ends at `tsc`, and the next one begins.
     #[inline(always)]
     pub(crate) fn next(&mut self, tsc: u64, page: &Page) {
-        let took = tsc.wrapping_sub(self.began);
-        self.began = tsc;
-        if took > self.long {
-            self.tell(took, page);
+        if tsc.wrapping_sub(self.began) > self.long {
+            self.tell(tsc, page);
         }
+        self.begin(tsc);
     }
 
     #[cold]
-    fn tell(&mut self, took: u64, page: &Page) {
+    fn tell(&mut self, tsc: u64, page: &Page) {
+        let took = tsc.wrapping_sub(self.began);
         // Where the TSC seems to go back there is no telling.
         if took as i64 <= 0 {
             return;
         }
-        for (limit, count) in LONG_TURNS_US.iter().zip(&page.long_turns) {
-            if took > limit * self.per_us {
-                count.add(1);
+        let by_upkeep = self
+            .asked
+            .map_or(0, |asked| took.saturating_sub(asked.longest_step.max(tsc.wrapping_sub(asked.last))));
+        for (at, limit) in LONG_TURNS_US.iter().map(|us| us * self.per_us).enumerate() {
+            if took > limit {
+                page.long_turns[at].add(1);
+            }
+            if by_upkeep > limit {
+                page.long_turns_by_upkeep[at].add(1);
             }
         }
         if took > self.longest {
@@ -281,11 +290,38 @@ mod tests {
     }
 
     #[test]
-    fn upkeep_has_time_from_the_first_question_on() {
-        let mut time = Turns::new(2_000_000_000).upkeep_time();
+    fn upkeep_has_time_from_the_first_question_on_in_every_turn() {
+        let (page, mut turns) = (Page::default(), Turns::new(2_000_000_000));
         let end = UPKEEP_US * 2_000;
-        let asked = [0, end / 2, end - 1, end].map(|cycles| time.is_left_at(7_000 + cycles));
-        assert_eq!(asked, [true, true, true, false]);
+        for began in [0, 90_000] {
+            turns.next(began, &page);
+            let asked =
+                [0, end / 2, end - 1, end].map(|more| turns.is_upkeep_time_left_at(began + 7_000 + more));
+            assert_eq!(asked, [true, true, true, false]);
+        }
+    }
+
+    #[test]
+    fn a_long_turn_is_by_upkeep_if_it_is_long_without_its_longest_step() {
+        // Times in µs at which a turn that begins at 0 asks, and at which it ends.
+        let long = |asked: &[u64], end: u64| {
+            let (page, mut turns) = (Page::default(), Turns::new(2_000_000_000));
+            turns.begin(1_000);
+            for us in asked {
+                turns.is_upkeep_time_left_at(1_000 + us * 2_000);
+            }
+            turns.next(1_000 + end * 2_000, &page);
+            // Nothing of it is left for the next one.
+            turns.next(1_000 + (end + 200) * 2_000, &page);
+            page.long_turns_by_upkeep.each_ref().map(engine::counters::Count::get)
+        };
+        assert_eq!(long(&[], 90), [0; 5], "no upkeep");
+        assert_eq!(long(&[70, 75, 80], 85), [0; 5], "70 µs before it");
+        assert_eq!(long(&[5, 75, 80], 85), [0; 5], "70 µs in it");
+        assert_eq!(long(&[5, 10, 15], 85), [0; 5], "70 µs after it");
+        assert_eq!(long(&[11, 22], 31), [0; 5], "20 µs without its longest");
+        assert_eq!(long(&[11, 22], 32), [1, 0, 0, 0, 0], "21 µs without its longest");
+        assert_eq!(long(&[60, 120], 180), [1, 1, 1, 0, 0], "120 µs without its longest");
     }
 
     #[test]

@@ -175,8 +175,7 @@ impl Worker {
             }
         }
         self.out.flush(&self.page);
-        let mut upkeep_time = self.turns.upkeep_time();
-        let upkeep = self.engine.housekeep_after::<Mbuf>(now, || upkeep_time.is_left()) > 0;
+        let upkeep = self.engine.housekeep_after::<Mbuf>(now, || self.turns.is_upkeep_time_left()) > 0;
         release(&mut self.engine, &mut self.out, &self.page, (now, burst, verdicts));
         self.send_resets(burst, verdicts);
         if busy {
