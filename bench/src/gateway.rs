@@ -87,20 +87,25 @@ pub(crate) const TURNS_OVER_US: [u32; 3] = [20, 50, 100];
 /// How long a million connections may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
-/// Turns of the forwarding threads' loops that took longer than [`TURNS_OVER_US`].
+/// Limits for which it counts turns whose upkeep took longer without its longest step.
+pub(crate) const UPKEEP_OVER_US: [u32; 2] = [20, 50];
+
+/// Long turns of the forwarding threads' loops.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LongTurns {
+    /// Those that took longer than [`TURNS_OVER_US`].
     pub(crate) all: [u64; TURNS_OVER_US.len()],
-    /// Those that upkeep made so long, not one interruption.
-    pub(crate) by_upkeep: [u64; TURNS_OVER_US.len()],
+    /// Those whose upkeep took longer than [`UPKEEP_OVER_US`].
+    pub(crate) upkeep: [u64; UPKEEP_OVER_US.len()],
 }
 
 impl LongTurns {
     /// How many more than `before`.
     pub(crate) fn since(&self, before: &LongTurns) -> LongTurns {
-        let more =
-            |now: [u64; _], before: [u64; _]| std::array::from_fn(|at| now[at].saturating_sub(before[at]));
-        LongTurns { all: more(self.all, before.all), by_upkeep: more(self.by_upkeep, before.by_upkeep) }
+        LongTurns {
+            all: std::array::from_fn(|at| self.all[at].saturating_sub(before.all[at])),
+            upkeep: std::array::from_fn(|at| self.upkeep[at].saturating_sub(before.upkeep[at])),
+        }
     }
 }
 
@@ -286,12 +291,23 @@ impl Gateway {
     /// Turns that took long, since its start.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When it does not answer, or does not count them.
     pub(crate) fn long_turns(&mut self) -> Result<LongTurns> {
-        let stats = self.stats()?;
-        let over =
-            |by| TURNS_OVER_US.map(|limit| total(&stats.counters, &format!("turns_over_{limit}us{by}")));
-        Ok(LongTurns { all: over(""), by_upkeep: over("_by_upkeep") })
+        let counters = self.stats()?.counters;
+        let over = |what: &str, limit: u32| {
+            let name = format!("{what}_over_{limit}us");
+            let is_told = counters.iter().any(|counter| counter.name == name);
+            ensure!(is_told, "the dataplane has no counter {name}");
+            Ok(total(&counters, &name))
+        };
+        let mut turns = LongTurns { all: [0; TURNS_OVER_US.len()], upkeep: [0; UPKEEP_OVER_US.len()] };
+        for (count, limit) in turns.all.iter_mut().zip(TURNS_OVER_US) {
+            *count = over("turns", limit)?;
+        }
+        for (count, limit) in turns.upkeep.iter_mut().zip(UPKEEP_OVER_US) {
+            *count = over("upkeep", limit)?;
+        }
+        Ok(turns)
     }
 
     /// Waits until fewer than so many connections are open. Turns that took long until the last look before that.

@@ -72,6 +72,10 @@ platform_drops! {
 /// Some turns are long by themselves: with many ports, or when the machine takes the CPU away.
 pub(crate) const LONG_TURNS_US: [u64; 5] = [20, 50, 100, 1_000, 10_000];
 
+/// Turns whose upkeep took longer than so many microseconds are counted, too, without the longest of its steps from one look at
+/// the time to the next, of which there is one at each connection: so that one interruption makes none long.
+pub(crate) const LONG_UPKEEPS_US: [u64; 2] = [20, 50];
+
 /// Counters of one writer on behalf of one worker.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -87,9 +91,8 @@ pub(crate) struct Page {
     pub(crate) busy_turns: Count,
     /// Turns that took longer than [`LONG_TURNS_US`].
     pub(crate) long_turns: [Count; LONG_TURNS_US.len()],
-    /// Of these, turns that took longer also without the longest of their steps: not one interruption made them long, but what
-    /// upkeep had to do. A step is what is between two looks at the time, of which upkeep takes one at each connection.
-    pub(crate) long_turns_by_upkeep: [Count; LONG_TURNS_US.len()],
+    /// Turns whose upkeep took longer than [`LONG_UPKEEPS_US`] without its longest step.
+    pub(crate) long_upkeeps: [Count; LONG_UPKEEPS_US.len()],
     /// The longest turn since the start, in nanoseconds; rests of an idle worker do not count.
     pub(crate) longest_turn_ns: Count,
 }

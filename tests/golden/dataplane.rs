@@ -271,7 +271,7 @@ fn ask(stream: &mut UnixStream, request: &Request) -> Result<Response> {
 fn counts_of(stats: &Stats) -> Counts {
     let mut counts = Counts::new();
     for counter in stats.drops.iter().chain(&stats.counters) {
-        let of_machine = counter.name.starts_with("turns_over_");
+        let of_machine = ["turns_over_", "upkeep_over_"].iter().any(|start| counter.name.starts_with(start));
         if !of_machine
             && !["forwarded", "handed_over", "connections_expired"].contains(&counter.name.as_str())
         {

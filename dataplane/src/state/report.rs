@@ -10,7 +10,7 @@ use engine::{ConnState, Counter, Counters, DropReason, PuntClass};
 
 use super::links::troubles;
 use super::{Core, WorkerLink};
-use crate::counts::{LONG_TURNS_US, Page, PlatformDrop};
+use crate::counts::{LONG_TURNS_US, LONG_UPKEEPS_US, Page, PlatformDrop};
 use crate::ports::OpenPort;
 
 impl Core {
@@ -99,26 +99,21 @@ impl Core {
         }
     }
 
-    /// Turns of the workers' loops that took long.
+    /// Turns of the workers' loops that took long, and those whose upkeep did.
     fn long_turns(&self) -> impl Iterator<Item = WorkerCounter> {
-        let counter = |name, help, counts: &dyn Fn(&Page) -> &Count| WorkerCounter {
+        let counter = |name, help, count: &dyn Fn(&Page) -> u64| WorkerCounter {
             name,
             help,
-            per_worker: self.workers.iter().map(|worker| counts(&worker.page).get()).collect(),
+            per_worker: self.workers.iter().map(|worker| count(&worker.page)).collect(),
         };
-        LONG_TURNS_US.iter().enumerate().flat_map(move |(at, limit)| {
-            let all = counter(
-                format!("turns_over_{limit}us"),
-                format!("Turns of the worker's loop that took more than {limit} µs."),
-                &|page| &page.long_turns[at],
-            );
-            let by_upkeep = counter(
-                format!("turns_over_{limit}us_by_upkeep"),
-                format!("Of these, turns that upkeep made so long: more than {limit} µs also without their longest step, of which each connection that ends is one."),
-                &|page| &page.long_turns_by_upkeep[at],
-            );
-            [all, by_upkeep]
-        })
+        let turns = LONG_TURNS_US.iter().enumerate().map(move |(at, limit)| {
+            let help = format!("Turns of the worker's loop that took more than {limit} µs.");
+            counter(format!("turns_over_{limit}us"), help, &|page| page.long_turns[at].get())
+        });
+        turns.chain(LONG_UPKEEPS_US.iter().enumerate().map(move |(at, limit)| {
+            let help = format!("Turns whose upkeep took more than {limit} µs without its longest step.");
+            counter(format!("upkeep_over_{limit}us"), help, &|page| page.long_upkeeps[at].get())
+        }))
     }
 
     fn service_stats(&self, service: &Service) -> ServiceStats {

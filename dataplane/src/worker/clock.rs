@@ -6,7 +6,7 @@ use dpdk::cpu::Wait;
 use engine::Ticks;
 use engine::time::TICKS_PER_SECOND;
 
-use crate::counts::{LONG_TURNS_US, Page};
+use crate::counts::{LONG_TURNS_US, LONG_UPKEEPS_US, Page};
 
 /// Turns TSC readings into [`Ticks`]; divides only when a tick has passed.
 #[derive(Debug, Clone, Copy)]
@@ -40,8 +40,8 @@ impl Clock {
 /// shall wait less than 50 µs; one connection takes some 0.5 µs when all of it is out of the caches.
 const UPKEEP_US: u64 = 20;
 
-/// How long turns take: tells the page about long ones only, so that most turns cost a subtraction and a compare. And whether
-/// there is time for more of a turn's upkeep; most turns have next to none, so the TSC is read only where it is asked.
+/// How long turns take: tells the page about long ones only, so that most turns cost a subtraction, a compare and a store. And
+/// whether there is time for more of a turn's upkeep; most turns have next to none, so the TSC is read only where it is asked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Turns {
     per_us: u64,
@@ -52,16 +52,30 @@ pub(crate) struct Turns {
     /// TSC ticks of a turn's upkeep.
     upkeep: u64,
     began: u64,
+    /// Of the turn that is under way, if it has any upkeep.
     asked: Option<Asked>,
 }
 
-/// Times at which it was asked in a turn whether there is time for upkeep.
+/// Times at which it was asked in a turn whether there is time for upkeep, and at which upkeep ended.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     first: u64,
     last: u64,
-    /// Between two of them, or the turn's beginning and the first.
+    /// Between two of them.
     longest_step: u64,
+}
+
+impl Asked {
+    #[inline(always)]
+    fn step_to(&mut self, tsc: u64) {
+        self.longest_step = self.longest_step.max(tsc.wrapping_sub(self.last));
+        self.last = tsc;
+    }
+
+    /// TSC ticks of all steps but the longest.
+    fn took_otherwise(&self) -> u64 {
+        self.last.wrapping_sub(self.first).saturating_sub(self.longest_step)
+    }
 }
 
 impl Turns {
@@ -80,10 +94,17 @@ impl Turns {
 
     #[inline(always)]
     fn is_upkeep_time_left_at(&mut self, tsc: u64) -> bool {
-        let asked = self.asked.get_or_insert(Asked { first: tsc, last: self.began, longest_step: 0 });
-        asked.longest_step = asked.longest_step.max(tsc.wrapping_sub(asked.last));
-        asked.last = tsc;
+        let asked = self.asked.get_or_insert(Asked { first: tsc, last: tsc, longest_step: 0 });
+        asked.step_to(tsc);
         tsc.wrapping_sub(asked.first) < self.upkeep
+    }
+
+    /// This turn's upkeep ends.
+    #[inline(always)]
+    pub(crate) fn end_upkeep(&mut self) {
+        if let Some(asked) = &mut self.asked {
+            asked.step_to(dpdk::tsc());
+        }
     }
 
     /// A turn begins at `tsc`, and none has ended: after a rest.
@@ -109,15 +130,15 @@ impl Turns {
         if took as i64 <= 0 {
             return;
         }
-        let by_upkeep = self
-            .asked
-            .map_or(0, |asked| took.saturating_sub(asked.longest_step.max(tsc.wrapping_sub(asked.last))));
-        for (at, limit) in LONG_TURNS_US.iter().map(|us| us * self.per_us).enumerate() {
-            if took > limit {
-                page.long_turns[at].add(1);
+        for (limit, count) in LONG_TURNS_US.iter().zip(&page.long_turns) {
+            if took > limit * self.per_us {
+                count.add(1);
             }
-            if by_upkeep > limit {
-                page.long_turns_by_upkeep[at].add(1);
+        }
+        let upkeep = self.asked.map_or(0, |asked| asked.took_otherwise());
+        for (limit, count) in LONG_UPKEEPS_US.iter().zip(&page.long_upkeeps) {
+            if upkeep > limit * self.per_us {
+                count.add(1);
             }
         }
         if took > self.longest {
@@ -302,26 +323,31 @@ mod tests {
     }
 
     #[test]
-    fn a_long_turn_is_by_upkeep_if_it_is_long_without_its_longest_step() {
-        // Times in µs at which a turn that begins at 0 asks, and at which it ends.
-        let long = |asked: &[u64], end: u64| {
-            let (page, mut turns) = (Page::default(), Turns::new(2_000_000_000));
-            turns.begin(1_000);
+    fn upkeep_is_long_if_it_is_without_its_longest_step() {
+        let (page, mut turns) = (Page::default(), Turns::new(2_000_000_000));
+        let counts = || page.long_upkeeps.each_ref().map(engine::counters::Count::get);
+        let mut began = 0;
+        // What is counted of a turn that asks and whose upkeep ends at these times, in µs; the turn ends 30 µs later.
+        let mut long = |asked: &[u64], ends: u64| {
+            let [over_20, over_50] = counts();
             for us in asked {
-                turns.is_upkeep_time_left_at(1_000 + us * 2_000);
+                turns.is_upkeep_time_left_at(began + us * 2_000);
             }
-            turns.next(1_000 + end * 2_000, &page);
-            // Nothing of it is left for the next one.
-            turns.next(1_000 + (end + 200) * 2_000, &page);
-            page.long_turns_by_upkeep.each_ref().map(engine::counters::Count::get)
+            if let Some(asked) = &mut turns.asked {
+                asked.step_to(began + ends * 2_000);
+            }
+            began += (ends + 30) * 2_000;
+            turns.next(began, &page);
+            [counts()[0] - over_20, counts()[1] - over_50]
         };
-        assert_eq!(long(&[], 90), [0; 5], "no upkeep");
-        assert_eq!(long(&[70, 75, 80], 85), [0; 5], "70 µs before it");
-        assert_eq!(long(&[5, 75, 80], 85), [0; 5], "70 µs in it");
-        assert_eq!(long(&[5, 10, 15], 85), [0; 5], "70 µs after it");
-        assert_eq!(long(&[11, 22], 31), [0; 5], "20 µs without its longest");
-        assert_eq!(long(&[11, 22], 32), [1, 0, 0, 0, 0], "21 µs without its longest");
-        assert_eq!(long(&[60, 120], 180), [1, 1, 1, 0, 0], "120 µs without its longest");
+        assert_eq!(long(&[], 90), [0, 0], "no upkeep");
+        assert_eq!(long(&[70, 75, 80], 90), [0, 0], "70 µs before it");
+        assert_eq!(long(&[30, 35, 75], 80), [0, 0], "30 µs before it and 40 in it");
+        assert_eq!(long(&[5, 10, 15], 85), [0, 0], "70 µs at the last connection");
+        assert_eq!(long(&[0, 21], 41), [0, 0], "20 µs without the longest step");
+        assert_eq!(long(&[0, 21], 42), [1, 0], "21 µs without it");
+        assert_eq!(long(&[0, 60, 120], 125), [1, 1], "65 µs without it");
+        assert_eq!(long(&[], 90), [0, 0], "the next turn without upkeep");
     }
 
     #[test]

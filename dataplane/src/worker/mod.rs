@@ -93,7 +93,7 @@ pub(crate) struct Worker {
     pub(crate) page: Arc<Page>,
     /// Time.
     pub(crate) clock: Clock,
-    /// How long its turns take.
+    /// How long its turns take, and what time they have for upkeep.
     pub(crate) turns: Turns,
     /// Back-off.
     pub(crate) idle: Idle,
@@ -176,6 +176,7 @@ impl Worker {
         }
         self.out.flush(&self.page);
         let upkeep = self.engine.housekeep_after::<Mbuf>(now, || self.turns.is_upkeep_time_left()) > 0;
+        self.turns.end_upkeep();
         release(&mut self.engine, &mut self.out, &self.page, (now, burst, verdicts));
         self.send_resets(burst, verdicts);
         if busy {
