@@ -84,11 +84,10 @@ const ELSEWHERE: [&str; 2] = ["replied", "unresolved"];
 
 /// Limits, in microseconds, for which the dataplane counts turns of its loop that took longer.
 pub(crate) const TURNS_OVER_US: [u32; 3] = [20, 50, 100];
+/// Limits for which the dataplane counts turns whose upkeep took longer without its longest step.
+pub(crate) const UPKEEP_OVER_US: [u32; 2] = [20, 50];
 /// How long a million connections may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
-
-/// Limits for which it counts turns whose upkeep took longer without its longest step.
-pub(crate) const UPKEEP_OVER_US: [u32; 2] = [20, 50];
 
 /// Long turns of the forwarding threads' loops.
 #[derive(Debug, Clone, Copy)]
